@@ -1,0 +1,71 @@
+"""The arrays that come in: real numbers, made float64, of shapes that fit each other."""
+
+from numbers import Real
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+LAYOUTS = {
+    "query": ("batch", "length", "heads", "head_dim"),
+    "key": ("batch", "length", "kv_heads", "head_dim"),
+    "value": ("batch", "length", "kv_heads", "value_dim"),
+    "grad_out": ("batch", "length", "heads", "value_dim"),
+}
+
+
+def query_and_key(query: ArrayLike, key: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Both in float64, once it is sure that they can be multiplied."""
+    query, key = real("query", query), real("key", key)
+    for name, array in (("query", query), ("key", key)):
+        if array.shape[2] < 1 or array.shape[3] < 1:
+            count, width = LAYOUTS[name][2:]
+            raise ValueError(f"{name} must have at least one of {count} and of {width}, got shape {array.shape}")
+    agree("key", key, "query", query, "batch", "head_dim")
+    heads, kv_heads = query.shape[2], key.shape[2]
+    if heads % kv_heads:
+        raise ValueError(
+            "the heads of query must be a multiple of the kv_heads of key, got "
+            f"{heads} heads (query of shape {query.shape}) and {kv_heads} kv_heads (key of shape {key.shape})"
+        )
+    return query, key
+
+
+def real(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must hold real numbers, which become float64, got dtype {array.dtype}")
+    if array.ndim != 4:
+        raise ValueError(f"{name} must have the shape ({', '.join(LAYOUTS[name])}), got {array.shape}")
+    return array.astype(np.float64, copy=False)
+
+
+def agree(name: str, array: NDArray[np.float64], other: str, beside: NDArray[np.float64], *dimensions: str) -> None:
+    """Two arrays must have the named dimensions in common."""
+    if any(array.shape[LAYOUTS[name].index(d)] != beside.shape[LAYOUTS[other].index(d)] for d in dimensions):
+        raise ValueError(
+            f"{name} must have the {' and the '.join(dimensions)} of {other}, "
+            f"got {name} of shape {array.shape} beside {other} of shape {beside.shape}"
+        )
+
+
+def counts(multiplicity: ArrayLike, shape: tuple[int, int, int]) -> NDArray[np.float64]:
+    """The multiplicity as float64 (heads, queries, keys), exact as long as no count exceeds 2^53."""
+    array = np.asarray(multiplicity)
+    if array.dtype.kind not in "biu":
+        raise TypeError(f"multiplicity must hold non-negative integers or bool, got dtype {array.dtype}")
+    if array.dtype.kind == "i" and (array < 0).any():
+        raise ValueError(f"multiplicity must hold non-negative integers or bool, got {array.min()}")
+    try:
+        return np.broadcast_to(array, shape).astype(np.float64)
+    except ValueError:
+        raise ValueError(
+            f"multiplicity must broadcast to (heads, queries, keys) = {shape}, got shape {array.shape}"
+        ) from None
+
+
+def scale_or_default(scale: float | None, head_dim: int) -> float:
+    if scale is None:
+        return head_dim**-0.5
+    if isinstance(scale, (bool, np.bool_)) or not isinstance(scale, Real):
+        raise TypeError(f"scale must be a real number, or None for 1 / sqrt(head_dim), got {scale!r}")
+    return float(scale)
