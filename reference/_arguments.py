@@ -30,6 +30,22 @@ def query_and_key(query: ArrayLike, key: ArrayLike) -> tuple[NDArray[np.float64]
     return query, key
 
 
+def query_key_value(
+    query: ArrayLike, key: ArrayLike, value: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    query, key = query_and_key(query, key)
+    value = real("value", value)
+    agree("value", value, "key", key, "batch", "length", "kv_heads")
+    return query, key, value
+
+
+def like_out(grad_out: ArrayLike, query: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:
+    grad_out = real("grad_out", grad_out)
+    agree("grad_out", grad_out, "query", query, "batch", "length", "heads")
+    agree("grad_out", grad_out, "value", value, "value_dim")
+    return grad_out
+
+
 def real(name: str, values: ArrayLike) -> NDArray[np.float64]:
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":

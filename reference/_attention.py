@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reference._arguments import agree, counts, query_and_key, real, scale_or_default
+from reference._arguments import counts, like_out, query_and_key, query_key_value, scale_or_default
 
 Floats = NDArray[np.float64]
 
@@ -27,10 +27,10 @@ def weights(
         P, lse = weights(query, key, multiplicity(7, 2, branches([3, 7], [1, 2])))
         P, lse = weights(query, key, np.tri(7, dtype=bool), scale=0.0)
 
-    query (batch, n_q, heads, head_dim), key (batch, n_k, kv_heads, head_dim), heads a multiple of kv_heads, real numbers
-    of any dtype; query head h reads kv head h // (heads // kv_heads). multiplicity: non-negative integers or bool that
-    broadcast to (heads, n_q, n_k); sliding windows or packed documents are just other matrices. scale: 1 / sqrt(head_dim)
-    if None. Returns P (batch, heads, n_q, n_k) and lse (batch, heads, n_q), float64.
+    query (batch, n_q, heads, head_dim), key (batch, n_k, kv_heads, head_dim), real numbers of any dtype, heads a
+    multiple of kv_heads; query head h reads kv head h // (heads // kv_heads). multiplicity: non-negative integers or
+    bool that broadcast to (heads, n_q, n_k); sliding windows or packed documents are just other matrices. scale:
+    1 / sqrt(head_dim) if None. Returns P (batch, heads, n_q, n_k) and lse (batch, heads, n_q), float64.
 
     A query that sees nothing has P = 0 and lse = -inf. An unseen key takes no part, whatever it holds; a seen NaN or
     inf goes where arithmetic takes it. Raises TypeError for dtypes, ValueError for shapes and negative counts.
@@ -38,16 +38,7 @@ def weights(
     query, key = query_and_key(query, key)
     heads, head_dim = query.shape[2:]
     M = counts(multiplicity, (heads, query.shape[1], key.shape[1]))
-    Q, K = _by_head(query, heads), _by_head(key, heads)
-
-    seen = M > 0
-    s = np.where(seen, scale_or_default(scale, head_dim) * (Q @ _T(K)), -np.inf)
-    top = np.where(seen.any(axis=-1, keepdims=True), s.max(axis=-1, keepdims=True, initial=-np.inf), 0.0)
-    terms = M * np.exp(s - top)
-    total = terms.sum(axis=-1, keepdims=True)
-    P = np.where(seen, terms / total, 0.0)
-    lse = top + np.log(total)
-    return P, lse[..., 0]
+    return _weights(_by_head(query, heads), _by_head(key, heads), M, scale_or_default(scale, head_dim))
 
 
 @np.errstate(all="ignore")
@@ -61,11 +52,13 @@ def attention(
     value (batch, n_k, kv_heads, value_dim); the rest as in `weights`. Returns out (batch, n_q, heads, value_dim) and
     lse (batch, heads, n_q), float64. A query that sees nothing has out = 0 and lse = -inf.
     """
-    query, key, value = _query_key_value(query, key, value)
-    heads = query.shape[2]
+    query, key, value = query_key_value(query, key, value)
+    heads, head_dim = query.shape[2:]
     M = counts(multiplicity, (heads, query.shape[1], key.shape[1]))
-    P, lse = weights(query, key, multiplicity, scale)
-    out = _sum_seen(P, M > 0, _by_head(value, heads))
+    Q, K, V = (_by_head(array, heads) for array in (query, key, value))
+
+    P, lse = _weights(Q, K, M, scale_or_default(scale, head_dim))
+    out = _sum_seen(P, M > 0, V)
     return _by_position(out, heads), lse
 
 
@@ -85,16 +78,15 @@ def attention_gradients(
     grad_out (batch, n_q, heads, value_dim), the shape of out; the rest as in `attention`. A kv head that serves several
     query heads gets the sum of their gradients. A query that sees nothing has gradient 0 and gives none.
     """
-    query, key, value = _query_key_value(query, key, value)
-    grad_out = real("grad_out", grad_out)
-    agree("grad_out", grad_out, "query", query, "batch", "length", "heads")
-    agree("grad_out", grad_out, "value", value, "value_dim")
+    query, key, value = query_key_value(query, key, value)
+    grad_out = like_out(grad_out, query, value)
     heads, kv_heads, head_dim = query.shape[2], key.shape[2], query.shape[3]
+    M = counts(multiplicity, (heads, query.shape[1], key.shape[1]))
+    seen = M > 0
     scale = scale_or_default(scale, head_dim)
-    seen = counts(multiplicity, (heads, query.shape[1], key.shape[1])) > 0
     Q, K, V, dO = (_by_head(array, heads) for array in (query, key, value, grad_out))
 
-    P, _ = weights(query, key, multiplicity, scale)
+    P, _ = _weights(Q, K, M, scale)
     D = (dO * _sum_seen(P, seen, V)).sum(axis=-1, keepdims=True)
     dV = _sum_seen(_T(P), _T(seen), dO)
     dS = np.where(seen, P * (dO @ _T(V) - D), 0.0)
@@ -103,11 +95,15 @@ def attention_gradients(
     return Gradients(_by_position(dQ, heads), _by_position(dK, kv_heads), _by_position(dV, kv_heads))
 
 
-def _query_key_value(query: ArrayLike, key: ArrayLike, value: ArrayLike) -> tuple[Floats, Floats, Floats]:
-    query, key = query_and_key(query, key)
-    value = real("value", value)
-    agree("value", value, "key", key, "batch", "length", "kv_heads")
-    return query, key, value
+def _weights(Q: Floats, K: Floats, M: Floats, scale: float) -> tuple[Floats, Floats]:
+    seen = M > 0
+    s = np.where(seen, scale * (Q @ _T(K)), -np.inf)
+    top = np.where(seen.any(axis=-1, keepdims=True), s.max(axis=-1, keepdims=True, initial=-np.inf), 0.0)
+    terms = M * np.exp(s - top)
+    total = terms.sum(axis=-1, keepdims=True)
+    P = np.where(seen, terms / total, 0.0)
+    lse = top + np.log(total)
+    return P, lse[..., 0]
 
 
 def _by_head(array: Floats, heads: int) -> Floats:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reference._arguments import agree, query_and_key
+from reference._arguments import agree, like_out, query_key_value
 from reference._attention import Floats, Gradients, attention, attention_gradients, weights
-from reference._branches import Branch, branches
+from reference._branches import branches
 from reference._visibility import branch_masks, multiplicity
 
 
@@ -36,8 +36,9 @@ def dilated_attention(
     Returns out (batch, length, heads, value_dim) and lse (batch, heads, length), float64. Raises as `branches`,
     `branch_masks` and `attention` do, and ValueError for lengths that differ.
     """
-    length, heads, pairs = _sizes(query, key, segment_lengths, dilation_rates)
-    M = multiplicity(length, heads, pairs, is_causal, dialect)
+    query, key, value = _one_sequence(query, key, value)
+    pairs = branches(segment_lengths, dilation_rates)
+    M = multiplicity(query.shape[1], query.shape[2], pairs, is_causal, dialect)
     out, lse = attention(query, key, value, M, scale)
     return (out / len(pairs) if dialect == "grouped-mean" else out), lse
 
@@ -64,38 +65,32 @@ def dilated_attention_gradients(
     with w_b,i = exp(lse_b,i - lse_i) detached, so that what reaches branch b is w_b,i grad_out_i. Arguments and errors
     as in `dilated_attention`; grad_out has the shape of out.
     """
-    length, heads, pairs = _sizes(query, key, segment_lengths, dilation_rates)
-    masks = branch_masks(length, heads, pairs, is_causal, dialect)
+    query, key, value = _one_sequence(query, key, value)
+    pairs = branches(segment_lengths, dilation_rates)
+    masks = branch_masks(query.shape[1], query.shape[2], pairs, is_causal, dialect)
+    if dialect == "torchscale":
+        return _detached_gradients(query, key, value, masks, like_out(grad_out, query, value), scale)
     gradients = attention_gradients(query, key, value, masks.sum(axis=0), grad_out, scale)
     if dialect == "grouped-mean":
         return Gradients(*(gradient / len(pairs) for gradient in gradients))
-    if dialect == "torchscale":
-        return _detached_gradients(query, key, value, masks, grad_out, scale)
     return gradients
 
 
 @np.errstate(all="ignore")
 def _detached_gradients(
-    query: ArrayLike,
-    key: ArrayLike,
-    value: ArrayLike,
-    masks: NDArray[np.bool_],
-    grad_out: ArrayLike,
-    scale: float | None,
+    query: Floats, key: Floats, value: Floats, masks: NDArray[np.bool_], grad_out: Floats, scale: float | None
 ) -> Gradients:
     _, lse = weights(query, key, masks.sum(axis=0), scale)
     of_branches = []
     for mask in masks:
         _, branch_lse = weights(query, key, mask, scale)
         w = np.where(np.isneginf(branch_lse), 0.0, np.exp(branch_lse - lse))
-        branch_grad_out = w.swapaxes(1, 2)[..., None] * np.asarray(grad_out)
+        branch_grad_out = w.swapaxes(1, 2)[..., None] * grad_out
         of_branches.append(attention_gradients(query, key, value, mask, branch_grad_out, scale))
     return Gradients(*(np.sum(shares, axis=0) for shares in zip(*of_branches, strict=True)))
 
 
-def _sizes(
-    query: ArrayLike, key: ArrayLike, segment_lengths: Sequence[int], dilation_rates: Sequence[int]
-) -> tuple[int, int, tuple[Branch, ...]]:
-    query, key = query_and_key(query, key)
+def _one_sequence(query: ArrayLike, key: ArrayLike, value: ArrayLike) -> tuple[Floats, Floats, Floats]:
+    query, key, value = query_key_value(query, key, value)
     agree("key", key, "query", query, "length")
-    return query.shape[1], query.shape[2], branches(segment_lengths, dilation_rates)
+    return query, key, value
