@@ -59,7 +59,7 @@ def agree(name: str, array: NDArray[np.float64], other: str, beside: NDArray[np.
     """Two arrays must have the named dimensions in common."""
     if any(array.shape[LAYOUTS[name].index(d)] != beside.shape[LAYOUTS[other].index(d)] for d in dimensions):
         raise ValueError(
-            f"{name} must have the {' and the '.join(dimensions)} of {other}, "
+            f"{name} must share ({', '.join(dimensions)}) with {other}, "
             f"got {name} of shape {array.shape} beside {other} of shape {beside.shape}"
         )
 

@@ -46,7 +46,8 @@ def selected(branch: Branch, offset: int | NDArray[np.int64], length: int) -> ND
 
 
 def _positive_integers(name: str, values: Sequence[int]) -> list[int]:
-    if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray)) or np.ndim(values) == 0:
+    is_sequence = isinstance(values, Sequence) or (isinstance(values, np.ndarray) and values.ndim > 0)
+    if isinstance(values, (str, bytes)) or not is_sequence:
         raise TypeError(f"{name} must be a sequence of positive integers, such as [4, 8], got {values!r}")
     for index, value in enumerate(values):
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):

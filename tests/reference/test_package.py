@@ -1,0 +1,59 @@
+"""The package as others meet it: numpy alone, a flat face, documented names, examples that run."""
+
+import re
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+import reference
+
+PUBLIC = [name for name in reference.__all__ if callable(getattr(reference, name))]
+
+
+def test_import_loads_neither_torch_nor_the_rest_of_the_project():
+    program = "import reference, sys; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.split()
+    assert {"reference", "numpy"} <= set(loaded)
+    assert not {"torch", "impls", "verify", "hypothesis", "pytest", "scipy"} & set(loaded)
+
+
+def test_all_is_what_is_there():
+    assert sorted(reference.__all__) == sorted(name for name in vars(reference) if not name.startswith("_"))
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_documented(name):
+    first, *_ = getattr(reference, name).__doc__.splitlines()
+    assert re.fullmatch(r"[A-Z].*[.:]|M\[h, i, j\], .*\.", first), (
+        f"{name} must open with one sentence, opens with {first!r}"
+    )
+
+
+def test_documented_usages_run():
+    """Every indented line of a public docstring that calls something, with inputs of fitting shapes."""
+    generator = np.random.default_rng(0)
+    shapes = {"query": (1, 7, 2, 3), "key": (1, 7, 1, 3), "value": (1, 7, 1, 4), "grad_out": (1, 7, 2, 4)}
+    names = {"np": np, "reference": reference, **{name: getattr(reference, name) for name in reference.__all__}}
+    names |= {name: generator.normal(size=shape) for name, shape in shapes.items()}
+    ran = 0
+    for name in PUBLIC:
+        for usage in re.findall(r"\n\n((?: {8}.*\n)+)", getattr(reference, name).__doc__ or ""):
+            exec(textwrap.dedent(usage), dict(names))
+            ran += 1
+    assert ran == len(PUBLIC) - len(["Branch", "Gradients"])
+    example, _, _ = reference.__doc__.partition("\n\n")[2].partition("The whole operator")
+    exec(textwrap.dedent(example), {})
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        "[b.tolist() for b in head_offsets(4, branches([6, 8], [2, 3]))] == [[0, 1, 0, 1], [0, 1, 2, 0]]",
+        "selected(Branch(5, 2), 1, 7).tolist() == [False, True, False, True, False, False, True]",
+    ],
+)
+def test_documented_results(usage):
+    assert eval(usage, {name: getattr(reference, name) for name in reference.__all__})
