@@ -1,0 +1,100 @@
+"""What Collective and Robust share as operators of autograd: tensors to rows and back, and what is kept between."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from impls.arguments import Call
+from impls.block import accumulation_dtype
+from impls.rows import as_rows
+
+
+class Inputs(NamedTuple):
+    """One rank's query, key and value as rows (batch, rows, dim), in the dtype that they came in."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
+class Upstream(NamedTuple):
+    """What the backward pass knows of query rows: grad_out (batch, rows, value_dim), lse and delta (batch, rows)."""
+
+    grad_out: Tensor
+    lse: Tensor
+    delta: Tensor
+
+
+class Scheme(NamedTuple):
+    """A way to bring queries and keys together across ranks.
+
+    `forward(inputs, call, out, lse)` merges all attention into out and lse, 0 and -inf at first; `backward(inputs,
+    upstream, call, grads, moves_home)` adds to grads of the inputs; where `moves_home` is false, the gradients of keys
+    and values are of no interest. All results are rows in the accumulation dtype.
+    """
+
+    forward: Callable[[Inputs, Call, Tensor, Tensor], None]
+    backward: Callable[[Inputs, Upstream, Call, Inputs, bool], None]
+
+
+def attend_by(scheme: Scheme, query: Tensor, key: Tensor, value: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    """Return out (batch, local_length, heads, value_dim) and lse (batch, heads, local_length), out differentiable."""
+    out, lse = _Attend.apply(query, key, value, scheme, call)
+    return out, lse
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, scheme: Scheme, call: Call
+    ) -> tuple[Tensor, Tensor]:
+        inputs = Inputs(as_rows(query), as_rows(key), as_rows(value))
+        batch, local_length, heads, _ = query.shape
+        dtype = accumulation_dtype(query.dtype)
+        out = query.new_zeros((batch, local_length * heads, value.shape[-1]), dtype=dtype)
+        lse = query.new_full((batch, local_length * heads), float("-inf"), dtype=dtype)
+        with _exact(query.device):
+            scheme.forward(inputs, call, out, lse)
+        out = out.unflatten(1, (local_length, heads)).to(query.dtype)
+        lse = lse.unflatten(1, (local_length, heads)).transpose(1, 2).contiguous()
+        ctx.scheme, ctx.call = scheme, call
+        ctx.save_for_backward(query, key, value, out, lse)
+        ctx.mark_non_differentiable(lse)
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_out: Tensor | None, _grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
+        query, key, value, out, lse = ctx.saved_tensors
+        if grad_out is None:  # The other ranks count on this one all the same.
+            grad_out = torch.zeros_like(out)
+        inputs = Inputs(as_rows(query), as_rows(key), as_rows(value))
+        dtype = accumulation_dtype(query.dtype)
+        delta = as_rows((grad_out.to(dtype) * out.to(dtype)).sum(-1, keepdim=True)).squeeze(-1)
+        # A row of lse -inf sees nothing, or nothing but scores of -inf: its probabilities are exp(-inf - 0) = 0.
+        lse_rows = lse.masked_fill(lse.isneginf(), 0.0).transpose(1, 2).flatten(1, 2)
+        grads = Inputs(*(torch.zeros_like(rows, dtype=dtype) for rows in inputs))
+        wanted = ctx.needs_input_grad[:3]
+        with _exact(query.device):
+            upstream = Upstream(as_rows(grad_out), lse_rows, delta)
+            ctx.scheme.backward(inputs, upstream, ctx.call, grads, wanted[1] or wanted[2])
+        return (
+            *(
+                rows.view(tensor.shape).to(tensor.dtype) if is_wanted else None
+                for rows, tensor, is_wanted in zip(grads, (query, key, value), wanted, strict=True)
+            ),
+            None,
+            None,
+        )
+
+
+def _exact(device: torch.device) -> AbstractContextManager:
+    """Return a context in which matrix products keep their dtype, whatever autocast says outside."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()

@@ -1,0 +1,114 @@
+"""Dilated attention by gathering: each rank collects the keys and values that its queries see, then computes at once.
+
+The gather is one all-to-all whose split sizes come from the plan, and so is its transpose, the reduce-scatter of the
+gradients. An all-gather would need a process group for each set of ranks that share a segment, and padding where
+shards are uneven; and under causality it would carry twice the rows that are seen. Each rank holds the gathered rows of
+its segments, g S bytes for g ranks of S bytes each, while a pass runs; between the passes only its own.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from impls.arguments import Call, admit
+from impls.autograd import Inputs, Scheme, Upstream, attend_by
+from impls.block import attend_block, attend_block_backward
+from impls.exchange import all_to_all
+from impls.merge import merge_rows
+from impls.rows import pack, unpack
+from impls.schedule import Gathering, gathering
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    segment_lengths: Sequence[int],
+    dilation_rates: Sequence[int],
+    is_causal: bool = False,
+    scale: float | None = None,
+    sequence_length: int | None = None,
+    group: dist.ProcessGroup | None = None,
+    return_lse: bool = False,
+    **unknown: object,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Return this rank's rows of the dilated attention of a sequence that is sharded over the ranks of a group.
+
+        out = attend(query, key, value, segment_lengths=[2048, 4096], dilation_rates=[1, 2], is_causal=True)
+
+    `query` is (batch, local_length, heads, head_dim), `key` (batch, local_length, kv_heads, head_dim), `value` (batch,
+    local_length, kv_heads, value_dim), heads a multiple of kv_heads, all float64, float32, bfloat16 or float16; out is
+    (batch, local_length, heads, value_dim) in that dtype. Rank r owns tensor_split(arange(sequence_length), p)[r];
+    without `sequence_length` all shards are equal. `scale` defaults to 1 / sqrt(head_dim). With `return_lse` the result
+    is (out, lse), lse (batch, heads, local_length) the natural logarithm of the softmax denominators, at least float32
+    and not differentiable.
+
+    Every rank of the group calls this, and backpropagates, in the same order. Bad arguments raise ValueError or
+    TypeError on every rank, also where one rank's alone are bad; so does any option that is not listed here.
+
+    LongNet (arXiv 2307.02486), equations 3 to 12, mixed by softmax denominators, and section 3.1 for the gather.
+    """
+    call = admit(
+        "impls.collective",
+        query,
+        key,
+        value,
+        segment_lengths=segment_lengths,
+        dilation_rates=dilation_rates,
+        is_causal=is_causal,
+        scale=scale,
+        sequence_length=sequence_length,
+        group=group,
+        return_lse=return_lse,
+        unknown=unknown,
+    )
+    out, lse = attend_by(_GATHER, query, key, value, call)
+    return (out, lse) if return_lse else out
+
+
+def _forward(inputs: Inputs, call: Call, out: Tensor, lse: Tensor) -> None:
+    plan = gathering(call.layout, inputs.query.device)
+    keys, values = unpack(_gather(inputs, plan, call), inputs.key.shape[-1])
+    for work in plan.works:
+        block_out, block_lse = attend_block(inputs.query, keys, values, work, call.scale)
+        merge_rows(out, lse, work.rows, block_out, block_lse)
+
+
+def _backward(inputs: Inputs, upstream: Upstream, call: Call, grads: Inputs, moves_home: bool) -> None:
+    plan = gathering(call.layout, inputs.query.device)
+    gathered = _gather(inputs, plan, call)
+    keys, values = unpack(gathered, inputs.key.shape[-1])
+    gathered_grads = torch.zeros_like(gathered, dtype=grads.key.dtype)
+    grad_keys, grad_values = unpack(gathered_grads, inputs.key.shape[-1])
+    for work in plan.works:
+        block_grads = (grads.query, grad_keys, grad_values)
+        attend_block_backward(inputs.query, keys, values, *upstream, block_grads, work, call.scale)
+    if moves_home:
+        _reduce_scatter(gathered_grads, grads, plan, call)
+
+
+def _gather(inputs: Inputs, plan: Gathering, call: Call) -> Tensor:
+    """Return the rows that this rank's queries see: its own, then those of the others in the order of their ranks."""
+    own = pack(inputs.key, inputs.value, plan.own)
+    if not plan.travels:
+        return own
+    outgoing = pack(inputs.key, inputs.value, plan.sent)
+    return torch.cat((own, all_to_all(outgoing, plan.send_rows, plan.receive_rows, call.group)))
+
+
+def _reduce_scatter(gathered_grads: Tensor, grads: Inputs, plan: Gathering, call: Call) -> None:
+    """Bring the gradients of all gathered rows home and add them up there."""
+    parcels = [(plan.own, gathered_grads[: len(plan.own)])]
+    if plan.travels:
+        outgoing = gathered_grads[len(plan.own) :]
+        parcels.append((plan.sent, all_to_all(outgoing, plan.receive_rows, plan.send_rows, call.group)))
+    for index, parcel in parcels:
+        grad_keys, grad_values = unpack(parcel, grads.key.shape[-1])
+        grads.key.index_add_(1, index, grad_keys)
+        grads.value.index_add_(1, index, grad_values)
+
+
+_GATHER = Scheme(_forward, _backward)

@@ -1,0 +1,126 @@
+"""Dilated attention as a ring: selected keys and values pass from rank to rank while each rank computes.
+
+Queries, outputs and their gradients never leave their rank. Per branch a rank receives the selected rows of the others
+in its segment, (g - 1) S bytes for g ranks of S bytes each, and at any time holds two of the travelling blocks: the one
+that it computes on and the one that arrives.
+"""
+
+from collections.abc import Sequence
+
+import torch.distributed as dist
+from torch import Tensor
+
+from impls.arguments import Call, admit
+from impls.autograd import Inputs, Scheme, Upstream, attend_by
+from impls.block import attend_block, attend_block_backward
+from impls.exchange import Flight, start_hop
+from impls.merge import merge_rows
+from impls.rows import new_parcel, pack, unpack
+from impls.schedule import Hop, ring_schedule
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    segment_lengths: Sequence[int],
+    dilation_rates: Sequence[int],
+    is_causal: bool = False,
+    scale: float | None = None,
+    sequence_length: int | None = None,
+    group: dist.ProcessGroup | None = None,
+    return_lse: bool = False,
+    **unknown: object,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Return this rank's rows of the dilated attention of a sequence that is sharded over the ranks of a group.
+
+        out = attend(query, key, value, segment_lengths=[2048, 4096], dilation_rates=[1, 2], is_causal=True)
+
+    `query` is (batch, local_length, heads, head_dim), `key` (batch, local_length, kv_heads, head_dim), `value` (batch,
+    local_length, kv_heads, value_dim), heads a multiple of kv_heads, all float64, float32, bfloat16 or float16; out is
+    (batch, local_length, heads, value_dim) in that dtype. Rank r owns tensor_split(arange(sequence_length), p)[r];
+    without `sequence_length` all shards are equal. `scale` defaults to 1 / sqrt(head_dim). With `return_lse` the result
+    is (out, lse), lse (batch, heads, local_length) the natural logarithm of the softmax denominators, at least float32
+    and not differentiable.
+
+    Every rank of the group calls this, and backpropagates, in the same order. Bad arguments raise ValueError or
+    TypeError on every rank, also where one rank's alone are bad; so does any option that is not listed here.
+
+    LongNet (arXiv 2307.02486), equations 3 to 12, mixed by softmax denominators; ring attention (arXiv 2310.01889).
+    """
+    call = admit(
+        "impls.robust",
+        query,
+        key,
+        value,
+        segment_lengths=segment_lengths,
+        dilation_rates=dilation_rates,
+        is_causal=is_causal,
+        scale=scale,
+        sequence_length=sequence_length,
+        group=group,
+        return_lse=return_lse,
+        unknown=unknown,
+    )
+    out, lse = attend_by(_RING, query, key, value, call)
+    return (out, lse) if return_lse else out
+
+
+def _forward(inputs: Inputs, call: Call, out: Tensor, lse: Tensor) -> None:
+    ring = ring_schedule(call.layout, inputs.query.device)
+    keys, values = inputs.key, inputs.value
+    for steps in range(ring.hops):
+        arriving = _post(ring.hop(steps + 1), inputs, call) if steps + 1 < ring.hops else None
+        for work in ring.hop(steps).works:
+            block_out, block_lse = attend_block(inputs.query, keys, values, work, call.scale)
+            merge_rows(out, lse, work.rows, block_out, block_lse)
+        if arriving is not None:
+            keys, values = unpack(arriving.wait(), inputs.key.shape[-1])
+
+
+def _backward(inputs: Inputs, upstream: Upstream, call: Call, grads: Inputs, moves_home: bool) -> None:
+    ring = ring_schedule(call.layout, inputs.query.device)
+    keys, values = inputs.key, inputs.value
+    grad_keys, grad_values = grads.key, grads.value
+    returning: tuple[Hop, Flight] | None = None
+    for steps in range(ring.hops):
+        arriving = _post(ring.hop(steps + 1), inputs, call) if steps + 1 < ring.hops else None
+        hop = ring.hop(steps)
+        if steps:
+            parcel = new_parcel(hop.received, inputs.key, inputs.value, grads.key.dtype).zero_()
+            grad_keys, grad_values = unpack(parcel, inputs.key.shape[-1])
+        for work in hop.works:
+            block_grads = (grads.query, grad_keys, grad_values)
+            attend_block_backward(inputs.query, keys, values, *upstream, block_grads, work, call.scale)
+        if returning is not None:
+            _welcome(*returning, grads)
+        if steps and moves_home:
+            returning = hop, _post_home(hop, parcel, grads, call)
+        if arriving is not None:
+            keys, values = unpack(arriving.wait(), inputs.key.shape[-1])
+    if returning is not None:
+        _welcome(*returning, grads)
+
+
+def _post(hop: Hop, inputs: Inputs, call: Call) -> Flight:
+    """Send the rows that the hop's destination needs, and receive those that its source has for this rank."""
+    outgoing = pack(inputs.key, inputs.value, hop.sent)
+    incoming = new_parcel(hop.received, inputs.key, inputs.value, inputs.key.dtype)
+    return start_hop(outgoing, hop.destination, incoming, hop.source, call.group)
+
+
+def _post_home(hop: Hop, parcel: Tensor, grads: Inputs, call: Call) -> Flight:
+    """Send the gradients of a block back to where it came from, and receive those of the rows that left on this hop."""
+    incoming = new_parcel(len(hop.sent), grads.key, grads.value, parcel.dtype)
+    return start_hop(parcel, hop.source, incoming, hop.destination, call.group)
+
+
+def _welcome(hop: Hop, returning: Flight, grads: Inputs) -> None:
+    """Add the gradients that came home to those of this rank's own rows."""
+    grad_keys, grad_values = unpack(returning.wait(), grads.key.shape[-1])
+    grads.key.index_add_(1, hop.sent, grad_keys)
+    grads.value.index_add_(1, hop.sent, grad_values)
+
+
+_RING = Scheme(_forward, _backward)

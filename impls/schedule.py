@@ -1,0 +1,144 @@
+"""The plan of one rank as index tensors: what to send to whom, what to expect from whom, what to compute on it."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from impls.plan import Layout, any_row_travels, needed_rows, tiles
+from impls.work import Work, batch_tiles
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One hop of the ring, t steps away: its rows leave for rank + t, other rows come from rank - t and are used."""
+
+    destination: int
+    sent: Tensor  # which (row, kv head) of this rank's the destination needs
+    source: int
+    received: int  # how many come
+    works: tuple[Work, ...]  # what to compute on them, a branch each
+
+
+@dataclass(frozen=True)
+class Gathering:
+    """One exchange of all with all, after which a block holds this rank's own rows, then each other rank's in order."""
+
+    travels: bool  # whether any rank needs another's rows, the same on every rank; if not, nothing is exchanged
+    own: Tensor  # which of this rank's rows it needs itself
+    sent: Tensor  # which of its rows the other ranks need, rank after rank
+    send_rows: list[int]
+    receive_rows: list[int]
+    works: tuple[Work, ...]  # what to compute on the gathered rows, a branch each
+
+
+# Index tensors of long sequences are not kept: they would fill the memory, and making them is small beside using them.
+_KEPT_ELEMENTS = 1 << 16
+
+
+class RingSchedule:
+    """The hops 0 to world_size - 1 of one rank; hop 0 is its own rows, which do not travel.
+
+    At hop t every rank sends straight to the rank t steps ahead. Rows passed on from neighbour to neighbour would reach
+    ranks that do not need them where segments and shards are not aligned; sent straight, each row travels once, to the
+    ranks that need it and to no other, and its gradient comes home in one step. Every rank posts its hops in the same
+    order, so the batch of hop t waits for nothing but batches of hop t and before: no order of arrival can deadlock.
+    """
+
+    def __init__(self, layout: Layout, device: torch.device) -> None:
+        self._layout, self._device = layout, device
+        self._kept: dict[int, Hop] = {}
+        self.hops = layout.world_size
+
+    def hop(self, steps: int) -> Hop:
+        """Return the hop to the rank `steps` ahead and from the rank `steps` behind."""
+        hop = self._kept.get(steps)
+        if hop is None:
+            hop = self._make_hop(steps)
+            if hop.sent.numel() + _elements(hop.works) <= _KEPT_ELEMENTS:
+                self._kept[steps] = hop
+        return hop
+
+    def _make_hop(self, steps: int) -> Hop:
+        layout, device = self._layout, self._device
+        destination = (layout.rank + steps) % layout.world_size
+        source = (layout.rank - steps) % layout.world_size
+        sent, lookup, received = torch.empty(0, dtype=torch.int64, device=device), None, 0
+        if steps:
+            sent = _marked(needed_rows(layout, destination, layout.rank)).to(device)
+            marks = needed_rows(layout, layout.rank, source)
+            lookup, received = _places(marks), sum(marks)
+        return Hop(destination, sent, source, received, _works(layout, layout.shard(source), lookup, device))
+
+
+@lru_cache(maxsize=64)
+def ring_schedule(layout: Layout, device: torch.device) -> RingSchedule:
+    """Return the ring's schedule for the rank of the layout."""
+    return RingSchedule(layout, device)
+
+
+def gathering(layout: Layout, device: torch.device) -> Gathering:
+    """Return what the rank of the layout gathers and what it computes on it."""
+    made = _small_gathering(layout, device)
+    return made if made is not None else _make_gathering(layout, device)
+
+
+@lru_cache(maxsize=64)
+def _small_gathering(layout: Layout, device: torch.device) -> Gathering | None:
+    made = _make_gathering(layout, device)
+    return made if made.own.numel() + made.sent.numel() + _elements(made.works) <= _KEPT_ELEMENTS else None
+
+
+def _make_gathering(layout: Layout, device: torch.device) -> Gathering:
+    rank = layout.rank
+    ranks = range(layout.world_size)
+    received = [needed_rows(layout, rank, source) for source in ranks]
+    sent = [needed_rows(layout, destination, rank) for destination in ranks]
+    own, others = received[rank], [other for other in ranks if other != rank]
+    sources = [source for source in ranks if any(received[source])] or [rank]
+    places, gathered = {rank: _places(own)}, sum(own)
+    for source in others:
+        places[source] = _places(received[source]) + gathered
+        gathered += sum(received[source])
+    neighbourhood = range(sources[0], sources[-1] + 1)
+    keys = range(layout.shard(neighbourhood[0]).start, layout.shard(neighbourhood[-1]).stop)
+    return Gathering(
+        any_row_travels(layout),
+        _marked(own).to(device),
+        torch.cat([torch.empty(0, dtype=torch.int64, device="cpu"), *(_marked(sent[other]) for other in others)]).to(
+            device
+        ),
+        [0 if other == rank else sum(sent[other]) for other in ranks],
+        [0 if other == rank else sum(received[other]) for other in ranks],
+        _works(layout, keys, torch.cat([places[source] for source in neighbourhood]), device),
+    )
+
+
+def _works(layout: Layout, keys: range, lookup: Tensor | None, device: torch.device) -> tuple[Work, ...]:
+    """Return what the rank of the layout computes on the keys at these positions, branch by branch."""
+    queries = layout.shard(layout.rank)
+    works = (
+        batch_tiles(tiles(layout, branch, queries, keys), layout, queries, keys, lookup, device)
+        for branch in layout.branches
+    )
+    return tuple(work for work in works if work is not None)
+
+
+def _marked(marks: bytearray) -> Tensor:
+    """Return the indices of the marked entries."""
+    return _tensor(marks).nonzero().squeeze(-1)
+
+
+def _places(marks: bytearray) -> Tensor:
+    """Return where each marked entry comes to lie when only the marked ones are kept."""
+    return _tensor(marks).cumsum(0) - 1
+
+
+def _tensor(marks: bytearray) -> Tensor:
+    # An empty buffer has no address for torch to share.
+    return torch.frombuffer(marks, dtype=torch.uint8) if marks else torch.empty(0, dtype=torch.uint8, device="cpu")
+
+
+def _elements(works: tuple[Work, ...]) -> int:
+    return sum(work.query_index.numel() + work.key_index.numel() for work in works)

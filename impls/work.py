@@ -1,0 +1,70 @@
+"""Tiles as index tensors: what one batched, padded computation needs to serve all the tiles of a branch at once."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from impls.plan import Layout, Tile
+
+
+@dataclass(frozen=True)
+class Work:
+    """Dense problems of one branch, padded to one size so that a few batched operations compute them all.
+
+    A problem is one head's share of one tile. Padding repeats the problem's own last row, so that whatever a row holds,
+    NaN included, stays within the problem; `visible` keeps repeated rows from counting.
+    """
+
+    query_index: Tensor  # (problems, queries): the row of each query in (local_length * heads) rows
+    key_index: Tensor  # (problems, keys): the row of each key in the block of keys
+    visible: Tensor | None  # (problems, queries): how many leading keys each query sees; None when all see all
+    reach: tuple[int, ...]  # (queries): the largest entry of each column of `visible`
+    kept: Tensor | None  # which of the flattened (problems * queries) are not padding; None when none is
+    rows: Tensor  # the row that each kept query belongs to
+
+
+def batch_tiles(
+    tiles: Iterable[Tile], layout: Layout, queries: range, keys: range, lookup: Tensor | None, device: torch.device
+) -> Work | None:
+    """Return the work that computes all `tiles` of a branch, or None when there are none.
+
+    `queries` and `keys` are the positions at which the caller's rows begin; `lookup` says where a (row, kv head) of
+    `keys` lies in the caller's block, None when the block is all of them in order.
+    """
+    group_size = layout.heads // layout.kv_heads
+    problems, step = [], 1
+    for tile in tiles:
+        seeing, seen, step = tile.queries, tile.keys, tile.queries.step
+        problems += [(head, seeing.start, len(seeing), seen.start, len(seen)) for head in tile.heads]
+    if not problems:
+        return None
+    head, first_query, query_count, first_key, key_count = (
+        torch.tensor(problems, dtype=torch.int64, device="cpu").T.unsqueeze(-1).unbind()
+    )
+    query_slot = torch.arange(max(problem[2] for problem in problems), device="cpu")
+    key_slot = torch.arange(max(problem[4] for problem in problems), device="cpu")
+    query_position = first_query + step * torch.minimum(query_slot, query_count - 1)
+    key_position = first_key + step * torch.minimum(key_slot, key_count - 1)
+    query_index = (query_position - queries.start) * layout.heads + head
+    key_index = (key_position - keys.start) * layout.kv_heads + head // group_size
+    if lookup is not None:
+        key_index = lookup[key_index]
+
+    visible = key_count.expand_as(query_index)
+    if layout.is_causal:
+        visible = torch.minimum(visible, (query_position - first_key) // step + 1)
+    is_query = query_slot < query_count
+    visible = visible.masked_fill(~is_query, 0)
+    is_padded, is_masked = not bool(is_query.all()), bool((visible < len(key_slot)).any())
+    kept = is_query.flatten().nonzero().squeeze(-1) if is_padded else None
+    rows = query_index.flatten() if kept is None else query_index.flatten()[kept]
+    return Work(
+        query_index.to(device),
+        key_index.to(device),
+        visible.to(device) if is_masked else None,
+        tuple(visible.amax(0).tolist()),
+        kept.to(device) if kept is not None else None,
+        rows.to(device),
+    )
