@@ -1,19 +1,14 @@
-"""Arguments are checked on every rank, and refused on every rank: no rank is left waiting for one that raised."""
+"""The arguments of a call: what is allowed, and what of them all ranks must share. No communication."""
 
-import hashlib
-import json
 import math
 import numbers
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
-from weakref import WeakKeyDictionary
+from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from impls.exchange import gather_bytes
 from impls.plan import Layout, bounded_branches
 
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -22,72 +17,21 @@ _DIMENSIONS = {
     "key": "(batch, local_length, kv_heads, head_dim)",
     "value": "(batch, local_length, kv_heads, value_dim)",
 }
-_KINDS: dict[str, type[Exception]] = {"TypeError": TypeError, "ValueError": ValueError}
-
-# On accelerators, what each group has agreed upon already: asking again would make the host wait for the device.
-_agreed: WeakKeyDictionary[dist.ProcessGroup, set[bytes]] = WeakKeyDictionary()
 
 
-@dataclass(frozen=True)
-class Call:
-    """The arguments of one call other than tensors, checked, and agreed upon by all ranks."""
+class Arguments(NamedTuple):
+    """The arguments of one call as they were given, right or wrong, but for the group."""
 
-    layout: Layout
-    scale: float
-    group: dist.ProcessGroup | None
-
-
-def admit(
-    operator_name: str,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    segment_lengths: Sequence[int],
-    dilation_rates: Sequence[int],
-    is_causal: bool,
-    scale: float | None,
-    sequence_length: int | None,
-    group: dist.ProcessGroup | None,
-    return_lse: bool,
-    unknown: dict[str, object],
-) -> Call:
-    """Return the checked call, or raise the same kind of error on every rank of the group.
-
-    Raises TypeError or ValueError, naming the argument, its value and what is allowed; a rank whose own arguments are
-    sound learns which rank objected and why. On CPU every call is checked; on accelerators each signature once.
-    """
-    rank, world_size, objection = _position(group)
-    member_group = group if objection is None else None
-    call: Call | None = None
-    signature: dict[str, object] = {}
-    if objection is None:
-        try:
-            if unknown:
-                raise TypeError(f"unknown argument {', '.join(map(repr, unknown))}: {operator_name} has no such option")
-            call, signature = _check(
-                rank,
-                world_size,
-                query,
-                key,
-                value,
-                segment_lengths,
-                dilation_rates,
-                is_causal,
-                scale,
-                sequence_length,
-                member_group,
-                return_lse,
-            )
-            signature["implementation"] = operator_name
-        except (TypeError, ValueError) as error:
-            objection = error
-    if world_size > 1:
-        _agree(signature, objection, rank, member_group)
-    if objection is not None:
-        raise objection
-    assert call is not None
-    return call
+    query: Any
+    key: Any
+    value: Any
+    segment_lengths: Any
+    dilation_rates: Any
+    is_causal: Any
+    scale: Any
+    sequence_length: Any
+    return_lse: Any
+    unknown: dict[str, object]
 
 
 def check_branches(
@@ -108,10 +52,14 @@ def check_scale(scale: float | None) -> float | None:
     if scale is None:
         return None
     if isinstance(scale, bool) or not isinstance(scale, numbers.Real):
-        raise TypeError(f"scale: {_shown(scale)} is not a real number or None")
-    if not math.isfinite(scale):
-        raise ValueError(f"scale: {scale} is not finite")
-    return float(scale)
+        raise TypeError(f"scale: {shown(scale)} is not a real number or None")
+    try:
+        number = float(scale)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"scale: {shown(scale)} is not finite")
+    return number
 
 
 def check_sequence_length(sequence_length: int | None) -> int | None:
@@ -124,58 +72,32 @@ def check_sequence_length(sequence_length: int | None) -> int | None:
     return length
 
 
-def _position(group: dist.ProcessGroup | None) -> tuple[int, int, Exception | None]:
-    """Return this process's rank, the world size, and an objection to the group itself.
+def check(arguments: Arguments, rank: int, world_size: int) -> tuple[Layout, float, dict[str, object]]:
+    """Return the layout and the scale, and what of the arguments must be the same on every rank.
 
-    A group that is none cannot carry the objection to its members; it travels over the default group instead.
+    Raises TypeError or ValueError, naming the argument, its value and what is allowed.
     """
-    ready = dist.is_available() and dist.is_initialized()
-    if isinstance(group, int) and group == dist.GroupMember.NON_GROUP_MEMBER:
-        raise ValueError("group: this process is not a member of the group")
-    objection = None
-    if group is not None and not (ready and isinstance(group, dist.ProcessGroup)):
-        objection = TypeError(f"group: {_shown(group)} is not a process group of torch.distributed or None")
-        group = None
-    if not ready:
-        return 0, 1, objection
-    rank = dist.get_rank(group)
-    if rank < 0:
-        raise ValueError("group: this process is not a member of the group")
-    return rank, dist.get_world_size(group), objection
-
-
-def _check(
-    rank: int,
-    world_size: int,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    segment_lengths: Sequence[int],
-    dilation_rates: Sequence[int],
-    is_causal: bool,
-    scale: float | None,
-    sequence_length: int | None,
-    group: dist.ProcessGroup | None,
-    return_lse: bool,
-) -> tuple[Call, dict[str, object]]:
-    """Return the call as this rank sees it, and what of it must be the same on every rank."""
-    lengths, rates = check_branches(segment_lengths, dilation_rates)
-    for name, flag in (("is_causal", is_causal), ("return_lse", return_lse)):
-        if not isinstance(flag, bool):
-            raise TypeError(f"{name}: {_shown(flag)} is not True or False")
-    scale, sequence_length = check_scale(scale), check_sequence_length(sequence_length)
-    _check_tensors(query, key, value)
-    batch, local_length, heads, head_dim = query.shape
-    kv_heads, value_dim = value.shape[2:]
+    if arguments.unknown:
+        raise TypeError(f"unknown argument {', '.join(map(repr, arguments.unknown))}: there is no such option")
+    lengths, rates = check_branches(arguments.segment_lengths, arguments.dilation_rates)
+    is_causal = _flag("is_causal", arguments.is_causal)
+    _flag("return_lse", arguments.return_lse)
+    scale, sequence_length = check_scale(arguments.scale), check_sequence_length(arguments.sequence_length)
+    tensors = {"query": arguments.query, "key": arguments.key, "value": arguments.value}
+    _check_kinds(tensors)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    _check_shapes(shapes)
+    batch, local_length, heads, head_dim = shapes["query"]
+    kv_heads, value_dim = shapes["value"][2:]
     total = local_length * world_size if sequence_length is None else sequence_length
-    layout = Layout(total, world_size, rank, heads, kv_heads, bounded_branches(lengths, rates, total, heads), is_causal)
+    branches = bounded_branches(lengths, rates, total, heads)
+    layout = Layout(total, world_size, rank, heads, kv_heads, branches, is_causal)
     owned = len(layout.shard(rank))
     if local_length != owned:
         raise ValueError(
-            f"query, key and value: {local_length} rows, but of sequence_length {total} rank {rank} of {world_size} "
-            f"owns {owned}"
+            f"sequence_length: of {total} rows rank {rank} of {world_size} owns {owned}; "
+            f"query, key and value have {local_length}"
         )
-    wants_gradient = torch.is_grad_enabled()
     signature = {
         "sequence_length": total,
         "batch": batch,
@@ -183,26 +105,22 @@ def _check(
         "kv_heads": kv_heads,
         "head_dim": head_dim,
         "value_dim": value_dim,
-        "dtype": str(query.dtype),
-        "device": query.device.type,
+        "dtype": str(arguments.query.dtype),
+        "device": arguments.query.device.type,
         "segment_lengths": lengths,
         "dilation_rates": rates,
         "is_causal": is_causal,
         "scale": scale,
-        "inputs that require gradients": [
-            name
-            for name, tensor in (("query", query), ("key", key), ("value", value))
-            if wants_gradient and tensor.requires_grad
-        ],
+        "requires_grad": [name for name, tensor in tensors.items() if torch.is_grad_enabled() and tensor.requires_grad],
     }
-    return Call(layout, 1 / math.sqrt(head_dim) if scale is None else scale, group), signature
+    return layout, 1 / math.sqrt(head_dim) if scale is None else scale, signature
 
 
-def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
-    tensors = {"query": query, "key": key, "value": value}
+def _check_kinds(tensors: dict[str, Any]) -> None:
+    """Raise unless all are tensors of the right number of dimensions, of one floating dtype and on one device."""
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name}: {_shown(tensor)} is not a torch.Tensor")
+            raise TypeError(f"{name}: {shown(tensor)} is not a torch.Tensor")
         if tensor.ndim != 4:
             raise ValueError(f"{name}: shape {tuple(tensor.shape)} is not {_DIMENSIONS[name]}")
         if tensor.dtype not in _DTYPES:
@@ -212,82 +130,35 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
     for what in ("dtype", "device"):
         kinds = {name: getattr(tensor, what) for name, tensor in tensors.items()}
         if len(set(kinds.values())) > 1:
-            shown = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
-            raise ValueError(f"{what}: {shown}; query, key and value must share one {what}")
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+            raise ValueError(f"{what}: {_listed(kinds)}; query, key and value must share one {what}")
+
+
+def _check_shapes(shapes: dict[str, tuple[int, ...]]) -> None:
+    """Raise unless the shapes fit each other."""
+    query, key, value = shapes.values()
     for dimension, meaning in enumerate(("batch", "local_length")):
-        sizes = {shape[dimension] for shape in shapes.values()}
-        if len(sizes) > 1:
-            raise ValueError(f"{meaning}: dimension {dimension} of {_listed(shapes)} must be the same")
-    heads, kv_heads = query.shape[2], key.shape[2]
-    if value.shape[2] != kv_heads:
-        raise ValueError(f"kv_heads: dimension 2 of key {shapes['key']} and value {shapes['value']} must be the same")
-    if heads == 0 or kv_heads == 0 or heads % kv_heads:
-        raise ValueError(f"heads: {heads} of query must be a positive multiple of the {kv_heads} kv_heads of key")
-    if query.shape[3] != key.shape[3] or query.shape[3] == 0:
-        raise ValueError(
-            f"head_dim: dimension 3 of query {shapes['query']} and key {shapes['key']} must be the same and positive"
-        )
+        if not query[dimension] == key[dimension] == value[dimension]:
+            raise ValueError(f"{meaning}: {_listed(shapes)} must be the same in dimension {dimension}")
+    if key[2] != value[2]:
+        raise ValueError(f"kv_heads: key {key} and value {value} must be the same in dimension 2")
+    if query[2] == 0 or key[2] == 0 or query[2] % key[2]:
+        raise ValueError(f"heads: {query[2]} of query must be a positive multiple of the {key[2]} kv_heads of key")
+    if query[3] != key[3] or query[3] == 0:
+        raise ValueError(f"head_dim: query {query} and key {key} must be the same in dimension 3, and not 0")
 
 
-def _agree(
-    signature: dict[str, object], objection: Exception | None, rank: int, group: dist.ProcessGroup | None
-) -> None:
-    """Raise on every rank if any rank objects or if the ranks' signatures differ."""
-    device = _control_device(group)
-    accepted = hashlib.blake2b(json.dumps(signature).encode(), digest_size=16).digest()
-    verdict = b"\x00" * 16 if objection is not None else accepted
-    agreed = None
-    if device.type != "cpu":
-        members = group if group is not None else dist.group.WORLD
-        assert members is not None
-        agreed = _agreed.setdefault(members, set())
-        if verdict in agreed:
-            return
-    verdicts = gather_bytes(verdict, group, device)
-    if objection is None and len(set(verdicts)) == 1:
-        if agreed is not None:
-            agreed.add(verdict)
-        return
-    statement = json.dumps([type(objection).__name__, str(objection)] if objection is not None else signature).encode()
-    length = max(
-        int.from_bytes(length, "little") for length in gather_bytes(len(statement).to_bytes(8, "little"), group, device)
-    )
-    statements = [json.loads(text) for text in gather_bytes(statement.ljust(length), group, device)]
-    if objection is not None:
-        raise objection
-    raise _disagreement(statements, rank)
-
-
-def _disagreement(statements: list, rank: int) -> Exception:
-    """Return the error of a rank whose own arguments are sound, from what all ranks stated."""
-    world_size = len(statements)
-    for other, statement in enumerate(statements):
-        if isinstance(statement, list):
-            kind, text = statement
-            return _KINDS[kind](f"rank {other} of {world_size} refused its arguments: {text}")
-    for name, own in statements[rank].items():
-        stated = [statement[name] for statement in statements]
-        if any(value != own for value in stated):
-            shown = ", ".join(f"{value} on rank {other}" for other, value in enumerate(stated))
-            hint = "; pass sequence_length for uneven shards" if name == "sequence_length" else ""
-            return ValueError(f"{name}: {shown}; every rank must have the same{hint}")
-    raise AssertionError("the ranks' digests differ, but not their signatures")
-
-
-def _control_device(group: dist.ProcessGroup | None) -> torch.device:
-    """Return where the group can exchange verdicts: on CPU if it has a backend for it."""
-    if "cpu:" in dist.get_backend_config(group):
-        return torch.device("cpu")
-    return torch.device("cuda", torch.cuda.current_device())
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: {shown(value)} is not True or False")
+    return value
 
 
 def _positive_integers(name: str, values: Sequence[int]) -> tuple[int, ...]:
     if isinstance(values, str | bytes | Tensor) or not isinstance(values, Sequence):
-        raise TypeError(f"{name}: {_shown(values)} is not a list or tuple of positive integers")
+        raise TypeError(f"{name}: {shown(values)} is not a list or tuple of positive integers")
     integers = tuple(_integer(name, value) for value in values)
     if not integers or min(integers) < 1:
-        raise ValueError(f"{name}: {_shown(values)} must hold positive integers, at least one")
+        raise ValueError(f"{name}: {shown(values)} must hold positive integers, at least one")
     return integers
 
 
@@ -297,14 +168,14 @@ def _integer(name: str, value: int) -> int:
     try:
         return operator.index(value)
     except TypeError:
-        raise TypeError(f"{name}: {_shown(value)} is not an integer") from None
+        raise TypeError(f"{name}: {shown(value)} is not an integer") from None
 
 
-def _listed(shapes: dict[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+def _listed(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """Return a value as it was written, cut short when it is long."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

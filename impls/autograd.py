@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from impls.arguments import Call
+from impls.agreement import Call
 from impls.block import accumulation_dtype
 from impls.rows import as_rows
 

@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from impls.arguments import Call, admit
+from impls.agreement import Call, admit
+from impls.arguments import Arguments
 from impls.autograd import Inputs, Scheme, Upstream, attend_by
 from impls.block import attend_block, attend_block_backward
 from impls.exchange import all_to_all
@@ -51,20 +52,19 @@ def attend(
 
     LongNet (arXiv 2307.02486), equations 3 to 12, mixed by softmax denominators, and section 3.1 for the gather.
     """
-    call = admit(
-        "impls.collective",
+    arguments = Arguments(
         query,
         key,
         value,
-        segment_lengths=segment_lengths,
-        dilation_rates=dilation_rates,
-        is_causal=is_causal,
-        scale=scale,
-        sequence_length=sequence_length,
-        group=group,
-        return_lse=return_lse,
-        unknown=unknown,
+        segment_lengths,
+        dilation_rates,
+        is_causal,
+        scale,
+        sequence_length,
+        return_lse,
+        unknown,
     )
+    call = admit("impls.collective", arguments, group)
     out, lse = attend_by(_GATHER, query, key, value, call)
     return (out, lse) if return_lse else out
 

@@ -15,14 +15,15 @@ class Flight:
     """Messages under way; their buffers live, and must be neither read nor written, until `wait` returns."""
 
     operations: list[dist.Work]
-    outgoing: Tensor
-    incoming: Tensor
+    buffers: list[Tensor]  # received, sent
 
     def wait(self) -> Tensor:
-        """Return the received rows once both messages have arrived."""
+        """Return the received rows once both messages are through, and let go of the buffers."""
         for operation in self.operations:
             operation.wait()
-        return self.incoming
+        received = self.buffers[0]
+        self.buffers.clear()
+        return received
 
 
 def start_hop(
@@ -39,7 +40,7 @@ def start_hop(
         for operation, buffer, peer in messages
         if buffer.numel()
     ]
-    return Flight(dist.batch_isend_irecv(batch) if batch else [], outgoing, incoming)
+    return Flight(dist.batch_isend_irecv(batch) if batch else [], [incoming, outgoing])
 
 
 def all_to_all(

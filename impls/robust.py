@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch.distributed as dist
 from torch import Tensor
 
-from impls.arguments import Call, admit
+from impls.agreement import Call, admit
+from impls.arguments import Arguments
 from impls.autograd import Inputs, Scheme, Upstream, attend_by
 from impls.block import attend_block, attend_block_backward
 from impls.exchange import Flight, start_hop
@@ -49,20 +50,19 @@ def attend(
 
     LongNet (arXiv 2307.02486), equations 3 to 12, mixed by softmax denominators; ring attention (arXiv 2310.01889).
     """
-    call = admit(
-        "impls.robust",
+    arguments = Arguments(
         query,
         key,
         value,
-        segment_lengths=segment_lengths,
-        dilation_rates=dilation_rates,
-        is_causal=is_causal,
-        scale=scale,
-        sequence_length=sequence_length,
-        group=group,
-        return_lse=return_lse,
-        unknown=unknown,
+        segment_lengths,
+        dilation_rates,
+        is_causal,
+        scale,
+        sequence_length,
+        return_lse,
+        unknown,
     )
+    call = admit("impls.robust", arguments, group)
     out, lse = attend_by(_RING, query, key, value, call)
     return (out, lse) if return_lse else out
 

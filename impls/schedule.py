@@ -68,7 +68,7 @@ class RingSchedule:
         if steps:
             sent = _marked(needed_rows(layout, destination, layout.rank)).to(device)
             marks = needed_rows(layout, layout.rank, source)
-            lookup, received = _places(marks), sum(marks)
+            lookup, received = _places(marks), marks.count(1)
         return Hop(destination, sent, source, received, _works(layout, layout.shard(source), lookup, device))
 
 
@@ -97,10 +97,10 @@ def _make_gathering(layout: Layout, device: torch.device) -> Gathering:
     sent = [needed_rows(layout, destination, rank) for destination in ranks]
     own, others = received[rank], [other for other in ranks if other != rank]
     sources = [source for source in ranks if any(received[source])] or [rank]
-    places, gathered = {rank: _places(own)}, sum(own)
+    places, gathered = {rank: _places(own)}, own.count(1)
     for source in others:
         places[source] = _places(received[source]) + gathered
-        gathered += sum(received[source])
+        gathered += received[source].count(1)
     neighbourhood = range(sources[0], sources[-1] + 1)
     keys = range(layout.shard(neighbourhood[0]).start, layout.shard(neighbourhood[-1]).stop)
     return Gathering(
@@ -109,8 +109,8 @@ def _make_gathering(layout: Layout, device: torch.device) -> Gathering:
         torch.cat([torch.empty(0, dtype=torch.int64, device="cpu"), *(_marked(sent[other]) for other in others)]).to(
             device
         ),
-        [0 if other == rank else sum(sent[other]) for other in ranks],
-        [0 if other == rank else sum(received[other]) for other in ranks],
+        [0 if other == rank else sent[other].count(1) for other in ranks],
+        [0 if other == rank else received[other].count(1) for other in ranks],
         _works(layout, keys, torch.cat([places[source] for source in neighbourhood]), device),
     )
 
