@@ -1,0 +1,87 @@
+"""Arguments that an implementation has to refuse, each a small change to good ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class BadArgument:
+    """A mistake a caller can make: what it is in words, and how it turns good arguments into bad ones."""
+
+    words: str
+    spoil: Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def _with(**changes: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda arguments: arguments | {name: change(arguments) for name, change in changes.items()}
+
+
+BAD_ARGUMENTS: dict[str, BadArgument] = {
+    "segment-zero": BadArgument(
+        "a segment length of 0", _with(segment_lengths=lambda a: [0, *a["segment_lengths"][1:]])
+    ),
+    "segment-bool": BadArgument(
+        "True as a segment length", _with(segment_lengths=lambda a: [True, *a["segment_lengths"][1:]])
+    ),
+    "segment-float": BadArgument(
+        "a float as a segment length", _with(segment_lengths=lambda a: [2.5, *a["segment_lengths"][1:]])
+    ),
+    "rate-negative": BadArgument(
+        "a dilation rate of -1", _with(dilation_rates=lambda a: [-1, *a["dilation_rates"][1:]])
+    ),
+    "counts-differ": BadArgument(
+        "one segment length more than dilation rates", _with(segment_lengths=lambda a: [*a["segment_lengths"], 3])
+    ),
+    "no-branches": BadArgument("no branches at all", _with(segment_lengths=lambda a: [], dilation_rates=lambda a: [])),
+    "query-dim": BadArgument(
+        "a query whose head_dim is not the key's", _with(query=lambda a: torch.cat([a["query"], a["query"]], dim=-1))
+    ),
+    "key-rank": BadArgument("a key of three dimensions", _with(key=lambda a: a["key"][0])),
+    "key-rows": BadArgument(
+        "a key of one row more than the query", _with(key=lambda a: torch.cat([a["key"], _row(a["key"])], dim=1))
+    ),
+    "value-batch": BadArgument(
+        "a value of another batch size", _with(value=lambda a: torch.cat([a["value"], a["value"]], dim=0))
+    ),
+    "heads": BadArgument(
+        "heads that are no multiple of kv_heads",
+        _with(key=lambda a: _heads(a["key"], a), value=lambda a: _heads(a["value"], a)),
+    ),
+    "value-dtype": BadArgument(
+        "a value of another dtype",
+        _with(value=lambda a: a["value"].to(torch.float32 if a["value"].dtype != torch.float32 else torch.float64)),
+    ),
+    "integer-dtype": BadArgument(
+        "integer tensors",
+        _with(
+            query=lambda a: a["query"].detach().long(),
+            key=lambda a: a["key"].detach().long(),
+            value=lambda a: a["value"].detach().long(),
+        ),
+    ),
+    "not-a-tensor": BadArgument("a list as the query", _with(query=lambda a: a["query"].detach().tolist())),
+    "length-too-long": BadArgument(
+        "a sequence_length that the shards do not add up to",
+        _with(sequence_length=lambda a: 1000 + (a["sequence_length"] or 0)),
+    ),
+    "length-negative": BadArgument("a negative sequence_length", _with(sequence_length=lambda a: -1)),
+    "unknown-option": BadArgument(
+        "an option that the contract does not have (dropout_p=0.5), which must not be ignored",
+        _with(dropout_p=lambda a: 0.5),
+    ),
+}
+
+
+def _row(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.ones_like(tensor[:, :1]) if tensor.shape[1] else tensor.new_ones(tensor.shape[0], 1, *tensor.shape[2:])
+
+
+def _heads(tensor: torch.Tensor, arguments: dict[str, Any]) -> torch.Tensor:
+    """The tensor with one head more than the query has, which divides nothing."""
+    wanted = arguments["query"].shape[2] + 1
+    return tensor[:, :, :1].expand(tensor.shape[0], tensor.shape[1], wanted, tensor.shape[3])

@@ -1,0 +1,154 @@
+"""A case: one example, small enough to print, whose repr is valid code and which everything else is made from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args, get_type_hints
+
+from verify.choices import BUFFERS, DATA_STYLES, DTYPES, UPSTREAMS, one_of
+
+MAX_WORLD_SIZE = 64
+MAX_LENGTH = 1 << 24
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Case:
+    """One call of the judged attention, described and not stored: sizes, options, a seed, the style of the data.
+
+    >>> Case(world_size=2, length=5, segment_lengths=(5,), dilation_rates=(1,), is_causal=True)
+    Case(world_size=2, length=5, segment_lengths=(5,), dilation_rates=(1,), is_causal=True)
+
+    ``world_size`` processes are launched; ``group`` names those that take part (None: all of them, as the default
+    group). ``pass_length`` says whether ``sequence_length`` is given. ``requires_grad`` is a subset of ``"qkv"``, the
+    inputs that gradients are asked for; ``data``, ``buffers`` and ``upstream`` name the style of the values, the
+    strides of the inputs and the form of the upstream gradient. Raises ValueError for what is no case.
+    """
+
+    world_size: int = 1
+    group: tuple[int, ...] | None = None
+    length: int = 1
+    pass_length: bool = False
+    batch: int = 1
+    heads: int = 1
+    kv_heads: int = 1
+    head_dim: int = 1
+    value_dim: int = 1
+    segment_lengths: tuple[int, ...] = (1,)
+    dilation_rates: tuple[int, ...] = (1,)
+    is_causal: bool = False
+    scale: float | None = None
+    dtype: str = "float64"
+    data: str = "normal"
+    buffers: str = "contiguous"
+    upstream: str = "contiguous"
+    requires_grad: str = "qkv"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("world_size", 1, MAX_WORLD_SIZE),
+            ("length", 0, MAX_LENGTH),
+            ("batch", 1, 1 << 12),
+            ("heads", 1, 1 << 12),
+            ("kv_heads", 1, 1 << 12),
+            ("head_dim", 1, 1 << 12),
+            ("value_dim", 1, 1 << 12),
+            ("seed", 0, (1 << 63) - 1),
+        ):
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value <= high:
+                raise ValueError(f"Case.{name} is {value!r}; it must be an integer from {low} to {high}")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"Case.heads is {self.heads}; it must be a multiple of kv_heads, which is {self.kv_heads}")
+        if not self.segment_lengths or len(self.segment_lengths) != len(self.dilation_rates):
+            raise ValueError(
+                f"Case.segment_lengths {self.segment_lengths} and dilation_rates {self.dilation_rates} "
+                "must have the same number of entries, at least one"
+            )
+        if any(type(x) is not int or x < 1 for x in (*self.segment_lengths, *self.dilation_rates)):
+            raise ValueError(
+                f"Case.segment_lengths {self.segment_lengths} and dilation_rates {self.dilation_rates} "
+                "must hold positive integers"
+            )
+        if self.group is not None and (
+            not self.group
+            or any(type(r) is not int or not 0 <= r < self.world_size for r in self.group)
+            or list(self.group) != sorted(set(self.group))
+        ):
+            raise ValueError(
+                f"Case.group is {self.group}; it must be None or ascending ranks below world_size {self.world_size}"
+            )
+        if not self.pass_length and self.length % self.shards:
+            raise ValueError(
+                f"Case.pass_length is False, but length {self.length} makes no {self.shards} equal shards; "
+                "pass_length=True is needed"
+            )
+        if self.requires_grad not in ("", "q", "k", "v", "qk", "qv", "kv", "qkv"):
+            raise ValueError(f"Case.requires_grad is {self.requires_grad!r}; it must be a part of 'qkv', in that order")
+        one_of("Case.dtype", self.dtype, DTYPES)
+        one_of("Case.data", self.data, DATA_STYLES)
+        one_of("Case.buffers", self.buffers, BUFFERS)
+        one_of("Case.upstream", self.upstream, UPSTREAMS)
+
+    def __repr__(self) -> str:
+        """Valid code; fields at their default are left out, but for the few that every reader looks for."""
+        shown = [
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in dataclasses.fields(self)
+            if field.name in _ALWAYS_SHOWN or getattr(self, field.name) != field.default
+        ]
+        return f"Case({', '.join(shown)})"
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Global ranks that take part, in the order of their shards."""
+        return tuple(range(self.world_size)) if self.group is None else self.group
+
+    @property
+    def shards(self) -> int:
+        """Number of ranks that the sequence is split over."""
+        return len(self.ranks)
+
+    @property
+    def sequence_length(self) -> int | None:
+        """The argument of that name, as it is passed."""
+        return self.length if self.pass_length else None
+
+    def replace(self, **changes: Any) -> Case:
+        """The same case with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: what json.dumps takes and ``from_json`` reads."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Case:
+        """The case that ``to_json`` wrote; ValueError names the field that is missing, unknown or of the wrong type."""
+        if not isinstance(data, Mapping):
+            raise ValueError(f"a case must be a JSON object, not {type(data).__name__}")
+        hints = get_type_hints(cls)
+        if unknown := sorted(set(data) - set(hints)):
+            raise ValueError(f"a case has no field {', '.join(map(repr, unknown))}; its fields are {', '.join(hints)}")
+        values: dict[str, Any] = {}
+        for name, value in data.items():
+            value = tuple(value) if isinstance(value, list) else value
+            allowed = get_args(hints[name]) or (hints[name],)
+            kinds = tuple(getattr(kind, "__origin__", kind) for kind in allowed if kind is not Ellipsis)
+            if tuple in kinds or hints[name] == tuple[int, ...]:
+                kinds = (tuple, type(None)) if type(None) in kinds else (tuple,)
+            if type(value) not in kinds and not (float in kinds and type(value) is int):
+                raise ValueError(f"Case.{name} is {value!r}; expected {_type_name(hints[name])}")
+            values[name] = value
+        return cls(**values)
+
+
+_ALWAYS_SHOWN = ("world_size", "length", "segment_lengths", "dilation_rates")
+
+
+def _type_name(hint: object) -> str:
+    return getattr(hint, "__name__", None) or str(hint) if hint != tuple[int, ...] else "a list of integers"

@@ -1,0 +1,27 @@
+"""The checks, in the order in which they are tried: each builds on earlier ones."""
+
+from verify.checks.calls import PURITY, STATE, STRIDES, SUB_GROUPS, SUBSETS
+from verify.checks.check import Check
+from verify.checks.numbers import DTYPES_CHECK, NON_FINITE, PRECISION
+from verify.checks.refusals import REFUSALS
+from verify.checks.values import COMBINATIONS, FORWARD, GRADIENTS_CHECK, LSE, WORLD_SIZES
+
+CHECKS: tuple[Check, ...] = (
+    FORWARD,
+    LSE,
+    GRADIENTS_CHECK,
+    WORLD_SIZES,
+    PURITY,
+    STRIDES,
+    SUBSETS,
+    SUB_GROUPS,
+    STATE,
+    DTYPES_CHECK,
+    PRECISION,
+    NON_FINITE,
+    REFUSALS,
+    COMBINATIONS,
+)
+BY_NAME = {check.name: check for check in CHECKS}
+
+__all__ = ["BY_NAME", "CHECKS", "Check"]

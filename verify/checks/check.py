@@ -1,0 +1,74 @@
+"""What a check is: a promise, the part of the space of cases it is tried on, and how one example is examined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import strategies as st
+
+from verify.case import Case
+from verify.judge import Verdict
+from verify.session import Session
+from verify.space import Space, space
+from verify.target import Target
+
+#: What an example has besides its case: plain data, so that it can be saved.
+Detail = dict[str, Any]
+
+#: Axes that a check narrows, by name.
+Axes = dict[str, Sequence[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One promise of the contract and how it is tried.
+
+    ``promise`` completes "the target …". ``builds_on`` names the checks without which this one says nothing.
+    ``axes`` narrows the space of options, by name. ``needs`` says in words what the target lacks for it, or "".
+    ``weight`` is its part of the examples. ``detail`` draws what an example has besides its case.
+    ``max_rows`` bounds a rank's rows. ``pairwise``: tried until every pair of options has occurred.
+    """
+
+    name: str
+    promise: str
+    builds_on: tuple[str, ...] = ()
+    axes: Callable[[Target, Sequence[int]], Axes]
+    examine: Callable[[Session, Case, Detail], Verdict]
+    weight: float = 1.0
+    needs: Callable[[Target, Sequence[int]], str] = lambda target, world_sizes: ""
+    detail: Callable[[Session], st.SearchStrategy[Detail]] = lambda session: st.just({})
+    max_rows: int = 6
+    pairwise: bool = False
+
+    def space(self, target: Target, world_sizes: Sequence[int]) -> Space:
+        """The options that this check's cases may have."""
+        return space(target, world_sizes, **self.axes(target, world_sizes))
+
+    def missing(self, target: Target, world_sizes: Sequence[int]) -> str:
+        """Why the check cannot be tried, in words; empty if it can."""
+        if reason := self.needs(target, world_sizes):
+            return reason
+        empty = [name for name, values in self.space(target, world_sizes).items() if not values]
+        return f"the target supports no {empty[0]} that this check needs" if empty else ""
+
+
+def plain(**changes: Sequence[Any]) -> Callable[[Target, Sequence[int]], Axes]:
+    """Axes of the simplest call: contiguous tensors in the widest dtype, in the default group, no gradients."""
+
+    def axes(target: Target, world_sizes: Sequence[int]) -> Axes:
+        return {
+            "dtype": (target.logic_dtype,),
+            "buffers": ("contiguous",),
+            "upstream": ("contiguous",),
+            "requires_grad": ("",),
+            "group": ("default",),
+        } | changes
+
+    return axes
+
+
+def needs_gradients(target: Target, world_sizes: Sequence[int]) -> str:
+    """Whether gradients can be asked for."""
+    return "" if target.gradients else "the target declares no gradients"

@@ -1,0 +1,74 @@
+"""Bad arguments: refused in words, on every rank, also when only one rank's are bad, and the world goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from hypothesis import strategies as st
+
+from verify.bad_arguments import BAD_ARGUMENTS
+from verify.case import Case
+from verify.checks.check import Axes, Check, Detail, plain
+from verify.findings import Finding, of_run, ranks
+from verify.judge import Verdict
+from verify.procedures import Refusal
+from verify.session import Session
+from verify.target import Target
+
+
+def _refusal(session: Session, case: Case, detail: Detail) -> Verdict:
+    mistake = BAD_ARGUMENTS[detail["mistake"]]
+    shards = tuple(range(case.shards)) if detail["where"] is None else (detail["where"] % case.shards,)
+    made_by = "every rank" if len(shards) == case.shards else ranks([case.ranks[shard] for shard in shards]) + " only"
+    told = f"{mistake.words} on {made_by}"
+    run = session.run("refuse", case, mistake=detail["mistake"], shards=shards)
+    if finding := of_run(run):
+        return Verdict(np.inf, Finding(finding.outcome, f"{told}: {finding.headline}", finding.details))
+    refusals: dict[int, Refusal] = {rank: run.value(rank) for rank in case.ranks}
+    if accepted := [rank for rank, refusal in refusals.items() if refusal.type is None]:
+        return Verdict(np.inf, Finding("fail", f"{told}: {ranks(accepted)} returned as if nothing were wrong"))
+    if wrong := [rank for rank, refusal in refusals.items() if not refusal.right_kind]:
+        first = refusals[wrong[0]]
+        return Verdict(
+            np.inf,
+            Finding(
+                "fail",
+                f"{told}: {ranks(wrong)} raised {first.type}, where ValueError or TypeError is due",
+                (f"{first.type}: {first.message[:300]}",),
+            ),
+        )
+    if silent := [rank for rank, refusal in refusals.items() if not refusal.message.strip()]:
+        return Verdict(np.inf, Finding("fail", f"{told}: the error on {ranks(silent)} says nothing"))
+    verdict = session.judged(case, names=("out",))
+    if verdict.finding:
+        after = f"after {told}, a good call went wrong: {verdict.finding.headline}"
+        return Verdict(verdict.worst, Finding(verdict.finding.outcome, after, verdict.finding.details))
+    return Verdict(0.0)
+
+
+def _mistakes(session: Session) -> st.SearchStrategy[Detail]:
+    return st.fixed_dictionaries(
+        {
+            "mistake": st.sampled_from(tuple(BAD_ARGUMENTS)),
+            "where": st.one_of(st.none(), st.integers(0, 3)),
+        }
+    )
+
+
+def _axes(target: Target, world_sizes: Sequence[int]) -> Axes:
+    shards = ("even", "uneven") if target.uneven else ("even",)
+    heads = ("several",)
+    return plain(shards=shards, heads=heads, data=("normal",), scale=("default",))(target, world_sizes)
+
+
+REFUSALS = Check(
+    name="refusals",
+    promise="refuses bad arguments with ValueError or TypeError on every rank, and goes on working",
+    builds_on=("forward",),
+    axes=_axes,
+    examine=_refusal,
+    detail=_mistakes,
+    weight=1,
+    needs=lambda target, sizes: "" if target.refusals else "the target declares that it refuses no bad arguments",
+)

@@ -1,0 +1,102 @@
+"""What a check found: wrong values, a crash or a hang, told so that it reads as a bug report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from verify.case import Case
+from verify.world.messages import Died, Raised, Returned, Run, Stuck
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with the target: how bad it is, in one sentence what, and the lines that show it.
+
+    ``outcome`` is "fail" (a wrong answer), "crash" or "hang"; ``tensor`` names what was wrong, where that is a value.
+    """
+
+    outcome: str
+    headline: str
+    details: tuple[str, ...] = field(default=())
+    tensor: str | None = None
+
+
+class Found(Exception):
+    """Raised with a finding, as the search for a minimal case needs an exception."""
+
+    def __init__(self, finding: Finding, case: Case) -> None:
+        super().__init__(finding.headline)
+        self.finding = finding
+        self.case = case
+
+
+def of_run(run: Run) -> Finding | None:
+    """The finding in a run that did not return on every rank."""
+    if run.outcome == "returned":
+        return None
+    if run.outcome == "hang":
+        return _hang(run)
+    return _crash(run)
+
+
+def _hang(run: Run) -> Finding:
+    stuck = [rank for rank, reply in enumerate(run.replies) if isinstance(reply, Stuck)]
+    done = [rank for rank, reply in enumerate(run.replies) if isinstance(reply, Returned)]
+    finished = f"; {ranks(done)} had finished" if done else ""
+    return Finding(
+        "hang",
+        f"{ranks(stuck)} never finished{finished} (given up after {run.seconds:.1f} s)",
+        tuple(_stacks(run)),
+    )
+
+
+def _crash(run: Run) -> Finding:
+    failed = {rank: reply for rank, reply in enumerate(run.replies) if isinstance(reply, Raised | Died)}
+    waiting = [rank for rank, reply in enumerate(run.replies) if isinstance(reply, Stuck)]
+    # Ranks that raised because another one had gone say nothing: the first cause is what a reader wants.
+    first = min(failed, key=lambda rank: getattr(failed[rank], "seconds", 0.0))
+    reply = failed[first]
+    if isinstance(reply, Raised):
+        headline = f"rank {first} raised {reply.type}: {_one_line(reply.message)}"
+    else:
+        headline = f"rank {first} {reply.how}"
+    if others := [rank for rank in failed if rank != first]:
+        headline += f"; so did {ranks(others)}" if _same(failed) else f"; {ranks(others)} failed too"
+    if waiting:
+        headline += f"; {ranks(waiting)} {'was' if len(waiting) == 1 else 'were'} left waiting"
+    details = []
+    if isinstance(reply, Raised) and reply.traceback:
+        details += [f"rank {first} raised at", *reply.traceback.rstrip().splitlines()]
+    if isinstance(reply, Died) and reply.output.strip():
+        details += [f"the last that rank {first} printed", *_tail(reply.output)]
+    return Finding("crash", headline, tuple(details + list(_stacks(run))))
+
+
+def _stacks(run: Run) -> list[str]:
+    lines = []
+    for rank, reply in enumerate(run.replies):
+        if isinstance(reply, Stuck):
+            lines += [f"rank {rank} was at", *reply.stack.splitlines()]
+            if reply.output.strip():
+                lines += [f"the last that rank {rank} printed", *_tail(reply.output)]
+    return lines
+
+
+def _same(failed: dict[int, Raised | Died]) -> bool:
+    return len({getattr(reply, "type", None) or getattr(reply, "how", None) for reply in failed.values()}) == 1
+
+
+def _tail(output: str) -> list[str]:
+    return [f"  {line}" for line in output.strip().splitlines()[-6:]]
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 300 else line[:297] + "..."
+
+
+def ranks(which: list[int] | tuple[int, ...]) -> str:
+    """ "rank 2", "ranks 0 and 1", "ranks 0, 1 and 3"."""
+    if len(which) == 1:
+        return f"rank {which[0]}"
+    return f"ranks {', '.join(map(str, which[:-1]))} and {which[-1]}"

@@ -1,0 +1,261 @@
+"""Judges a target: every check in order, each on its own examples, in worlds that are kept."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from verify.checks import BY_NAME, CHECKS, Check
+from verify.choices import one_of
+from verify.coverage import covered_pairs
+from verify.explain import explain
+from verify.findings import Finding, of_run
+from verify.profiles import PROFILES, examples
+from verify.replay import save
+from verify.report import CheckResult, Coverage, Example, Failure, Report, verdict_of
+from verify.search import Searched, search
+from verify.session import Session
+from verify.space import feasible_pairs
+from verify.target import Source, Target, TargetError, as_target
+from verify.world.local import Worlds
+from verify.world.messages import Job
+
+DEFAULT_WORLD_SIZES = (1, 2, 3, 4)
+_REPEATS = 2
+
+
+class Progress(Protocol):
+    """Is told how a judgement goes, as it goes."""
+
+    def started(self, check: Check, examples: int) -> None:
+        """A check begins, with that many examples to try."""
+
+    def advanced(self, examples: int) -> None:
+        """So many examples of the present check have been judged."""
+
+    def finished(self, result: CheckResult) -> None:
+        """A check has ended, or was not tried."""
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def started(self, check: Check, examples: int) -> None: ...
+
+    def advanced(self, examples: int) -> None: ...
+
+    def finished(self, result: CheckResult) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to judge: ``profile`` "quick", "standard" or "thorough"; ``checks`` by name, None for all of them.
+
+    ``save`` is the folder for failing examples. Raises ValueError for what there is not.
+    """
+
+    profile: str = "standard"
+    world_sizes: tuple[int, ...] = DEFAULT_WORLD_SIZES
+    device: str = "cpu"
+    seed: int = 0
+    checks: tuple[str, ...] | None = None
+    fail_fast: bool = False
+    save: str | None = None
+
+    def __post_init__(self) -> None:
+        one_of("profile", self.profile, PROFILES)
+        one_of("device", self.device, ("cpu", "cuda"))
+        for name in self.checks or ():
+            one_of("check", name, BY_NAME)
+        if self.checks is not None and not self.checks:
+            raise ValueError(f"checks is empty; name at least one of {', '.join(BY_NAME)}")
+        sizes = self.world_sizes
+        if not sizes or any(type(size) is not int or not 1 <= size <= 64 for size in sizes):
+            raise ValueError(f"world_sizes is {sizes}; it must hold integers from 1 to 64")
+        if type(self.seed) is not int or self.seed < 0:
+            raise ValueError(f"seed is {self.seed!r}; it must be a non-negative integer")
+        if self.device == "cuda":
+            present = torch.cuda.device_count() if torch.cuda.is_available() else 0
+            if present < max(sizes):
+                raise ValueError(
+                    f"device is cuda and the largest world size {max(sizes)}, but this machine has {present} CUDA "
+                    "device(s): NCCL needs one per rank"
+                )
+
+
+def check(
+    target: Target | Callable[..., Any] | str,
+    *,
+    profile: str = "standard",
+    world_sizes: Sequence[int] = DEFAULT_WORLD_SIZES,
+    device: str = "cpu",
+    seed: int = 0,
+    checks: Sequence[str] | None = None,
+    fail_fast: bool = False,
+    save: str | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Judge an attention against the oracle; nothing is printed, all is in the report.
+
+    >>> report = verify.check("my_module:attend", profile="quick")
+    >>> report.verdict
+    'pass'
+
+    ``target`` is a Target, a callable of the contract at the top level of a module, or what the command line takes.
+    The same arguments judge the same examples. Raises TargetError if the target does not load and ValueError for bad
+    options; a world that cannot be started is the report's ``error``.
+    """
+    options = Options(
+        profile=profile,
+        world_sizes=tuple(sorted(set(world_sizes))),
+        device=device,
+        seed=seed,
+        checks=None if checks is None else tuple(checks),
+        fail_fast=fail_fast,
+        save=save,
+    )
+    found, source = as_target(target)
+    with Worlds(device=device) as worlds:
+        session = Session(found, source, worlds, options.world_sizes)
+        return judge(session, options, progress or Silent())
+
+
+def judge(session: Session, options: Options, progress: Progress) -> Report:
+    """Run the checks of the options in a session whose worlds the caller closes."""
+    start = time.monotonic()
+    wanted = [check for check in CHECKS if options.checks is None or check.name in options.checks]
+    results: dict[str, CheckResult] = {}
+    error = None
+    try:
+        _load_everywhere(session)
+        for one in wanted:
+            results[one.name] = result = _result(one, session, options, results, progress)
+            progress.finished(result)
+            if options.fail_fast and result.failure is not None:
+                break
+    except KeyboardInterrupt:
+        error = "interrupted"
+    except TargetError:
+        raise
+    except Exception as failure:
+        error = f"the harness failed: {type(failure).__name__}: {failure}"
+    for one in wanted:
+        if one.name not in results:
+            results[one.name] = _untried(one, "not run", error or "an earlier check failed (fail-fast)")
+    checks = tuple(results[one.name] for one in wanted)
+    verdict = verdict_of(checks)
+    if error is not None and verdict != "fail":
+        verdict = "incomplete" if error == "interrupted" else "error"
+    return Report(
+        target=str(session.source),
+        verdict=verdict,
+        seconds=time.monotonic() - start,
+        checks=checks,
+        unsupported=session.target.unsupported(),
+        environment=environment(session),
+        profile=options.profile,
+        seed=options.seed,
+        world_sizes=session.world_sizes,
+        coverage=_coverage(session, [BY_NAME[c.name] for c in checks if c.examples]),
+        error=error,
+    )
+
+
+def _load_everywhere(session: Session) -> None:
+    """Import the target on every rank of every world, so that no example pays for it; TargetError if one cannot."""
+    for size in session.world_sizes:
+        run = session.worlds[size].run(Job("load", session.source, (), ()))
+        if finding := of_run(run):
+            raise TargetError(f"target {session.source} loads here, but not in a rank: {finding.headline}")
+
+
+def _result(
+    check: Check, session: Session, options: Options, earlier: dict[str, CheckResult], progress: Progress
+) -> CheckResult:
+    if reason := check.missing(session.target, session.world_sizes):
+        return _untried(check, "unsupported", reason)
+    for name in check.builds_on:
+        if name in earlier and earlier[name].outcome in ("fail", "crash", "hang", "blocked"):
+            return _untried(check, "blocked", f"it builds on {name}, which did not pass")
+    planned = examples(options.profile, check.weight)
+    progress.started(check, planned)
+    start = time.monotonic()
+    searched = search(check, session, examples=planned, seed=options.seed, progress=progress.advanced)
+    failure = None if searched.finding is None else _failure(session, searched, options)
+    return CheckResult(
+        name=check.name,
+        promise=check.promise,
+        outcome="pass" if failure is None else failure.finding.outcome,
+        examples=searched.examples,
+        seconds=time.monotonic() - start,
+        worst=searched.worst,
+        failure=failure,
+    )
+
+
+def _untried(check: Check, outcome: str, reason: str) -> CheckResult:
+    return CheckResult(check.name, check.promise, outcome, 0, 0.0, reason=reason)
+
+
+def _failure(session: Session, searched: Searched, options: Options) -> Failure:
+    assert searched.finding is not None
+    assert searched.example is not None
+    finding, example = searched.finding, searched.example
+    failed = 0
+    for _ in range(_REPEATS):
+        again = examine(session, example)
+        failed += again is not None
+        if again is not None and again.outcome == "hang":
+            finding = again  # seen with full patience
+            break
+    failure = Failure(
+        finding,
+        example,
+        (failed, _REPEATS if finding.outcome != "hang" else 1),
+        explain(session, example, finding),
+    )
+    if options.save is not None:
+        failure = replace(failure, replay=save(options.save, session, failure))
+    return failure
+
+
+def examine(session: Session, example: Example) -> Finding | None:
+    """Judge one example once."""
+    return BY_NAME[example.check].examine(session, example.case, example.detail).finding
+
+
+def _coverage(session: Session, checks: list[Check]) -> Coverage:
+    possible: set[Any] = set()
+    for check in checks:
+        possible |= feasible_pairs(check.space(session.target, session.world_sizes), session.largest_world)
+    return Coverage(len(possible), len(possible & covered_pairs(session.tried)))
+
+
+def environment(session: Session) -> dict[str, str]:
+    """Versions and places that a reader needs to see the same again."""
+    worlds = {"cpu": "gloo", "cuda": "nccl"}
+    found = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": f"{sys.platform} {platform.machine()}",
+        "cores": str(os.cpu_count()),
+        "device": session.device,
+        "backend": session.worlds.backend or worlds[session.device],
+    }
+    if session.device == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(0)
+    return found
+
+
+def source_text(source: Source) -> str:
+    """The source as the command line takes it."""
+    return str(source)

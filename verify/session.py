@@ -1,0 +1,92 @@
+"""A judgement under way: the target in its worlds, the oracle beside it, and what has been tried so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from verify.case import Case
+from verify.findings import Finding, of_run
+from verify.judge import Verdict, judge
+from verify.layouts import layout_function
+from verify.oracle import Answer, answer
+from verify.procedures import Attended
+from verify.target import Source, Target
+from verify.world.local import Worlds
+from verify.world.messages import Job, Run
+
+VALUES = ("out", "lse", "query.grad", "key.grad", "value.grad")
+
+
+@dataclass
+class Session:
+    """What every check works with. ``tried`` collects the cases whose runs returned, for the coverage."""
+
+    target: Target
+    source: Source
+    worlds: Worlds
+    world_sizes: tuple[int, ...]
+    tried: set[Case] = field(default_factory=set)
+
+    @property
+    def device(self) -> str:
+        """Where the target computes: "cpu" or "cuda"."""
+        return self.worlds.device
+
+    @property
+    def largest_world(self) -> int:
+        """The most processes that a case may use."""
+        return max(self.world_sizes)
+
+    def positions(self, case: Case) -> tuple[np.ndarray, ...]:
+        """The positions that each shard owns."""
+        layout = layout_function(self.target.layout)
+        return tuple(np.asarray(layout(shard, case.shards, case.length)) for shard in range(case.shards))
+
+    def answer(self, case: Case) -> Answer:
+        """The oracle's answer in the target's dialect."""
+        return answer(case, self.target.dialect)
+
+    def run(self, procedure: str, *cases: Case, **options: Any) -> Run:
+        """Run a procedure on the ranks; meanwhile the oracle answers here, on the other core."""
+        world = self.worlds[cases[0].world_size]
+        positions = tuple(self.positions(case) for case in cases)
+        world.submit(Job(procedure, self.source, cases, positions, options))
+        if procedure != "refuse":
+            for case in cases:
+                self.answer(case)
+        run = world.collect()
+        if run.outcome == "returned":
+            self.tried.update(cases)
+        return run
+
+    def attend(self, case: Case, **options: Any) -> tuple[list[Attended], Finding | None]:
+        """One call on every rank: the shards' results in their order, or the finding if it did not return."""
+        run = self.run("attend", case, **options)
+        if finding := of_run(run):
+            return [], finding
+        return [run.value(rank) for rank in case.ranks], None
+
+    def judged(
+        self,
+        case: Case,
+        *,
+        names: Sequence[str] = VALUES,
+        purity: bool = False,
+        **options: Any,
+    ) -> Verdict:
+        """One call on every rank, judged against the oracle."""
+        attended, finding = self.attend(case, **options)
+        if finding:
+            return Verdict(np.inf, finding)
+        return self.judge(case, attended, names=names, purity=purity)
+
+    def judge(
+        self, case: Case, attended: Sequence[Attended], *, names: Sequence[str] = VALUES, purity: bool = False
+    ) -> Verdict:
+        """Judge results that are there already."""
+        positions, right = self.positions(case), self.answer(case)
+        return judge(case, attended, positions, right, device=self.device, names=names, purity=purity)

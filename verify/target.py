@@ -1,0 +1,219 @@
+"""What is judged: a callable, and what it says that it supports."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from verify.choices import DTYPES, one_of
+from verify.layouts import Layout, layout_function
+
+DIALECTS = ("longnet", "torchscale", "grouped-mean")
+BRANCHES = ("any", "dense")
+
+
+class TargetError(Exception):
+    """The target cannot be judged: it is not there, does not load, or is not something to call."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """An attention to be judged and the part of the contract that it supports.
+
+    >>> target = Target(attend=my_attend, branches="dense", gradients=False)
+
+    A bare callable supports the whole contract. What is not supported is not tried, and the verdict lists it.
+
+    - ``attend``: the callable of the contract; it must be reachable by name, since every process imports it anew.
+    - ``layout``: "contiguous", "zigzag", "striped" or a function (rank, world_size, length) -> positions.
+    - ``masks``: the values of is_causal it takes; ``branches``: "any", or "dense" for the single branch (length, 1).
+    - ``dtypes``: names of floating types; ``dialect``: which dilated attention it means.
+    - ``grouped_query``, ``value_dim`` (other than head_dim), ``uneven`` shards, ``subgroups``, ``gradients``,
+      ``strides``, ``scales`` (any but the default), ``refusals`` (bad arguments raise on every rank): yes or no.
+    - ``lse``: whether ``return_lse=True`` is supported; None: if the signature has that parameter.
+    """
+
+    attend: Callable[..., Any]
+    layout: str | Layout = "contiguous"
+    masks: tuple[bool, ...] = (False, True)
+    branches: str = "any"
+    dtypes: tuple[str, ...] = DTYPES
+    dialect: str = "longnet"
+    grouped_query: bool = True
+    value_dim: bool = True
+    uneven: bool = True
+    subgroups: bool = True
+    gradients: bool = True
+    strides: bool = True
+    scales: bool = True
+    refusals: bool = True
+    lse: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.attend):
+            raise TypeError(f"Target.attend is {self.attend!r}; it must be callable")
+        layout_function(self.layout)
+        one_of("Target.branches", self.branches, BRANCHES)
+        one_of("Target.dialect", self.dialect, DIALECTS)
+        for name, allowed in (("masks", (False, True)), ("dtypes", DTYPES)):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or not value or len(set(value)) != len(value):
+                raise ValueError(f"Target.{name} is {value!r}; it must be a non-empty tuple without repetition")
+            for entry in value:
+                one_of(f"an entry of Target.{name}", entry, allowed)
+
+    @property
+    def returns_lse(self) -> bool:
+        """Whether the lse can be asked for."""
+        if self.lse is not None:
+            return self.lse
+        try:
+            return "return_lse" in inspect.signature(self.attend).parameters
+        except (TypeError, ValueError):
+            return False
+
+    @property
+    def logic_dtype(self) -> str:
+        """The widest dtype it takes, in which logic is judged."""
+        return next(dtype for dtype in DTYPES if dtype in self.dtypes)
+
+    def unsupported(self) -> tuple[str, ...]:
+        """What the target declares that it does not support, in words."""
+        found = []
+        if self.masks != (False, True) and len(self.masks) == 1:
+            found.append(f"is_causal={not self.masks[0]}")
+        if self.branches != "any":
+            found.append("branches other than the dense one (length, 1)")
+        found += [f"dtype {dtype}" for dtype in DTYPES if dtype not in self.dtypes]
+        words = {
+            "grouped_query": "grouped-query attention (kv_heads < heads)",
+            "value_dim": "value_dim other than head_dim",
+            "uneven": "uneven shards",
+            "subgroups": "sub-groups",
+            "gradients": "gradients",
+            "strides": "inputs that are not contiguous",
+            "scales": "scale other than the default",
+            "refusals": "refusing bad arguments on every rank",
+        }
+        found += [text for name, text in words.items() if not getattr(self, name)]
+        if not self.returns_lse:
+            found.append("return_lse (optional)")
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a target's object is found: a module's name or a Python file, and the object's name in it."""
+
+    module: str | None
+    file: str | None
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.file or self.module}:{self.name}"
+
+
+def parse_source(text: str) -> Source:
+    """The source that ``module:name`` or ``path/to/file.py:name`` means; TargetError if it is neither."""
+    place, colon, name = text.rpartition(":")
+    if not colon or not place or not all(part.isidentifier() for part in name.split(".")):
+        raise TargetError(f"target {text!r} is neither module:name nor path/to/file.py:name")
+    if place.endswith(".py"):
+        return Source(None, str(Path(place).resolve()), name)
+    if "/" in place or not all(part.isidentifier() for part in place.split(".")):
+        raise TargetError(f"target {text!r}: {place!r} is neither the name of a module nor a file ending in .py")
+    return Source(place, None, name)
+
+
+def source_of(attend: Callable[..., Any]) -> Source:
+    """Where another process finds that callable; TargetError if it cannot (a lambda, a local function, an instance)."""
+    name, module = getattr(attend, "__qualname__", ""), getattr(attend, "__module__", None)
+    if not all(part.isidentifier() for part in name.split(".")) or module is None:
+        raise TargetError(
+            f"{attend!r} cannot be found by name in another process, which every rank has to do: "
+            "judge a function at the top level of a module"
+        )
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if module == "__main__" or importlib.util.find_spec(module.partition(".")[0]) is None:
+        if file is None:
+            raise TargetError(f"{attend!r} was defined in no file, so that no other process can import it")
+        return Source(None, str(Path(file).resolve()), name)
+    return Source(module, None, name)
+
+
+def load(source: Source) -> Target:
+    """Import what the source names, as a Target; TargetError says in one line what went wrong."""
+    try:
+        if source.file is not None:
+            module = _load_file(Path(source.file))
+        else:
+            assert source.module is not None
+            module = importlib.import_module(source.module)
+    except TargetError:
+        raise
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if source.module is not None and (source.module + ".").startswith(missing + "."):
+            raise TargetError(
+                f"target {source}: no module named {missing!r}; is it installed, or on PYTHONPATH?"
+            ) from error
+        raise TargetError(f"target {source}: importing it failed, since it needs {missing!r}: {error}") from error
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise TargetError(f"target {source}: importing it failed: {type(error).__name__}: {error}") from error
+    found: Any = module
+    for part in source.name.split("."):
+        if not hasattr(found, part):
+            near = [n for n, value in vars(found).items() if callable(value) and not n.startswith("_")]
+            raise TargetError(f"target {source}: there is no {part!r} in it; it has {', '.join(near[:8]) or 'nothing'}")
+        found = getattr(found, part)
+    if isinstance(found, Target):
+        return found
+    if not callable(found):
+        raise TargetError(f"target {source} is {type(found).__name__}, neither callable nor a verify.Target")
+    return Target(attend=found)
+
+
+def _load_file(path: Path) -> Any:
+    if not path.is_file():
+        raise TargetError(f"target file {path} is not there")
+    if (folder := str(path.parent)) not in sys.path:
+        sys.path.insert(0, folder)
+    name = path.stem
+    if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
+        return sys.modules[name]
+    if name in sys.modules or importlib.util.find_spec(name) is None or name in sys.stdlib_module_names:
+        name = f"attention_gate_target_{path.stem}"  # never shadow a module that others rely on
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def as_target(target: Target | Callable[..., Any] | str) -> tuple[Target, Source]:
+    """A target and its source, from a Target, a callable or the text that the command line takes."""
+    if isinstance(target, str):
+        source = parse_source(target)
+        return load(source), source
+    found = target if isinstance(target, Target) else Target(attend=target)
+    return found, source_of(found.attend)
+
+
+def supported(target: Target, **changes: Any) -> Target:
+    """The same target with other capabilities."""
+    return dataclasses.replace(target, **changes)

@@ -1,0 +1,1 @@
+"""Worlds: processes that stay, one per rank, in which the judged attention runs."""

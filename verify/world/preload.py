@@ -1,0 +1,13 @@
+"""Imported once by the fork server: what every worker needs, so that a worker starts in milliseconds."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # more threads than cores make everything several times slower
+
+import numpy as np  # noqa: F401
+import torch
+import torch.distributed
+
+import verify.world.worker  # noqa: F401
+
+torch.set_num_threads(1)
