@@ -98,6 +98,7 @@ def attention_gradients(
 def _weights(Q: Floats, K: Floats, M: Floats, scale: float) -> tuple[Floats, Floats]:
     seen = M > 0
     s = np.where(seen, scale * (Q @ _T(K)), -np.inf)
+    # Only seen logits may set the maximum, else a huge unseen one drives every term to 0; nothing seen has no maximum.
     top = np.where(seen.any(axis=-1, keepdims=True), s.max(axis=-1, keepdims=True, initial=-np.inf), 0.0)
     terms = M * np.exp(s - top)
     total = terms.sum(axis=-1, keepdims=True)

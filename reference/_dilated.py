@@ -84,6 +84,7 @@ def _detached_gradients(
     of_branches = []
     for mask in masks:
         _, branch_lse = weights(query, key, mask, scale)
+        # A branch in which query i sees nothing has no weight, also where no branch has any: -inf - -inf is NaN.
         w = np.where(np.isneginf(branch_lse), 0.0, np.exp(branch_lse - lse))
         branch_grad_out = w.swapaxes(1, 2)[..., None] * grad_out
         of_branches.append(attention_gradients(query, key, value, mask, branch_grad_out, scale))

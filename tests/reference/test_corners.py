@@ -48,12 +48,12 @@ def test_sees_nothing_is_told_apart_from_lse_zero():
     np.testing.assert_array_equal(out, [[value[0, 1], np.zeros((1, 4))]])
 
 
-@pytest.mark.parametrize("logit", [1e4, 3e4, -1e4, 1e6, 1e300])
+@pytest.mark.parametrize("logit", [1e4, 3e4, -1e4, 1e300, -1e300])
 def test_huge_logits_keep_their_softmax(logit):
-    """Logits L, L and L/2 seen once, twice and once: weights 1/3, 2/3, 0 or, for negative L, 0, 0, 1."""
-    query, key = np.full((1, 1, 1, 1), logit), np.array([1.0, 1.0, 0.5]).reshape(1, 3, 1, 1)
-    P, lse = reference.weights(query, key, [[[1, 2, 1]]], scale=1.0)
-    expected, top = ([1 / 3, 2 / 3, 0], logit + np.log(3)) if logit > 0 else ([0, 0, 1], logit / 2)
+    """Logits L, L and L/2 seen once, twice and once: weights 1/3, 2/3, 0 or, for negative L, 0, 0, 1. 0 is unseen."""
+    query, key = np.full((1, 1, 1, 1), logit), np.array([1.0, 1.0, 0.5, 0.0]).reshape(1, 4, 1, 1)
+    P, lse = reference.weights(query, key, [[[1, 2, 1, 0]]], scale=1.0)
+    expected, top = ([1 / 3, 2 / 3, 0, 0], logit + np.log(3)) if logit > 0 else ([0, 0, 1, 0], logit / 2)
     np.testing.assert_allclose(P[0, 0, 0], expected, rtol=1e-15, atol=0)
     np.testing.assert_allclose(lse, [[[top]]], rtol=1e-15)
 
@@ -180,7 +180,7 @@ def test_inputs_are_left_alone_and_results_are_new(dialect):
 
 def test_any_strides():
     arrays = Case(7, ((3, 1),), kv_heads=2, batch=2).arrays()
-    strided = [np.repeat(array, 2, axis=3)[::-1, :, ::-1, ::2][::-1, :, ::-1] for array in arrays]
+    strided = [array[::-1].swapaxes(1, 3).copy().swapaxes(1, 3)[::-1] for array in arrays]
     options = {"segment_lengths": [3, 7], "dilation_rates": [1, 2]}
     assert not any(array.flags.c_contiguous for array in strided)
     for ours, same in zip(
