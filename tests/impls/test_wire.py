@@ -1,0 +1,193 @@
+"""What travels, counted where it leaves: nothing that is not needed, nothing twice, and how much is held meanwhile."""
+
+import gc
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from tests.impls.cases import IMPLEMENTATIONS, Case, assert_close, run_case, shard_of
+from tests.impls.test_plan import visible_pairs
+from tests.impls.worlds import results
+
+ELEMENT = {"float64": 8, "float32": 4, "bfloat16": 2}
+
+CASES = {
+    "dense": Case(16, ((16, 1),), heads=4, kv_heads=2),
+    "dense causal": Case(16, ((16, 1),), is_causal=True, heads=4, kv_heads=2),
+    "bfloat16": Case(16, ((16, 1),), heads=4, kv_heads=2, dtype="bfloat16"),
+    "nested branches": Case(16, ((4, 1), (8, 2), (16, 4)), heads=4, kv_heads=4, batch=2),
+    "nested branches causal": Case(16, ((4, 1), (8, 2), (16, 4)), is_causal=True, heads=4, kv_heads=4),
+    "inside the shards": Case(16, ((4, 1), (2, 2)), is_causal=True),
+    "misaligned": Case(19, ((7, 3), (5, 2)), heads=6, kv_heads=3),
+    "misaligned causal": Case(19, ((7, 3), (5, 2)), is_causal=True, heads=6, kv_heads=3),
+    "fewer rows than ranks": Case(3, ((3, 1),), is_causal=True),
+}
+
+
+class Counted:
+    """Bytes that this rank sends to each other rank, at the one door that messages leave by."""
+
+    def __init__(self) -> None:
+        self.sent = [0] * dist.get_world_size()
+        self.pass_sent: dict[str, list[int]] = {}
+
+    def batch_isend_irecv(self, batch: list[dist.P2POp]) -> list[dist.Work]:
+        for message in batch:
+            if message.op is dist.isend:
+                self.sent[message.group_peer] += message.tensor.nbytes
+        return self._batch_isend_irecv(batch)
+
+    def all_to_all_single(
+        self, incoming: torch.Tensor, outgoing: torch.Tensor, *splits: list[int], **options: Any
+    ) -> None:
+        if splits:  # Verdicts have none.
+            row = outgoing[:1].nbytes
+            self.sent = [bytes_sent + rows * row for bytes_sent, rows in zip(self.sent, splits[1], strict=True)]
+        self._all_to_all_single(incoming, outgoing, *splits, **options)
+
+    _batch_isend_irecv = staticmethod(dist.batch_isend_irecv)
+    _all_to_all_single = staticmethod(dist.all_to_all_single)
+
+    def taken(self) -> list[int]:
+        """Return what was sent since this was last asked."""
+        sent, self.sent = self.sent, [0] * len(self.sent)
+        return sent
+
+
+def run_counted(rank: int, implementation: str, case: Case) -> tuple[list[int], list[int]]:
+    counted = Counted()
+    original = torch.Tensor.backward
+    passes = []
+
+    def backward(*arguments: Any, **options: Any) -> None:
+        passes.append(counted.taken())
+        original(*arguments, **options)
+
+    with (
+        patch.object(dist, "batch_isend_irecv", counted.batch_isend_irecv),
+        patch.object(dist, "all_to_all_single", counted.all_to_all_single),
+        patch.object(torch.Tensor, "backward", backward),
+    ):
+        run_case(rank, implementation, case)
+    return passes[0], counted.taken()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("name", CASES)
+def test_each_pass_sends_exactly_the_rows_that_are_seen_elsewhere(implementation: str, name: str, size: int) -> None:
+    case = CASES[name]
+    rows = travelling_rows(case, size)
+    row = case.batch * (case.head_dim + case.value_dim)
+    forward = rows * row * ELEMENT[case.dtype]
+    home = rows.T * row * ELEMENT["float32" if case.dtype == "bfloat16" else case.dtype]
+    for rank, (sent_forward, sent_backward) in enumerate(results(size, run_counted, implementation, case)):
+        assert sent_forward == forward[rank].tolist()
+        assert sent_backward == (forward + home)[rank].tolist()
+
+
+def travelling_rows(case: Case, size: int) -> np.ndarray:
+    """Return how many (row, kv head) of each rank each other rank sees, from the definition."""
+    visible = np.any(
+        [visible_pairs(case.length, branch, case.is_causal, case.heads) for branch in case.branches], axis=0
+    )
+    per_kv_head = visible.reshape(case.kv_heads, -1, case.length, case.length).any(1)
+    rows = np.zeros((size, size), dtype=int)
+    for source in range(size):
+        for destination in range(size):
+            if source != destination:
+                queries, keys = (shard_of(case.length, size, rank) for rank in (destination, source))
+                rows[source, destination] = per_kv_head[:, queries, keys].any(1).sum()
+    return rows
+
+
+def test_the_bound_of_causal_dense_attention() -> None:
+    """The counted rows are the theory's: rank t receives the rows of the t ranks before it."""
+    case = CASES["dense causal"]
+    assert travelling_rows(case, 4).sum(0).tolist() == [rank * 4 * case.kv_heads for rank in range(4)]
+
+
+def run_watched(rank: int, case: Case) -> int:
+    """Return the largest number of received blocks that were alive when a hop of the forward ring was posted."""
+    from impls import robust
+
+    alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+    most = 0
+
+    def new_parcel(*arguments: Any) -> torch.Tensor:
+        nonlocal most
+        parcel = original(*arguments)
+        alive.add(parcel)
+        most = max(most, len(alive))
+        return parcel
+
+    original = robust.new_parcel
+    with patch.object(robust, "new_parcel", new_parcel), torch.no_grad():
+        run_forward(rank, case)
+    return most
+
+
+def run_forward(rank: int, case: Case) -> None:
+    from tests.impls.cases import attend, own_tensors
+
+    query, key, value, _ = own_tensors(case, dist.get_world_size(), rank)
+    attend("robust")(query, key, value, sequence_length=case.length, **case.options)
+
+
+def test_the_ring_holds_two_travelling_blocks_however_many_hops() -> None:
+    assert results(4, run_watched, CASES["dense"]) == [2, 2, 2, 2]
+
+
+def run_many_times(rank: int, implementation: str, case: Case) -> int:
+    """Return by how many the living tensors grew from the second call to the twelfth."""
+    counts = []
+    for _ in range(12):
+        run_case(rank, implementation, case)
+        gc.collect()
+        counts.append(sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()))
+    return counts[-1] - counts[1]
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_nothing_piles_up_from_call_to_call(implementation: str) -> None:
+    assert results(3, run_many_times, implementation, CASES["misaligned causal"]) == [0, 0, 0]
+
+
+def run_late(rank: int, implementation: str, case: Case, late_ranks: list[int]) -> dict[str, np.ndarray]:
+    """Run with some ranks late for each exchange, and with received rows NaN until they have arrived."""
+    from impls import robust
+
+    def late(post: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            if rank in late_ranks:
+                time.sleep(0.03)
+            return post(*arguments, **options)
+
+        return wrapped
+
+    def poisoned(*arguments: Any) -> torch.Tensor:
+        return new_parcel(*arguments).fill_(float("nan"))
+
+    new_parcel = robust.new_parcel
+    patches: list[AbstractContextManager] = [
+        patch.object(dist, "batch_isend_irecv", late(dist.batch_isend_irecv)),
+        patch.object(dist, "all_to_all_single", late(dist.all_to_all_single)),
+        patch.object(robust, "new_parcel", poisoned),
+    ]
+    with patches[0], patches[1], patches[2]:
+        return run_case(rank, implementation, case)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("late_ranks", [[0], [2], [1, 3]])
+def test_late_ranks_change_nothing(implementation: str, late_ranks: list[int]) -> None:
+    case = CASES["misaligned"]
+    assert_close(results(4, run_late, implementation, case, late_ranks), case)
