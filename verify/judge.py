@@ -139,7 +139,8 @@ def _wrong(
     case: Case, positions: Sequence[np.ndarray], name: str, got: np.ndarray, answer: Answer, share: np.ndarray
 ) -> Finding:
     wrong: np.ndarray = np.logical_not(share <= 1.0)
-    by_position: np.ndarray = np.moveaxis(wrong, 2 if name == "lse" else 1, 0).reshape(case.length, -1).any(axis=1)
+    by_row = np.moveaxis(wrong, 2 if name == "lse" else 1, 0).reshape(case.length, -1)
+    by_position = np.asarray(by_row.any(axis=1))
     bad = [rank for rank, owned in zip(case.ranks, positions, strict=True) if by_position[owned].any()]
     good = [rank for rank, owned in zip(case.ranks, positions, strict=True) if len(owned) and rank not in bad]
     extent = f"{wrong.sum()} of {wrong.size} elements, on {ranks(bad)}"

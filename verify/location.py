@@ -43,7 +43,7 @@ def _sight(case: Case, positions: Sequence[np.ndarray], position: int, head: int
     masks = reference.branch_masks(case.length, case.heads, branches, case.is_causal)
     group = case.heads // case.kv_heads
     if kv:
-        seen: np.ndarray = masks[:, head * group : (head + 1) * group, :, position].any(axis=1)
+        seen = np.asarray(masks[:, head * group : (head + 1) * group, :, position].any(axis=1))
         whom, what = "is seen by queries", f"the key at position {position}"
     else:
         seen = masks[:, head, position, :]
