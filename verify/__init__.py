@@ -8,5 +8,6 @@ from verify.case import Case
 from verify.gate import check
 from verify.report import CheckResult, Example, Failure, Report
 from verify.target import Target, TargetError
+from verify.text import text
 
-__all__ = ["Case", "CheckResult", "Example", "Failure", "Report", "Target", "TargetError", "check"]
+__all__ = ["Case", "CheckResult", "Example", "Failure", "Report", "Target", "TargetError", "check", "text"]

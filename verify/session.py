@@ -15,6 +15,7 @@ from verify.layouts import layout_function
 from verify.oracle import Answer, answer
 from verify.procedures import Attended
 from verify.target import Source, Target
+from verify.world.joined import JoinedWorlds
 from verify.world.local import Worlds
 from verify.world.messages import Job, Run
 
@@ -27,7 +28,7 @@ class Session:
 
     target: Target
     source: Source
-    worlds: Worlds
+    worlds: Worlds | JoinedWorlds
     world_sizes: tuple[int, ...]
     tried: set[Case] = field(default_factory=set)
 

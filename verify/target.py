@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib
 import importlib.util
 import inspect
@@ -172,8 +173,10 @@ def load(source: Source) -> Target:
     found: Any = module
     for part in source.name.split("."):
         if not hasattr(found, part):
-            near = [n for n, value in vars(found).items() if callable(value) and not n.startswith("_")]
-            raise TargetError(f"target {source}: there is no {part!r} in it; it has {', '.join(near[:8]) or 'nothing'}")
+            names = [name for name, value in vars(found).items() if callable(value) and not name.startswith("_")]
+            near = difflib.get_close_matches(part, names, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(names[:8]) or 'nothing to call'}"
+            raise TargetError(f"target {source}: there is no {part!r} in it; {hint}")
         found = getattr(found, part)
     if isinstance(found, Target):
         return found

@@ -1,0 +1,82 @@
+"""The command line: ``python -m verify COMMAND …``, or ``attention-gate COMMAND …``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+#: Commands in the order of the help; each is a module of verify.commands, imported when it is asked for.
+COMMANDS = {
+    "gate": "judge an implementation",
+    "replay": "run one saved failing example again",
+    "doctor": "say what this machine can run, with a tiny real exchange on each backend",
+}
+
+#: Exit statuses: conforms, does not, cannot be judged, the harness failed or did not finish.
+CONFORMS, DOES_NOT, CANNOT_BE_JUDGED, NOT_FINISHED = range(4)
+
+
+class UsageError(Exception):
+    """Something the user can mend: one line that says what to do."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status. Errors of use are one line on standard error, never a traceback."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, _terminate)
+    parser = _parser(arguments[0] if arguments else "")
+    try:
+        options = parser.parse_args(arguments)
+        from verify.replay import ReplayError
+        from verify.target import TargetError
+        from verify.world.local import WorldError
+    except ImportError as error:
+        return _refuse(f"{error}; attention-gate needs torch, numpy and hypothesis: pip install torch numpy hypothesis")
+    try:
+        module = importlib.import_module(f"verify.commands.{options.command}")
+        status: int = module.run(options)
+        sys.stdout.flush()
+        return status
+    except (UsageError, TargetError, ReplayError, ValueError) as error:
+        return _refuse(str(error))
+    except WorldError as error:
+        return _refuse(str(error), NOT_FINISHED)
+    except BrokenPipeError:
+        # The reader of our output went away: nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOT_FINISHED
+    except OSError as error:
+        return _refuse(str(error), NOT_FINISHED)
+    except KeyboardInterrupt:
+        return _refuse("interrupted", NOT_FINISHED)
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="attention-gate",
+        description="Judges distributed attention against a float64 oracle, gradients included.",
+        epilog="exit status: 0 conforms, 1 does not, 2 cannot be judged, 3 the harness failed or did not finish",
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, words in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=words, description=words[0].upper() + words[1:] + ".")
+        if name == command:
+            importlib.import_module(f"verify.commands.{name}").add_arguments(subparser)
+    return parser
+
+
+def _refuse(message: str, status: int = CANNOT_BE_JUDGED) -> int:
+    print(f"attention-gate: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _terminate(*_: object) -> None:
+    raise KeyboardInterrupt  # SIGTERM ends a run as Ctrl-C does: the worlds are closed, the rest is reported
+
+
+if __name__ == "__main__":
+    sys.exit(main())
