@@ -4,10 +4,42 @@ report = verify.check("my_module:attend")
 assert report.verdict == "pass", verify.text(report)
 """
 
-from verify.case import Case
-from verify.gate import check
-from verify.report import CheckResult, Example, Failure, Report
-from verify.target import Target, TargetError
-from verify.text import text
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from verify.case import Case
+    from verify.gate import check
+    from verify.report import CheckResult, Example, Failure, Report
+    from verify.report_text import text
+    from verify.target import Target, TargetError
 
 __all__ = ["Case", "CheckResult", "Example", "Failure", "Report", "Target", "TargetError", "check", "text"]
+
+#: Where each public name lives. Imported when it is asked for: every pytest run that has the plugin installed imports
+#: this package, and must not pay for torch. No submodule may have a public name, or importing it would hide the name.
+_HOMES = {
+    "Case": "verify.case",
+    "CheckResult": "verify.report",
+    "Example": "verify.report",
+    "Failure": "verify.report",
+    "Report": "verify.report",
+    "Target": "verify.target",
+    "TargetError": "verify.target",
+    "check": "verify.gate",
+    "text": "verify.report_text",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

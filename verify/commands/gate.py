@@ -11,7 +11,7 @@ from verify.gate import DEFAULT_WORLD_SIZES, check
 from verify.profiles import PROFILES
 from verify.progress import ProgressLine
 from verify.replay import write_whole
-from verify.text import text
+from verify.report_text import text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
