@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -135,9 +135,9 @@ def judge(session: Session, options: Options, progress: Progress) -> Report:
     results: dict[str, CheckResult] = {}
     error = None
     try:
-        _load_everywhere(session)
+        load_everywhere(session)
         for one in wanted:
-            results[one.name] = result = _result(one, session, options, results, progress)
+            results[one.name] = result = run_check(one, session, options, results, progress)
             progress.finished(result)
             if options.fail_fast and result.failure is not None:
                 break
@@ -169,7 +169,7 @@ def judge(session: Session, options: Options, progress: Progress) -> Report:
     )
 
 
-def _load_everywhere(session: Session) -> None:
+def load_everywhere(session: Session) -> None:
     """Import the target on every rank of every world, so that no example pays for it; TargetError if one cannot."""
     for size in session.world_sizes:
         run = session.worlds[size].run(Job("load", session.source, (), ()))
@@ -177,9 +177,10 @@ def _load_everywhere(session: Session) -> None:
             raise TargetError(f"target {session.source} loads here, but not in a rank: {finding.headline}")
 
 
-def _result(
-    check: Check, session: Session, options: Options, earlier: dict[str, CheckResult], progress: Progress
+def run_check(
+    check: Check, session: Session, options: Options, earlier: Mapping[str, CheckResult], progress: Progress
 ) -> CheckResult:
+    """Run one check; it is blocked if one of the ``earlier`` results that it builds on is a failure."""
     if reason := check.missing(session.target, session.world_sizes):
         return _untried(check, "unsupported", reason)
     for name in check.builds_on:

@@ -1,0 +1,208 @@
+"""The gate in pytest: one test for each check of a target.
+
+pytest --pyargs verify --attention-target my.module:attend --attention-profile quick
+
+Every pytest run that finds this plugin installed imports it, so that nothing heavy may be imported at its top.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from verify.checks import Check
+    from verify.gate import Options
+    from verify.report import CheckResult
+    from verify.session import Session
+
+#: The file whose collection yields the checks: it is found by ``--pyargs verify``.
+_FILE = Path(__file__).with_name("gate.py")
+
+_HOW = "pytest --pyargs verify --attention-target my.module:attend"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of the gate, in a group of their own."""
+    group = parser.getgroup("attention-gate", "judging distributed attention (attention-gate)")
+    group.addoption("--attention-target", metavar="TARGET", help="module:name or path/to/file.py:name to be judged")
+    group.addoption(
+        "--attention-profile", metavar="PROFILE", default="standard", help="quick, standard (default) or thorough"
+    )
+    group.addoption(
+        "--attention-world-sizes", metavar="1,2,3,4", default="1,2,3,4", help="numbers of ranks (default: 1,2,3,4)"
+    )
+    group.addoption("--attention-seed", metavar="S", type=int, default=0, help="which examples are tried (default: 0)")
+    group.addoption("--attention-device", metavar="DEVICE", default="cpu", help="cpu (default) or cuda")
+    group.addoption("--attention-save", metavar="DIR", help="folder for failing examples (default: none is saved)")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Refuse, before anything is collected, what cannot be judged."""
+    config = session.config
+    if config.getoption("--attention-target") is not None:
+        config.stash[_JUDGE] = Judge(config)
+    elif config.getoption("pyargs") and any(_is_this_package(argument) for argument in config.args):
+        raise pytest.UsageError(f"there is nothing to judge without --attention-target: {_HOW}")
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """What is judged, and how."""
+    target = config.getoption("--attention-target")
+    if target is None:
+        return None
+    names = ("profile", "world-sizes", "seed", "device")
+    values = (f"{name.replace('-', ' ')} {config.getoption(f'--attention-{name}')}" for name in names)
+    return f"attention gate: judging {target}, {', '.join(values)}"
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """The gate's own file yields the checks, if there is a target."""
+    if parent.config.getoption("--attention-target") is None or file_path != _FILE:
+        return None
+    return CheckFile.from_parent(parent, path=file_path, nodeid="attention-gate")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """One line with the counts of the checks that were tried, wherever they ran."""
+    target = config.getoption("--attention-target")
+    if target is None:
+        return
+    outcomes: Counter[str] = Counter()
+    examples = 0
+    for report in _reports(terminalreporter.stats):
+        told = dict(report.user_properties)
+        if "attention_outcome" in told:
+            outcomes[told["attention_outcome"]] += 1
+            examples += told["attention_examples"]
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()) or "no check was tried"
+    terminalreporter.write_line(f"attention gate: {target}: {counts} ({examples:,} examples)")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End the processes of the worlds."""
+    judge = session.config.stash.get(_JUDGE, None)
+    if judge is not None:
+        judge.close()
+
+
+class Judge:
+    """The target of this process and its worlds, started at the first check: each xdist worker has its own."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        from verify.commands.gate import world_sizes
+        from verify.gate import Options
+        from verify.target import TargetError, as_target
+
+        try:
+            self.options: Options = Options(
+                profile=config.getoption("--attention-profile"),
+                world_sizes=world_sizes(config.getoption("--attention-world-sizes")),
+                device=config.getoption("--attention-device"),
+                seed=config.getoption("--attention-seed"),
+                save=config.getoption("--attention-save"),
+            )
+            self.target, self.source = as_target(config.getoption("--attention-target"))
+        except (ValueError, TargetError, ArgumentTypeError) as error:
+            raise pytest.UsageError(" ".join(str(error).split())) from error
+        self.results: dict[str, CheckResult] = {}
+        self._session: Session | None = None
+
+    def run(self, check: Check) -> CheckResult:
+        """Run one check, unless one that it builds on has failed in this process."""
+        from verify.gate import Silent, run_check
+
+        result = run_check(check, self._started(), self.options, self.results, Silent())
+        self.results[check.name] = result
+        return result
+
+    def close(self) -> None:
+        """End the worlds."""
+        if self._session is not None:
+            self._session.worlds.close()
+
+    def _started(self) -> Session:
+        from verify.gate import load_everywhere
+        from verify.session import Session
+        from verify.world.local import Worlds
+
+        if self._session is None:
+            worlds = Worlds(device=self.options.device)
+            self._session = Session(self.target, self.source, worlds, self.options.world_sizes)
+            load_everywhere(self._session)
+        return self._session
+
+
+_JUDGE = pytest.StashKey[Judge]()
+
+
+class CheckFile(pytest.File):
+    """All checks, in their order."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        """One item for each check."""
+        from verify.checks import CHECKS
+
+        for check in CHECKS:
+            yield CheckItem.from_parent(self, name=check.name, check=check)
+
+
+class CheckItem(pytest.Item):
+    """One check of the target as a test."""
+
+    def __init__(self, *, check: Check, **others: Any) -> None:
+        super().__init__(**others)
+        self.check = check
+
+    def runtest(self) -> None:
+        """Run the check; skip with the reason where it was not tried, fail with its report."""
+        judge = self.config.stash[_JUDGE]
+        result = judge.run(self.check)
+        self.user_properties += [("attention_outcome", result.outcome), ("attention_examples", result.examples)]
+        if result.outcome == "unsupported":
+            pytest.skip(f"not supported: {result.reason}")
+        if result.outcome == "blocked":
+            failed = [name for name in self.check.builds_on if judge.results.get(name, result).outcome not in _FINE]
+            pytest.skip(f"blocked by {' and '.join(failed)}")
+        if result.failure is not None:
+            raise CheckFailed(result, str(judge.source))
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """The report of the check, without the harness's own frames; any other exception as pytest shows it."""
+        if isinstance(excinfo.value, CheckFailed):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        """Where the test is, as its heading shows it."""
+        return self.path, None, f"{self.name}: the target {self.check.promise}"
+
+
+_FINE = ("pass", "unsupported")
+
+
+class CheckFailed(Exception):
+    """A check's failure; its text is the bug report."""
+
+    def __init__(self, result: CheckResult, target: str) -> None:
+        from verify.report_text import failure_text
+
+        assert result.failure is not None
+        super().__init__(failure_text(result, result.failure, target))
+
+
+def _reports(stats: dict[str, list[Any]]) -> Iterator[Any]:
+    """The reports of the calls themselves: a test that is skipped has one for its set-up too."""
+    for reports in stats.values():
+        yield from (report for report in reports if getattr(report, "when", None) == "call")
+
+
+def _is_this_package(argument: str) -> bool:
+    """Whether pytest made that argument from the name of this package."""
+    return Path(argument.partition("::")[0]) in (_FILE.parent, _FILE) or argument.partition(".")[0] == "verify"
