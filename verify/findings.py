@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from verify.case import Case
+from verify.frames import own_frames
 from verify.world.messages import Died, Raised, Returned, Run, Stuck
 
 
@@ -63,23 +64,32 @@ def _crash(run: Run) -> Finding:
     if others := [rank for rank in failed if rank != first]:
         headline += f"; so did {ranks(others)}" if _same(failed) else f"; {ranks(others)} failed too"
     if waiting:
-        headline += f"; {ranks(waiting)} {'was' if len(waiting) == 1 else 'were'} left waiting"
+        headline += f"; {ranks(waiting)} {_were(waiting)} left waiting"
     details = []
     if isinstance(reply, Raised) and reply.traceback:
-        details += [f"rank {first} raised at", *reply.traceback.rstrip().splitlines()]
+        details += [f"rank {first} raised at", *own_frames(reply.traceback)]
     if isinstance(reply, Died) and reply.output.strip():
         details += [f"the last that rank {first} printed", *_tail(reply.output)]
     return Finding("crash", headline, tuple(details + list(_stacks(run))))
 
 
 def _stacks(run: Run) -> list[str]:
+    """Where the ranks were; those that were at the same place are told together."""
+    places: dict[tuple[str, ...], list[int]] = {}
     lines = []
     for rank, reply in enumerate(run.replies):
         if isinstance(reply, Stuck):
-            lines += [f"rank {rank} was at", *reply.stack.splitlines()]
-            if reply.output.strip():
-                lines += [f"the last that rank {rank} printed", *_tail(reply.output)]
+            places.setdefault(tuple(own_frames(reply.stack)), []).append(rank)
+    for place, where in places.items():
+        lines += [f"{ranks(where)} {_were(where)} at", *place]
+    for rank, reply in enumerate(run.replies):
+        if isinstance(reply, Stuck) and reply.output.strip():
+            lines += [f"the last that rank {rank} printed", *_tail(reply.output)]
     return lines
+
+
+def _were(which: list[int]) -> str:
+    return "was" if len(which) == 1 else "were"
 
 
 def _same(failed: dict[int, Raised | Died]) -> bool:

@@ -185,7 +185,7 @@ def run_check(
         return _untried(check, "unsupported", reason)
     for name in check.builds_on:
         if name in earlier and earlier[name].outcome in ("fail", "crash", "hang", "blocked"):
-            return _untried(check, "blocked", f"it builds on {name}, which did not pass")
+            return _untried(check, "blocked", f"builds on {name}, which did not pass")
     planned = examples(options.profile, check.weight)
     progress.started(check, planned)
     start = time.monotonic()

@@ -28,7 +28,8 @@ def text(report: Report) -> str:
     for check in report.checks:
         if check.failure is not None:
             lines += [failure_text(check, check.failure, report.target), ""]
-    lines += [_line(check) for check in report.checks]
+    lines += [_line(check) for check in report.checks if check.outcome != "blocked"]
+    lines += _blocked(report)
     lines += ["", *_summary(report)]
     return "\n".join(lines)
 
@@ -65,6 +66,15 @@ def _line(check: CheckResult) -> str:
     if check.failure is not None:
         return f"{line} {check.examples:>6} examples {check.seconds:>6.1f} s  {check.failure.finding.headline}"
     return f"{line} {check.reason}"
+
+
+def _blocked(report: Report) -> list[str]:
+    """The blocked checks in a line for each check that blocks them: they say nothing, and are no failures."""
+    blocked: dict[str, list[str]] = {}
+    for check in report.checks:
+        if check.outcome == "blocked":
+            blocked.setdefault(check.reason, []).append(check.name)
+    return [f"{_MARKS['blocked']:>8}  {reason}: {', '.join(names)}" for reason, names in blocked.items()]
 
 
 def _summary(report: Report) -> list[str]:

@@ -175,7 +175,8 @@ def load(source: Source) -> Target:
         if not hasattr(found, part):
             names = [name for name, value in vars(found).items() if callable(value) and not name.startswith("_")]
             near = difflib.get_close_matches(part, names, n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(names[:8]) or 'nothing to call'}"
+            there = ", ".join(names[:8]) or "nothing to call"
+            hint = f"did you mean {' or '.join(near)}?" if near else f"it has {there}"
             raise TargetError(f"target {source}: there is no {part!r} in it; {hint}")
         found = getattr(found, part)
     if isinstance(found, Target):

@@ -131,7 +131,7 @@ def _poisons(session: Session) -> st.SearchStrategy[Detail]:
 DTYPES_CHECK = Check(
     name="dtypes",
     promise="returns results and gradients in the dtype and shape of its inputs, and an lse no narrower than float32",
-    builds_on=("forward",),
+    builds_on=("forward", "gradients"),
     axes=lambda target, sizes: (
         plain(requires_grad=("qkv",) if target.gradients else ("",))(target, sizes)
         | {"dtype": tuple(reversed(target.dtypes))}
@@ -152,7 +152,7 @@ PRECISION = Check(
 NON_FINITE = Check(
     name="non-finite",
     promise="lets NaN and infinity go where arithmetic takes them, and neither raises nor hangs",
-    builds_on=("forward",),
+    builds_on=("forward", "gradients"),
     axes=lambda target, sizes: plain(requires_grad=("qkv",) if target.gradients else ("",), data=("normal",))(
         target, sizes
     ),
