@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
@@ -67,18 +68,21 @@ class Case:
                 f"Case.segment_lengths {self.segment_lengths} and dilation_rates {self.dilation_rates} "
                 "must have the same number of entries, at least one"
             )
-        if any(type(x) is not int or x < 1 for x in (*self.segment_lengths, *self.dilation_rates)):
+        tuples = isinstance(self.segment_lengths, tuple) and isinstance(self.dilation_rates, tuple)
+        if not tuples or any(type(x) is not int or x < 1 for x in (*self.segment_lengths, *self.dilation_rates)):
             raise ValueError(
                 f"Case.segment_lengths {self.segment_lengths} and dilation_rates {self.dilation_rates} "
-                "must hold positive integers"
+                "must be tuples of positive integers"
             )
         if self.group is not None and (
-            not self.group
+            not isinstance(self.group, tuple)
+            or not self.group
             or any(type(r) is not int or not 0 <= r < self.world_size for r in self.group)
             or list(self.group) != sorted(set(self.group))
         ):
             raise ValueError(
-                f"Case.group is {self.group}; it must be None or ascending ranks below world_size {self.world_size}"
+                f"Case.group is {self.group}; it must be None or a tuple of ascending ranks "
+                f"below world_size {self.world_size}"
             )
         if not self.pass_length and self.length % self.shards:
             raise ValueError(
@@ -87,6 +91,12 @@ class Case:
             )
         if self.requires_grad not in ("", "q", "k", "v", "qk", "qv", "kv", "qkv"):
             raise ValueError(f"Case.requires_grad is {self.requires_grad!r}; it must be a part of 'qkv', in that order")
+        for name in ("pass_length", "is_causal"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"Case.{name} is {getattr(self, name)!r}; it must be True or False")
+        # A comparison that NaN fails too.
+        if self.scale is not None and not (type(self.scale) in (float, int) and abs(self.scale) <= sys.float_info.max):
+            raise ValueError(f"Case.scale is {self.scale!r}; it must be None or a finite number")
         one_of("Case.dtype", self.dtype, DTYPES)
         one_of("Case.data", self.data, DATA_STYLES)
         one_of("Case.buffers", self.buffers, BUFFERS)
