@@ -10,21 +10,36 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from verify.capabilities import NOT_YET, KnownFailure
     from verify.case import Case
     from verify.gate import check
     from verify.report import CheckResult, Example, Failure, Report
     from verify.report_text import text
     from verify.target import Target, TargetError
 
-__all__ = ["Case", "CheckResult", "Example", "Failure", "Report", "Target", "TargetError", "check", "text"]
+__all__ = [
+    "NOT_YET",
+    "Case",
+    "CheckResult",
+    "Example",
+    "Failure",
+    "KnownFailure",
+    "Report",
+    "Target",
+    "TargetError",
+    "check",
+    "text",
+]
 
 #: Where each public name lives. Imported when it is asked for: every pytest run that has the plugin installed imports
 #: this package, and must not pay for torch. No submodule may have a public name, or importing it would hide the name.
 _HOMES = {
+    "NOT_YET": "verify.capabilities",
     "Case": "verify.case",
     "CheckResult": "verify.report",
     "Example": "verify.report",
     "Failure": "verify.report",
+    "KnownFailure": "verify.capabilities",
     "Report": "verify.report",
     "Target": "verify.target",
     "TargetError": "verify.target",

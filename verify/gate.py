@@ -18,6 +18,7 @@ from verify.choices import one_of
 from verify.coverage import covered_pairs
 from verify.explain import explain
 from verify.findings import Finding, of_run
+from verify.known import with_known_failures
 from verify.profiles import PROFILES, examples
 from verify.replay import save
 from verify.report import CheckResult, Coverage, Example, Failure, Report, verdict_of
@@ -139,7 +140,7 @@ def judge(session: Session, options: Options, progress: Progress) -> Report:
         for one in wanted:
             results[one.name] = result = run_check(one, session, options, results, progress)
             progress.finished(result)
-            if options.fail_fast and result.failure is not None:
+            if options.fail_fast and verdict_of((result,)) == "fail":
                 break
     except KeyboardInterrupt:
         error = "interrupted"
@@ -171,6 +172,9 @@ def judge(session: Session, options: Options, progress: Progress) -> Report:
 
 def load_everywhere(session: Session) -> None:
     """Import the target on every rank of every world, so that no example pays for it; TargetError if one cannot."""
+    for entry in session.target.known_failures:
+        if entry.check not in BY_NAME:
+            raise TargetError(f"target {session.source}: a known failure names {entry.check!r}, which is no check")
     for size in session.world_sizes:
         run = session.worlds[size].run(Job("load", session.source, (), ()))
         if finding := of_run(run):
@@ -180,11 +184,17 @@ def load_everywhere(session: Session) -> None:
 def run_check(
     check: Check, session: Session, options: Options, earlier: Mapping[str, CheckResult], progress: Progress
 ) -> CheckResult:
-    """Run one check; it is blocked if one of the ``earlier`` results that it builds on is a failure."""
+    """Run one check; it is blocked if one of the ``earlier`` results that it builds on is a failure, known or not."""
+    return with_known_failures(_run_check(check, session, options, earlier, progress), session.target)
+
+
+def _run_check(
+    check: Check, session: Session, options: Options, earlier: Mapping[str, CheckResult], progress: Progress
+) -> CheckResult:
     if reason := check.missing(session.target, session.world_sizes):
         return _untried(check, "unsupported", reason)
     for name in check.builds_on:
-        if name in earlier and earlier[name].outcome in ("fail", "crash", "hang", "blocked"):
+        if name in earlier and earlier[name].outcome in ("fail", "crash", "hang", "blocked", "known"):
             return _untried(check, "blocked", f"builds on {name}, which did not pass")
     planned = examples(options.profile, check.weight)
     progress.started(check, planned)

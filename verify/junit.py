@@ -27,9 +27,9 @@ def junit(report: Report) -> str:
         "testsuite",
         name="attention-gate",
         tests=str(len(report.checks)),
-        failures=str(_count(report, "fail")),
+        failures=str(_count(report, "fail", "stale")),
         errors=str(_count(report, "crash", "hang", "not run")),
-        skipped=str(_count(report, "unsupported", "blocked")),
+        skipped=str(_count(report, "unsupported", "blocked", "known")),
         time=f"{report.seconds:.3f}",
     )
     properties = ElementTree.SubElement(suite, "properties")
@@ -55,7 +55,9 @@ def _testcase(check: CheckResult, report: Report) -> ElementTree.Element:
         headline = check.failure.finding.headline
         told = ElementTree.SubElement(case, kind, type=check.outcome, message=_legal(headline))
         told.text = _legal(failure_text(check, check.failure, report.target))
-    elif check.outcome in ("unsupported", "blocked"):
+    elif check.outcome == "stale":
+        ElementTree.SubElement(case, "failure", type="stale", message=_legal(f"stale: {check.reason}"))
+    elif check.outcome in ("unsupported", "blocked", "known"):
         ElementTree.SubElement(case, "skipped", type=check.outcome, message=_legal(f"{check.outcome}: {check.reason}"))
     elif check.outcome != "pass":
         ElementTree.SubElement(case, "error", type=check.outcome, message=_legal(f"{check.outcome}: {check.reason}"))

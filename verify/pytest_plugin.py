@@ -170,6 +170,10 @@ class CheckItem(pytest.Item):
         if result.outcome == "blocked":
             failed = [name for name in self.check.builds_on if judge.results.get(name, result).outcome not in _FINE]
             pytest.skip(f"blocked by {' and '.join(failed)}")
+        if result.outcome == "known":
+            pytest.xfail(f"known failure: {result.reason}")
+        if result.outcome == "stale":
+            pytest.fail(f"stale entry of known_failures: {result.reason}", pytrace=False)
         if result.failure is not None:
             raise CheckFailed(result, str(judge.source))
 

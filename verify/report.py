@@ -10,8 +10,9 @@ from verify.findings import Finding
 
 SCHEMA = 1
 
-#: Outcomes of a check. "blocked": a check that it builds on failed. "not run": the judgement ended before it.
-OUTCOMES = ("pass", "fail", "crash", "hang", "unsupported", "blocked", "not run")
+#: Outcomes of a check. "blocked": a check that it builds on failed. "not run": the judgement ended before it. "known":
+#: a failure that the target lists as known. "stale": an entry of that list that no longer holds, which is a failure.
+OUTCOMES = ("pass", "fail", "crash", "hang", "unsupported", "blocked", "not run", "known", "stale")
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Report:
     @property
     def ran(self) -> int:
         """Checks that ran."""
-        return sum(check.outcome in ("pass", "fail", "crash", "hang") for check in self.checks)
+        return sum(check.outcome in ("pass", "fail", "crash", "hang", "known") for check in self.checks)
 
     @property
     def exit_status(self) -> int:
@@ -144,7 +145,7 @@ def _check_json(check: CheckResult) -> dict[str, Any]:
 def verdict_of(checks: tuple[CheckResult, ...]) -> str:
     """The verdict that the checks' outcomes add up to: a check that silently did not run is never a pass."""
     outcomes = {check.outcome for check in checks}
-    if outcomes & {"fail", "crash", "hang"}:
+    if outcomes & {"fail", "crash", "hang", "stale"}:
         return "fail"
     if "not run" in outcomes or "blocked" in outcomes or "pass" not in outcomes:
         return "incomplete"

@@ -12,6 +12,8 @@ _MARKS = {
     "unsupported": "-",
     "blocked": "blocked",
     "not run": "not run",
+    "known": "known",
+    "stale": "STALE",
 }
 
 _VERDICTS = {

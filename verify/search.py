@@ -57,7 +57,8 @@ def search(
     axes = check.space(session.target, session.world_sizes)
     largest = session.largest_world
     rows = covering_rows(axes, largest)
-    strategy = st.tuples(cases(axes, rows, largest, check.max_rows), check.detail(session))
+    fit = session.target.fit or (lambda case: case)
+    strategy = st.tuples(cases(axes, rows, largest, check.max_rows).map(fit), check.detail(session))
     found = _Search(check, session, shrink_seconds, progress)
 
     @hypothesis_seed(seed)
@@ -83,7 +84,8 @@ def search(
         for row in rows:
             missing = feasible_pairs(axes, largest) - covered_pairs(found.cases)
             if found.result.finding is None and missing & set(pairs(row)):
-                _one(found, st.tuples(cases(axes, [row], largest, check.max_rows), check.detail(session)), seed)
+                drawn = cases(axes, [row], largest, check.max_rows).map(fit)
+                _one(found, st.tuples(drawn, check.detail(session)), seed)
     return found.result
 
 

@@ -14,7 +14,7 @@ from verify.judge import Verdict, judge
 from verify.layouts import layout_function
 from verify.oracle import Answer, answer
 from verify.procedures import Attended
-from verify.target import Source, Target
+from verify.target import Source, Target, TargetError
 from verify.world.joined import JoinedWorlds
 from verify.world.local import Worlds
 from verify.world.messages import Job, Run
@@ -32,6 +32,13 @@ class Session:
     world_sizes: tuple[int, ...]
     tried: set[Case] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        least = self.target.least_ranks
+        taken = tuple(size for size in self.world_sizes if size >= least)
+        if not taken:
+            raise TargetError(f"target {self.source} needs {least} ranks, and no world of {self.world_sizes} has them")
+        self.world_sizes = taken
+
     @property
     def device(self) -> str:
         """Where the target computes: "cpu" or "cuda"."""
@@ -45,7 +52,13 @@ class Session:
     def positions(self, case: Case) -> tuple[np.ndarray, ...]:
         """The positions that each shard owns."""
         layout = layout_function(self.target.layout)
-        return tuple(np.asarray(layout(shard, case.shards, case.length)) for shard in range(case.shards))
+        owned = tuple(np.asarray(layout(shard, case.shards, case.length)) for shard in range(case.shards))
+        if not np.array_equal(np.sort(np.concatenate(owned)), np.arange(case.length)):
+            raise TargetError(
+                f"target {self.source}: its layout shares {case.length} positions out to {case.shards} ranks as "
+                f"{[part.tolist() for part in owned]}; each position must have one owner"
+            )
+        return owned
 
     def answer(self, case: Case) -> Answer:
         """The oracle's answer in the target's dialect."""

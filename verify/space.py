@@ -36,6 +36,7 @@ def space(target: Target, world_sizes: Sequence[int], **fixed: Sequence[Any]) ->
     for name, values in fixed.items():
         free = name in ("ranks", "requires_grad")  # a check may ask for what is none of the simple defaults
         axes[name] = tuple(value for value in values if free or value in axes[name])
+    axes["ranks"] = tuple(ranks for ranks in axes["ranks"] if ranks >= target.least_ranks)
     return {name: tuple(values) for name, values in axes.items()}
 
 

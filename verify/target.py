@@ -8,11 +8,13 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from verify.capabilities import NOT_YET, Capability, KnownFailure, NotYet
+from verify.case import Case
 from verify.choices import DTYPES, one_of
 from verify.layouts import Layout, layout_function
 
@@ -28,7 +30,7 @@ class TargetError(Exception):
 class Target:
     """An attention to be judged and the part of the contract that it supports.
 
-    >>> target = Target(attend=my_attend, branches="dense", gradients=False)
+    >>> target = Target(attend=my_attend, branches="dense", uneven=False, because={"uneven": "it does not pad"})
 
     A bare callable supports the whole contract. What is not supported is not tried, and the verdict lists it.
 
@@ -37,8 +39,14 @@ class Target:
     - ``masks``: the values of is_causal it takes; ``branches``: "any", or "dense" for the single branch (length, 1).
     - ``dtypes``: names of floating types; ``dialect``: which dilated attention it means.
     - ``grouped_query``, ``value_dim`` (other than head_dim), ``uneven`` shards, ``subgroups``, ``gradients``,
-      ``strides``, ``scales`` (any but the default), ``refusals`` (bad arguments raise on every rank): yes or no.
+      ``strides``, ``scales`` (any but the default), ``refusals`` (bad arguments raise on every rank): True, False, or
+      NOT_YET, which the verdict tells apart.
     - ``lse``: whether ``return_lse=True`` is supported; None: if the signature has that parameter.
+    - ``least_ranks``: the smallest number of ranks that it runs on.
+    - ``fit``: a function that changes a case as little as possible into one that the target takes, and leaves alone one
+      that it takes already: ``lambda case: case.replace(heads=case.heads * case.shards, kv_heads=…)``.
+    - ``because``: reasons by field, for each field that declares a limit; the verdict prints them.
+    - ``known_failures``: checks that fail and are accepted for a while; one that passes all the same is a failure.
     """
 
     attend: Callable[..., Any]
@@ -47,15 +55,19 @@ class Target:
     branches: str = "any"
     dtypes: tuple[str, ...] = DTYPES
     dialect: str = "longnet"
-    grouped_query: bool = True
-    value_dim: bool = True
-    uneven: bool = True
-    subgroups: bool = True
-    gradients: bool = True
-    strides: bool = True
-    scales: bool = True
-    refusals: bool = True
+    grouped_query: Capability = True
+    value_dim: Capability = True
+    uneven: Capability = True
+    subgroups: Capability = True
+    gradients: Capability = True
+    strides: Capability = True
+    scales: Capability = True
+    refusals: Capability = True
     lse: bool | None = None
+    least_ranks: int = 1
+    fit: Callable[[Case], Case] | None = None
+    because: Mapping[str, str] = field(default_factory=dict)
+    known_failures: tuple[KnownFailure, ...] = ()
 
     def __post_init__(self) -> None:
         if not callable(self.attend):
@@ -69,6 +81,21 @@ class Target:
                 raise ValueError(f"Target.{name} is {value!r}; it must be a non-empty tuple without repetition")
             for entry in value:
                 one_of(f"an entry of Target.{name}", entry, allowed)
+        for name in _CAPABILITIES:
+            if not isinstance(getattr(self, name), bool | NotYet):
+                raise ValueError(f"Target.{name} is {getattr(self, name)!r}; it must be True, False or NOT_YET")
+        if type(self.least_ranks) is not int or self.least_ranks < 1:
+            raise ValueError(f"Target.least_ranks is {self.least_ranks!r}; it must be a positive integer")
+        if self.fit is not None and not callable(self.fit):
+            raise TypeError(f"Target.fit is {self.fit!r}; it must be a function from Case to Case")
+        limits = {name for name, _ in self._limits()}
+        if stale := sorted(set(self.because) - limits):
+            raise ValueError(
+                f"Target.because explains {stale[0]!r}, which declares no limit; these do: {sorted(limits)}"
+            )
+        known = [entry.check for entry in self.known_failures]
+        if twice := sorted({name for name in known if known.count(name) > 1}):
+            raise ValueError(f"Target.known_failures has two entries for the check {twice[0]!r}")
 
     @property
     def returns_lse(self) -> bool:
@@ -85,28 +112,51 @@ class Target:
         """The widest dtype it takes, in which logic is judged."""
         return next(dtype for dtype in DTYPES if dtype in self.dtypes)
 
+    def fits(self, case: Case) -> bool:
+        """Whether the target takes that case as it is."""
+        return self.fit is None or self.fit(case) == case
+
     def unsupported(self) -> tuple[str, ...]:
-        """What the target declares that it does not support, in words."""
+        """What the target declares that it does not support, in words, each with its reason if one is given."""
         found = []
-        if self.masks != (False, True) and len(self.masks) == 1:
-            found.append(f"is_causal={not self.masks[0]}")
-        if self.branches != "any":
-            found.append("branches other than the dense one (length, 1)")
-        found += [f"dtype {dtype}" for dtype in DTYPES if dtype not in self.dtypes]
-        words = {
-            "grouped_query": "grouped-query attention (kv_heads < heads)",
-            "value_dim": "value_dim other than head_dim",
-            "uneven": "uneven shards",
-            "subgroups": "sub-groups",
-            "gradients": "gradients",
-            "strides": "inputs that are not contiguous",
-            "scales": "scale other than the default",
-            "refusals": "refusing bad arguments on every rank",
-        }
-        found += [text for name, text in words.items() if not getattr(self, name)]
-        if not self.returns_lse:
-            found.append("return_lse (optional)")
+        for name, words in self._limits():
+            told = [word for word in ("not yet" * (getattr(self, name) is NOT_YET), self.because.get(name, "")) if word]
+            found.append(f"{words} ({': '.join(told)})" if told else words)
         return tuple(found)
+
+    def _limits(self) -> list[tuple[str, str]]:
+        """Each limit: the field that declares it, and what is not supported."""
+        found = []
+        if callable(self.layout) or self.layout != "contiguous":
+            name = self.layout if isinstance(self.layout, str) else getattr(self.layout, "__name__", "its own")
+            found.append(("layout", f"contiguous shards, the layout is {name}"))
+        if len(self.masks) == 1:
+            found.append(("masks", f"is_causal={not self.masks[0]}"))
+        if self.branches != "any":
+            found.append(("branches", "branches other than the dense one (length, 1)"))
+        if missing := [dtype for dtype in DTYPES if dtype not in self.dtypes]:
+            found.append(("dtypes", f"dtype {', '.join(missing)}"))
+        found += [(name, words) for name, words in _CAPABILITIES.items() if not getattr(self, name)]
+        if self.least_ranks > 1:
+            found.append(("least_ranks", f"fewer than {self.least_ranks} ranks"))
+        if self.fit is not None:
+            found.append(("fit", "cases that do not fit it"))
+        if not self.returns_lse:
+            found.append(("lse", "return_lse (optional)"))
+        return found
+
+
+#: Yes-or-no fields of a target, and what is not supported where they say no.
+_CAPABILITIES = {
+    "grouped_query": "grouped-query attention (kv_heads < heads)",
+    "value_dim": "value_dim other than head_dim",
+    "uneven": "uneven shards",
+    "subgroups": "sub-groups",
+    "gradients": "gradients",
+    "strides": "inputs that are not contiguous",
+    "scales": "scale other than the default",
+    "refusals": "refusing bad arguments on every rank",
+}
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ def _purity(session: Session, case: Case, detail: Detail) -> Verdict:
 def _interleaved(session: Session, case: Case, detail: Detail) -> Verdict:
     """Three calls before the first backward pass: the second differs in one thing, the third is the first again."""
     other = _changed(case, detail["change"])
+    if session.target.fit is not None:
+        other = session.target.fit(other)
     calls = (case, other, case)
     run = session.run("interleave", *calls, order=detail["order"])
     if finding := of_run(run):

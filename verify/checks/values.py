@@ -42,6 +42,8 @@ def _world_sizes(session: Session, case: Case, detail: Detail) -> Verdict:
         if case.length % size and not session.target.uneven:
             continue
         split = case.replace(world_size=size, pass_length=True)
+        if not session.target.fits(split):
+            continue
         attended, finding = session.attend(split)
         if finding:
             return Verdict(np.inf, finding)
