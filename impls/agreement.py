@@ -56,7 +56,7 @@ def _position(group: Any) -> tuple[int, int, Exception | None]:
     What is no group cannot carry the objection to the other ranks; it travels over the default group instead.
     """
     is_ready = dist.is_available() and dist.is_initialized()
-    is_member = group != dist.GroupMember.NON_GROUP_MEMBER
+    is_member = not (isinstance(group, int) and group == dist.GroupMember.NON_GROUP_MEMBER)
     objection = None
     if group is not None and is_member and not (is_ready and isinstance(group, dist.ProcessGroup)):
         objection = TypeError(f"group: {shown(group)} is not a process group of torch.distributed or None")

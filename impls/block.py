@@ -37,7 +37,7 @@ def attend_block(query: Tensor, key: Tensor, value: Tensor, work: Work, scale: f
             if work.visible is not None:
                 scores.masked_fill_(_hidden(work.visible[some, rows], seen), float("-inf"))
             block_lse = torch.logsumexp(scores, -1)
-            # A padded row sees nothing: its lse is -inf, and -inf - -inf would be NaN.
+            # Where all scores are -inf so is their lse, and -inf - -inf would be NaN where nothing is meant.
             shift = block_lse.masked_fill(block_lse.isneginf(), 0.0)
             out[:, some, rows] = scores.sub_(shift.unsqueeze(-1)).exp_() @ values[..., :seen, :]
             lse[:, some, rows] = block_lse

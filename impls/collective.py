@@ -40,17 +40,12 @@ def attend(
 
         out = attend(query, key, value, segment_lengths=[2048, 4096], dilation_rates=[1, 2], is_causal=True)
 
-    `query` is (batch, local_length, heads, head_dim), `key` (batch, local_length, kv_heads, head_dim), `value` (batch,
-    local_length, kv_heads, value_dim), heads a multiple of kv_heads, all float64, float32, bfloat16 or float16; out is
-    (batch, local_length, heads, value_dim) in that dtype. Rank r owns tensor_split(arange(sequence_length), p)[r];
-    without `sequence_length` all shards are equal. `scale` defaults to 1 / sqrt(head_dim). With `return_lse` the result
-    is (out, lse), lse (batch, heads, local_length) the natural logarithm of the softmax denominators, at least float32
-    and not differentiable.
+    Shapes, dtypes, options and errors are those of `impls.robust.attend`, and so is the result: `query` (batch,
+    local_length, heads, head_dim), `key` (batch, local_length, kv_heads, head_dim), `value` (batch, local_length,
+    kv_heads, value_dim); out (batch, local_length, heads, value_dim), with `return_lse` also lse (batch, heads,
+    local_length). Bad arguments raise ValueError or TypeError on every rank.
 
-    Every rank of the group calls this, and backpropagates, in the same order. Bad arguments raise ValueError or
-    TypeError on every rank, also where one rank's alone are bad; so does any option that is not listed here.
-
-    LongNet (arXiv 2307.02486), equations 3 to 12, mixed by softmax denominators, and section 3.1 for the gather.
+    LongNet (arXiv 2307.02486), equations 3 to 12, mixed by softmax denominators, and section 3.2 for the gather.
     """
     arguments = Arguments(
         query,

@@ -22,6 +22,7 @@ class Flight:
         for operation in self.operations:
             operation.wait()
         received = self.buffers[0]
+        self.operations.clear()
         self.buffers.clear()
         return received
 

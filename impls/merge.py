@@ -12,7 +12,7 @@ def merge_rows(out: Tensor, lse: Tensor, rows: Tensor, block_out: Tensor, block_
     """
     running_out, running_lse = out.index_select(1, rows), lse.index_select(1, rows)
     # The weights are sigmoids of the gap: no overflow at any gap, and their sum is 1 whatever the size of the lse.
-    # Two empty sides would have a gap of NaN; an empty block weighs nothing.
+    # Two sides that weigh nothing would have a gap of NaN, so the block's weight is set.
     gap = (block_lse - running_lse).masked_fill_(block_lse.isneginf(), float("-inf")).unsqueeze(-1)
     merged = running_out.mul_(torch.sigmoid(-gap)).addcmul_(block_out, torch.sigmoid(gap))
     out.index_copy_(1, rows, merged)

@@ -1,8 +1,13 @@
 """Dilated attention as a ring: selected keys and values pass from rank to rank while each rank computes.
 
-Queries, outputs and their gradients never leave their rank. Per branch a rank receives the selected rows of the others
-in its segment, (g - 1) S bytes for g ranks of S bytes each, and at any time holds two of the travelling blocks: the one
-that it computes on and the one that arrives.
+At hop t every rank sends its rows straight to the rank t steps ahead, and their gradients return the same way in one
+step. Passing blocks on from neighbour to neighbour would take them through ranks that do not need them, wherever
+segments and shards are not aligned; sent straight, a row travels once to each rank that sees it and to no other.
+
+Queries, outputs and their gradients never leave their rank. Per branch a rank receives (g - 1) S bytes, for g ranks in
+its segment and S bytes of selected keys and values on each; under causality rank t of the segment receives t S. At any
+time it holds two received blocks, the one that it computes on and the one that arrives, and the one that it sends; the
+backward pass holds as many blocks of gradients besides.
 """
 
 from collections.abc import Sequence
@@ -17,7 +22,7 @@ from impls.block import attend_block, attend_block_backward
 from impls.exchange import Flight, start_hop
 from impls.merge import merge_rows
 from impls.rows import new_parcel, pack, unpack
-from impls.schedule import Hop, ring_schedule
+from impls.schedule import Hop, ring
 
 
 def attend(
@@ -68,38 +73,35 @@ def attend(
 
 
 def _forward(inputs: Inputs, call: Call, out: Tensor, lse: Tensor) -> None:
-    ring = ring_schedule(call.layout, inputs.query.device)
     keys, values = inputs.key, inputs.value
-    for steps in range(ring.hops):
-        arriving = _post(ring.hop(steps + 1), inputs, call) if steps + 1 < ring.hops else None
-        for work in ring.hop(steps).works:
+    for hop, following in ring(call.layout, inputs.query.device).hops():
+        arriving = _post(following, inputs, call) if following else None
+        for work in hop.works:
             block_out, block_lse = attend_block(inputs.query, keys, values, work, call.scale)
             merge_rows(out, lse, work.rows, block_out, block_lse)
-        if arriving is not None:
+        if arriving:
             keys, values = unpack(arriving.wait(), inputs.key.shape[-1])
 
 
 def _backward(inputs: Inputs, upstream: Upstream, call: Call, grads: Inputs, moves_home: bool) -> None:
-    ring = ring_schedule(call.layout, inputs.query.device)
     keys, values = inputs.key, inputs.value
     grad_keys, grad_values = grads.key, grads.value
     returning: tuple[Hop, Flight] | None = None
-    for steps in range(ring.hops):
-        arriving = _post(ring.hop(steps + 1), inputs, call) if steps + 1 < ring.hops else None
-        hop = ring.hop(steps)
-        if steps:
+    for hop, following in ring(call.layout, inputs.query.device).hops():
+        arriving = _post(following, inputs, call) if following else None
+        if hop.steps:
             parcel = new_parcel(hop.received, inputs.key, inputs.value, grads.key.dtype).zero_()
             grad_keys, grad_values = unpack(parcel, inputs.key.shape[-1])
         for work in hop.works:
             block_grads = (grads.query, grad_keys, grad_values)
             attend_block_backward(inputs.query, keys, values, *upstream, block_grads, work, call.scale)
-        if returning is not None:
+        if returning:
             _welcome(*returning, grads)
-        if steps and moves_home:
+        if hop.steps and moves_home:
             returning = hop, _post_home(hop, parcel, grads, call)
-        if arriving is not None:
+        if arriving:
             keys, values = unpack(arriving.wait(), inputs.key.shape[-1])
-    if returning is not None:
+    if returning:
         _welcome(*returning, grads)
 
 

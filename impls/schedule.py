@@ -1,5 +1,6 @@
 """The plan of one rank as index tensors: what to send to whom, what to expect from whom, what to compute on it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,6 +15,7 @@ from impls.work import Work, batch_tiles
 class Hop:
     """One hop of the ring, t steps away: its rows leave for rank + t, other rows come from rank - t and are used."""
 
+    steps: int
     destination: int
     sent: Tensor  # which (row, kv head) of this rank's the destination needs
     source: int
@@ -37,22 +39,27 @@ class Gathering:
 _KEPT_ELEMENTS = 1 << 16
 
 
-class RingSchedule:
-    """The hops 0 to world_size - 1 of one rank; hop 0 is its own rows, which do not travel.
+class Ring:
+    """The hops of one rank, in order; hop 0 is its own rows, which do not travel.
 
-    At hop t every rank sends straight to the rank t steps ahead. Rows passed on from neighbour to neighbour would reach
-    ranks that do not need them where segments and shards are not aligned; sent straight, each row travels once, to the
-    ranks that need it and to no other, and its gradient comes home in one step. Every rank posts its hops in the same
-    order, so the batch of hop t waits for nothing but batches of hop t and before: no order of arrival can deadlock.
+    Every rank posts its hops in the same order, so the messages of a hop wait for nothing but messages of earlier hops,
+    whichever ranks skip it for want of rows: no order of arrival can deadlock, also where a rank's batches run one
+    after the other, as under NCCL.
     """
 
     def __init__(self, layout: Layout, device: torch.device) -> None:
         self._layout, self._device = layout, device
         self._kept: dict[int, Hop] = {}
-        self.hops = layout.world_size
 
-    def hop(self, steps: int) -> Hop:
-        """Return the hop to the rank `steps` ahead and from the rank `steps` behind."""
+    def hops(self) -> Iterator[tuple[Hop, Hop | None]]:
+        """Yield each hop together with the one that follows, which may start before this one is done."""
+        following = self._hop(0)
+        for steps in range(1, self._layout.world_size):
+            hop, following = following, self._hop(steps)
+            yield hop, following
+        yield following, None
+
+    def _hop(self, steps: int) -> Hop:
         hop = self._kept.get(steps)
         if hop is None:
             hop = self._make_hop(steps)
@@ -69,13 +76,13 @@ class RingSchedule:
             sent = _marked(needed_rows(layout, destination, layout.rank)).to(device)
             marks = needed_rows(layout, layout.rank, source)
             lookup, received = _places(marks), marks.count(1)
-        return Hop(destination, sent, source, received, _works(layout, layout.shard(source), lookup, device))
+        return Hop(steps, destination, sent, source, received, _works(layout, layout.shard(source), lookup, device))
 
 
 @lru_cache(maxsize=64)
-def ring_schedule(layout: Layout, device: torch.device) -> RingSchedule:
-    """Return the ring's schedule for the rank of the layout."""
-    return RingSchedule(layout, device)
+def ring(layout: Layout, device: torch.device) -> Ring:
+    """Return the ring as the rank of the layout sees it."""
+    return Ring(layout, device)
 
 
 def gathering(layout: Layout, device: torch.device) -> Gathering:

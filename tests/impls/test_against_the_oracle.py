@@ -15,6 +15,7 @@ from tests.impls.cases import (
     own_tensors,
     random_case,
     run_case,
+    whole,
 )
 from tests.impls.worlds import results
 
@@ -117,6 +118,26 @@ def test_nan_and_inf_reach_those_who_see_them_and_no_other_segment(implementatio
     assert not np.isfinite(out[:, :6]).any()
     for rows in (out, grad_query, grad_key, grad_value):
         assert np.isfinite(rows[:, 6:]).all()
+
+
+def run_with_infinite_keys(rank: int, implementation: str, case: Case, infinite_ranks: list[int]) -> np.ndarray:
+    """Attend where all queries are positive and the keys of some ranks are -inf, whose scores are then -inf too."""
+    query, key, value, _ = (tensor.detach() for tensor in own_tensors(case, dist.get_world_size(), rank))
+    if rank in infinite_ranks:
+        key.fill_(float("-inf"))
+    return attend(implementation)(query.abs(), key, value, **case.options).numpy()
+
+
+@pytest.mark.parametrize("infinite_ranks", [[0], [1, 2]])
+def test_keys_of_score_minus_infinity_weigh_nothing(implementation: str, infinite_ranks: list[int]) -> None:
+    case = Case(6, ((6, 1),), heads=2, kv_heads=2, head_dim=1)
+    query, key, value, _ = whole(case)
+    seen = [row for row in range(6) if row // 2 not in infinite_ranks]
+    scores = np.einsum("bihd,bjhd->bhij", np.abs(query), key[:, seen])
+    weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    right = np.einsum("bhij,bjhd->bihd", weights, value[:, seen])
+    out = np.concatenate(results(3, run_with_infinite_keys, implementation, case, infinite_ranks), axis=1)
+    np.testing.assert_allclose(out, right, rtol=0, atol=1e-12)
 
 
 def run_under_autocast(rank: int, implementation: str, case: Case) -> dict[str, np.ndarray]:
