@@ -45,10 +45,10 @@ class Flight(NamedTuple):
         return self.incoming
 
 
-def pass_on(outgoing: Tensor, rows: int, call: Call) -> Flight:
+def pass_on(outgoing: Tensor, rows: int, call: Call, step: int = 1) -> Flight:
     """Start to send a block to the next rank of the ring and to receive one of that many rows from the previous one."""
     incoming = outgoing.new_empty((*outgoing.shape[:2], rows, outgoing.shape[3]))
-    following, previous = (call.rank + 1) % call.world_size, (call.rank - 1) % call.world_size
+    following, previous = (call.rank + step) % call.world_size, (call.rank - step) % call.world_size
     operations = []
     if outgoing.numel():
         operations.append(dist.P2POp(dist.isend, outgoing, group=call.group, group_peer=following))
@@ -71,7 +71,7 @@ class _Ring(torch.autograd.Function):
                 arriving = pass_on(kv, len(call.shard(source - 1)), call)
             keys = call.shard(source)
             # Under a causal mask a block from further on in the sequence is all in the future.
-            if not (call.is_causal and hop > call.rank):
+            if not (call.is_causal and source > call.rank):
                 for branch in call.branches:
                     seen = visible(call, branch, q.shape[1], rows, keys)
                     block_out, block_lse = attend_block(q, kv, seen, call.scale)
@@ -98,7 +98,7 @@ class _Ring(torch.autograd.Function):
                 arriving = pass_on(kv, len(call.shard(source - 1)), call)
             keys = call.shard(source)
             grad_kv = torch.zeros_like(kv, dtype=q.dtype)
-            if not (call.is_causal and hop > call.rank):
+            if not (call.is_causal and source > call.rank):
                 for branch in call.branches:
                     seen = visible(call, branch, q.shape[1], rows, keys)
                     block_q, block_kv = block_gradients(q, kv, grad_out, lse, delta, seen, call.scale)

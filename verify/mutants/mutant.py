@@ -1,0 +1,29 @@
+"""A mutant: a mistake, as a small change to the text of an implementation that is right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutant:
+    """One mistake, and what is to be expected of it.
+
+    ``name`` is its number. ``mistake`` says in words what is wrong. ``base`` names the implementation that it changes;
+    every ``old`` of ``changes`` occurs there exactly once. ``source`` says where the mistake was seen. ``world`` is
+    the smallest number of ranks at which it shows. ``caught_by`` names checks that must each catch it, the one meant
+    for it first. ``capabilities`` are those of its Target. ``keeps``: it changes nothing that may be observed, so that
+    a check that catches it is wrong. ``waits_for`` says what must be there before it can be caught.
+    """
+
+    name: str
+    mistake: str
+    base: str
+    changes: tuple[tuple[str, str], ...]
+    source: str = ""
+    world: int = 1
+    caught_by: tuple[str, ...] = ()
+    capabilities: dict[str, Any] = field(default_factory=dict)
+    keeps: bool = False
+    waits_for: str = ""

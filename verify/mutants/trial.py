@@ -1,0 +1,189 @@
+"""Mutants put before the checks: which of them catch it, after how many examples, and its minimal case."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from verify.case import Case
+from verify.checks import BY_NAME, CHECKS, Check
+from verify.checks.check import Detail
+from verify.findings import Finding
+from verify.judge import Verdict
+from verify.mutants.build import write
+from verify.mutants.mutant import Mutant
+from verify.profiles import examples
+from verify.report import Example
+from verify.search import search
+from verify.session import Session
+from verify.target import Target, load, parse_source
+from verify.world.local import Worlds
+
+#: Examples that a check gets which need not catch the mutant: enough for the matrix to be told apart, few enough.
+GLANCE = 12
+
+#: Seconds that the search for the minimal case of a mutant may take.
+SHRINK_SECONDS = 2.0
+
+#: What the cells of a mutant may cost before the rest is left out: a hang or a crash takes new processes.
+_COSTS = {"hang": 3, "crash": 1}
+_COST_LIMIT = 6
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One mutant before one check: whether it was caught, and at which example, after how many seconds."""
+
+    check: str
+    caught: bool
+    examples: int
+    seconds: float
+    finding: Finding | None = None
+    example: Example | None = None
+
+
+@dataclass
+class Trial:
+    """One mutant before the checks. ``minimal`` is the smallest case in which its first check still catches it."""
+
+    mutant: Mutant
+    seed: int
+    cells: dict[str, Cell] = field(default_factory=dict)
+    minimal: Example | None = None
+    finding: Finding | None = None
+
+    @property
+    def caught(self) -> bool:
+        """Whether any check caught it."""
+        return any(cell.caught for cell in self.cells.values())
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        """Checks that were to catch it and did not."""
+        return tuple(name for name in self.mutant.caught_by if name in self.cells and not self.cells[name].caught)
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether it was caught by all checks that are meant for it; if it changes nothing, whether by none."""
+        if self.mutant.keeps:
+            return not self.caught
+        return bool(self.mutant.waits_for) or (self.caught and not self.missed)
+
+    @property
+    def first(self) -> Cell | None:
+        """The cell of the check that is meant for it, or else of the first that caught it."""
+        order = [*self.mutant.caught_by, *self.cells]
+        return next((self.cells[name] for name in order if name in self.cells and self.cells[name].caught), None)
+
+
+class _Enough(BaseException):
+    """Ends the drawing of examples; no Exception, so that Hypothesis lets it pass."""
+
+
+class Bench:
+    """Where mutants are tried: worlds that stay up, a folder for their modules, and the profile's own examples."""
+
+    def __init__(self, *, profile: str = "standard", world_sizes: Sequence[int] = (1, 2, 3, 4)) -> None:
+        self.profile = profile
+        self.world_sizes = tuple(world_sizes)
+        self._worlds = Worlds()
+        self._folder = tempfile.TemporaryDirectory(prefix="attention-gate-mutants-")
+        self._examples: dict[Any, tuple[list[tuple[Case, Detail]], bool]] = {}
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worlds and remove the modules."""
+        self._worlds.close()
+        self._folder.cleanup()
+
+    def start(self) -> None:
+        """Start all worlds, so that no mutant pays for it."""
+        for size in self.world_sizes:
+            self._worlds[size].start()
+
+    def session(self, mutant: Mutant) -> Session:
+        """The judgement of a mutant."""
+        source = parse_source(write(mutant, Path(self._folder.name)))
+        return Session(load(source), source, self._worlds, self.world_sizes)
+
+    def trial(self, mutant: Mutant, *, seed: int = 0, matrix: bool = True, shrink: bool = True) -> Trial:
+        """Put a mutant before the checks: those meant for it until they catch it, the others for a glance.
+
+        Without ``matrix`` it ends once it is caught; cells that are left out then, or because the mutant has cost too
+        many processes, are not there. A mutant that no check has caught at last meets all examples of all checks, as
+        it would in a judgement.
+        """
+        session = self.session(mutant)
+        trial = Trial(mutant, seed)
+        meant = [BY_NAME[name] for name in mutant.caught_by]
+        others = [check for check in CHECKS if check not in meant]
+        cost = 0
+        for check in (*meant, *others):
+            if check.missing(session.target, session.world_sizes):
+                continue
+            if trial.caught and (not matrix or (cost >= _COST_LIMIT and check not in meant)):
+                continue
+            trial.cells[check.name] = cell = self._try(check, session, seed, None if check in meant else GLANCE)
+            cost += 0 if cell.finding is None else _COSTS.get(cell.finding.outcome, 0)
+        if not trial.caught and not mutant.keeps:
+            for check in others:
+                if check.name in trial.cells and not trial.caught:
+                    trial.cells[check.name] = self._try(check, session, seed, None)
+        if shrink and trial.first is not None:
+            self._shrink(trial, session)
+        return trial
+
+    def examples(self, check: Check, target: Target, seed: int, limit: int | None = None) -> list[tuple[Case, Detail]]:
+        """The very examples that the profile tries with this seed, or the first of them.
+
+        They depend on what the target supports and on nothing else, so that they are drawn once.
+        """
+        supports = tuple(value for name, value in sorted(vars(target).items()) if name != "attend")
+        key = (check.name, seed, supports, target.returns_lse)
+        planned = examples(self.profile, check.weight)
+        wanted = planned if limit is None else limit
+        found, whole = self._examples.get(key, ([], False))
+        if not whole and len(found) < wanted:
+            found = []
+
+            def note(session: Session, case: Case, detail: Detail) -> Verdict:
+                found.append((case, detail))
+                if limit is not None and len(found) >= limit:
+                    raise _Enough
+                return Verdict(0.0)
+
+            session = Session(target, parse_source("none:none"), self._worlds, self.world_sizes)
+            with contextlib.suppress(_Enough):
+                search(dataclasses.replace(check, examine=note), session, examples=planned, seed=seed)
+            self._examples[key] = found, limit is None
+        return found if limit is None else found[:limit]
+
+    def _try(self, check: Check, session: Session, seed: int, limit: int | None) -> Cell:
+        todo = self.examples(check, session.target, seed, limit)
+        start = time.monotonic()
+        for count, (case, detail) in enumerate(todo, 1):
+            finding = check.examine(session, case, detail).finding
+            if finding is not None:
+                seconds = time.monotonic() - start
+                return Cell(check.name, True, count, seconds, finding, Example(check.name, case, detail))
+        return Cell(check.name, False, len(todo), time.monotonic() - start)
+
+    def _shrink(self, trial: Trial, session: Session) -> None:
+        assert trial.first is not None
+        check = BY_NAME[trial.first.check]
+        planned = examples(self.profile, check.weight)
+        with self._worlds.hurried():
+            found = search(check, session, examples=planned, seed=trial.seed, shrink_seconds=SHRINK_SECONDS)
+        trial.minimal = found.example or trial.first.example
+        trial.finding = found.finding or trial.first.finding
