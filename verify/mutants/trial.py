@@ -149,7 +149,7 @@ class Bench:
 
         They depend on what the target supports and on nothing else, so that they are drawn once.
         """
-        supports = tuple(value for name, value in sorted(vars(target).items()) if name != "attend")
+        supports = repr([value for name, value in sorted(vars(target).items()) if name != "attend"])
         key = (check.name, seed, supports, target.returns_lse)
         planned = examples(self.profile, check.weight)
         wanted = planned if limit is None else limit
