@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
 
-from verify.choices import BUFFERS, DATA_STYLES, DTYPES, UPSTREAMS, one_of
+from verify.choices import BUFFERS, DATA_STYLES, DTYPES, ONE_SIDED, UPSTREAMS, one_of
 
 MAX_WORLD_SIZE = 64
 MAX_LENGTH = 1 << 24
@@ -98,7 +98,7 @@ class Case:
         if self.scale is not None and not (type(self.scale) in (float, int) and abs(self.scale) <= sys.float_info.max):
             raise ValueError(f"Case.scale is {self.scale!r}; it must be None or a finite number")
         one_of("Case.dtype", self.dtype, DTYPES)
-        one_of("Case.data", self.data, DATA_STYLES)
+        one_of("Case.data", self.data, (*DATA_STYLES, ONE_SIDED))
         one_of("Case.buffers", self.buffers, BUFFERS)
         one_of("Case.upstream", self.upstream, UPSTREAMS)
 

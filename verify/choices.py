@@ -10,6 +10,9 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
 #: Styles of the values; verify.data says what each one is.
 DATA_STYLES = ("normal", "flat", "sharp", "offset", "duplicates", "zeros", "huge")
 
+#: The style in which rounding is measured; cases of its own have it (verify.measuring).
+ONE_SIDED = "one-sided"
+
 #: Strides of query, key and value.
 BUFFERS = ("contiguous", "heads-first", "packed", "sliced")
 

@@ -12,10 +12,12 @@ import numpy as np
 import torch
 
 from verify.case import Case
+from verify.choices import ONE_SIDED
 
 Name = Literal["query", "key", "value", "upstream"]
 
 _STREAMS: dict[str, int] = {"query": 1, "key": 2, "value": 3, "upstream": 4}
+_SIGNS = 5  # the stream of the signs that keys and values share
 _WORDS_PER_COUNT = 4  # one step of Philox's counter yields four 64-bit words
 
 
@@ -51,6 +53,8 @@ def _styled(case: Case, name: Name, values: np.ndarray, positions: np.ndarray) -
         # Scores of some 1e4 in float64 and 1e3 in float32: past exp's range (709 and 88) by far; in half types
         # past float16's largest number, 65504, before the scale.
         return values * {"float64": 100.0, "float32": 32.0}.get(case.dtype, 24.0)
+    if case.data == ONE_SIDED:
+        return _one_sided(case.seed, name, values, positions)
     if case.data == "offset":
         # A large part common to all keys moves every score of a row by the same amount, which softmax forgets.
         return values + (6.0 if name == "key" else 3.0 if name == "value" else 0.0)
@@ -59,6 +63,20 @@ def _styled(case: Case, name: Name, values: np.ndarray, positions: np.ndarray) -
         keep = (positions + _STREAMS[name]) % 2 == 0
         return values * keep[None, :, None, None]
     return values
+
+
+def _one_sided(seed: int, name: Name, values: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Values for which the terms of every sum agree in sign, so that independent roundings of the terms average out.
+
+    Weights, values and upstream gradients are mostly positive; dS_ij follows the sign of value j, which key j shares:
+    so the terms of out, dV, dK (queries are positive too) and dQ each agree.
+    """
+    if name == "query":
+        return 0.5 + 0.25 * values
+    if name == "upstream":
+        return 1.0 + 0.5 * values
+    sign = np.where(_uniform_rows(seed, _SIGNS, positions, 1) < 0.5, -1.0, 1.0)[None, :, :, None]
+    return 0.25 * sign + 0.25 * values if name == "key" else 3.0 + sign + 0.25 * values
 
 
 def _normal_rows(seed: int, stream: int, positions: np.ndarray, width: int) -> np.ndarray:

@@ -2,8 +2,10 @@
 
 from verify.checks.calls import PURITY, STATE, STRIDES, SUB_GROUPS, SUBSETS
 from verify.checks.check import Check
-from verify.checks.numbers import DTYPES_CHECK, NON_FINITE, PRECISION
+from verify.checks.numbers import DTYPES_CHECK, NON_FINITE
+from verify.checks.precision import PRECISION
 from verify.checks.refusals import REFUSALS
+from verify.checks.schedules import SCHEDULES
 from verify.checks.values import COMBINATIONS, FORWARD, GRADIENTS_CHECK, LSE, WORLD_SIZES
 
 CHECKS: tuple[Check, ...] = (
@@ -20,6 +22,7 @@ CHECKS: tuple[Check, ...] = (
     PRECISION,
     NON_FINITE,
     REFUSALS,
+    SCHEDULES,
     COMBINATIONS,
 )
 BY_NAME = {check.name: check for check in CHECKS}

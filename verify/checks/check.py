@@ -28,6 +28,7 @@ class Check:
     ``promise`` completes "the target …". ``builds_on`` names the checks without which this one says nothing.
     ``axes`` narrows the space of options, by name. ``needs`` says in words what the target lacks for it, or "".
     ``weight`` is its part of the examples. ``detail`` draws what an example has besides its case.
+    ``besides`` gives cases of another kind, one example in six; None if there are none for the target.
     ``max_rows`` bounds a rank's rows. ``pairwise``: tried until every pair of options has occurred.
     """
 
@@ -39,6 +40,7 @@ class Check:
     weight: float = 1.0
     needs: Callable[[Target, Sequence[int]], str] = lambda target, world_sizes: ""
     detail: Callable[[Session], st.SearchStrategy[Detail]] = lambda session: st.just({})
+    besides: Callable[[Target, Sequence[int]], st.SearchStrategy[Case] | None] = lambda target, world_sizes: None
     max_rows: int = 6
     pairwise: bool = False
 

@@ -1,80 +1,20 @@
-"""Numbers: dtypes of results, precision in every dtype, and values that are not finite."""
+"""Numbers: dtypes of results, and values that are not finite."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 from hypothesis import strategies as st
 
 import reference
-from verify.budget import UNIT_ROUNDOFF
 from verify.case import Case
-from verify.checks.check import Axes, Check, Detail, plain
+from verify.checks.check import Check, Detail, plain
 from verify.findings import Finding
 from verify.judge import Verdict, assemble
 from verify.session import Session
-from verify.target import Target
-
-#: The root-mean-square error of an output in a half type, in units of that of one final rounding, stays below this:
-#: rounding the weights and every block's output to the input dtype, as fused kernels do, gives at most 1.8 at any
-#: number of blocks; an accumulator in the input dtype passes it from about 8 blocks on.
-RMS_LIMIT = 2.2
-
-#: Fewer elements than this make no reliable root-mean-square.
-_RMS_ELEMENTS = 256
 
 
 def _dtypes(session: Session, case: Case, detail: Detail) -> Verdict:
     return session.judged(case, names=(), lse=session.target.returns_lse)
-
-
-def _precision(session: Session, case: Case, detail: Detail) -> Verdict:
-    attended, finding = session.attend(case, lse=session.target.returns_lse)
-    if finding:
-        return Verdict(np.inf, finding)
-    verdict = session.judge(case, attended)
-    if verdict.finding or case.dtype not in ("bfloat16", "float16"):
-        return verdict
-    right = session.answer(case).expected["out"]
-    got = assemble(case, attended, session.positions(case), "out")
-    ratio = rms_ratio(got, right, case.dtype)
-    if ratio <= RMS_LIMIT:
-        return verdict
-    return Verdict(
-        ratio / RMS_LIMIT,
-        Finding(
-            "fail",
-            f"the output is {ratio:.2f} times as inexact as one rounding to {case.dtype} would leave it",
-            (
-                f"root-mean-square over {right.size} elements; rounding the weights and each block's output gives at "
-                f"most 1.8, the limit is {RMS_LIMIT}",
-                "no single element is beyond its bound: this is the mark of a running output kept in the input dtype, "
-                "whose error grows with the number of blocks that are merged",
-            ),
-            tensor="out",
-        ),
-    )
-
-
-def rms_ratio(got: np.ndarray, right: np.ndarray, dtype: str) -> float:
-    """Root-mean-square error over that of rounding ``right`` once; 0 where there are too few elements to tell."""
-    usual = np.isfinite(got) & np.isfinite(right) & (right != 0)
-    if usual.sum() < _RMS_ELEMENTS:
-        return 0.0
-    # A rounding error is spread evenly over +-u/2 of the power of two below.
-    ulp = 2 * UNIT_ROUNDOFF[dtype] * 2.0 ** np.floor(np.log2(np.abs(right[usual])))
-    once = ulp / np.sqrt(12)
-    return float(np.sqrt((((got - right)[usual]) ** 2).sum() / (once**2).sum()))
-
-
-def _half(target: Target) -> tuple[str, ...]:
-    return tuple(dtype for dtype in target.dtypes if dtype != target.logic_dtype)
-
-
-def _precision_axes(target: Target, world_sizes: Sequence[int]) -> Axes:
-    wanted = ("qkv",) if target.gradients else ("",)
-    return plain(dtype=_half(target), requires_grad=wanted)(target, world_sizes)
 
 
 _POISONS = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
@@ -138,16 +78,6 @@ DTYPES_CHECK = Check(
     ),
     examine=_dtypes,
     weight=0.5,
-)
-PRECISION = Check(
-    name="precision",
-    promise="loses no more precision than rounding its inputs' dtype explains",
-    builds_on=("forward", "gradients"),
-    axes=_precision_axes,
-    examine=_precision,
-    weight=3,
-    max_rows=10,
-    needs=lambda target, sizes: "" if _half(target) else f"the target takes {target.logic_dtype} only",
 )
 NON_FINITE = Check(
     name="non-finite",

@@ -1,0 +1,60 @@
+"""Cases on which rounding is measured: large, well conditioned, and cut into many equal blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hypothesis import strategies as st
+
+from verify.case import Case
+from verify.choices import ONE_SIDED
+from verify.target import Target
+
+HALF_TYPES = ("bfloat16", "float16")
+
+#: With fewer ranks there are too few blocks: rounding each block's result, which is correct, costs as much there as
+#: keeping the running sum in the inputs' dtype, which is not.
+LEAST_RANKS = 3
+
+#: Rows of the sequence, at least; times `_WIDTH` they are the elements that a root-mean-square is taken over.
+_ROWS = 96
+_WIDTH = 32
+
+
+def measuring_cases(target: Target, world_sizes: Sequence[int]) -> st.SearchStrategy[Case] | None:
+    """Cases in the half types over the most ranks; None if the target supports none of them.
+
+    One to four dense branches, no mask: all of an implementation's blocks are equally large, whether it takes them by
+    rank, by branch or by both, and there are as many as can be had cheaply.
+    """
+    ranks = max(world_sizes)
+    dtypes = [dtype for dtype in HALF_TYPES if dtype in target.dtypes]
+    if ranks < max(LEAST_RANKS, target.least_ranks) or False not in target.masks or not dtypes:
+        return None
+    return _cases(target, ranks, tuple(dtypes))
+
+
+@st.composite
+def _cases(draw: st.DrawFn, target: Target, ranks: int, dtypes: tuple[str, ...]) -> Case:
+    least = -(-_ROWS // ranks)
+    length = ranks * draw(st.integers(least, least + 8))
+    count = draw(st.integers(1, 4)) if target.branches == "any" else 1
+    heads, kv_heads, batch = draw(st.sampled_from([(1, 1, 4), (4, 4, 1), (2, 2, 2), (4, 2, 2)]))
+    if not target.grouped_query:
+        kv_heads, batch = heads, 4 // heads
+    return Case(
+        world_size=ranks,
+        length=length,
+        pass_length=draw(st.booleans()),
+        batch=batch,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=_WIDTH // 4,
+        value_dim=_WIDTH // 4,
+        segment_lengths=(length,) * count,
+        dilation_rates=(1,) * count,
+        dtype=draw(st.sampled_from(dtypes)),
+        data=ONE_SIDED,
+        requires_grad="qkv" if target.gradients else "",
+        seed=draw(st.integers(0, 9999)),
+    )

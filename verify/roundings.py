@@ -1,0 +1,38 @@
+"""Root-mean-square errors in units of a single rounding: what tells a rounded accumulator from rounded terms.
+
+On the cases of verify.measuring the terms of every sum agree in sign. Rounding terms, each by itself, then averages
+out; rounding each of B equal blocks' results adds 1/B to the squared error of the one final rounding, 1; but a running
+sum kept in the same dtype adds sum_k (k/B)^2, about B/3. At B = 4 that is sqrt(1.25) = 1.12 against sqrt(1.875) = 1.37,
+at B = 16 it is 1.03 against 2.4. The first is correct, the second is not; element by element both are within bounds.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from verify.budget import UNIT_ROUNDOFF
+
+#: The largest root-mean-square error of a correct implementation, in units of one rounding to the inputs' dtype (of the
+#: lse: to float32), by number of ranks, larger ones being judged as the last; tests/calibration has the data.
+RMS_LIMITS = {
+    3: {"out": 1.3, "lse": 4.0, "query.grad": 1.7, "key.grad": 1.5, "value.grad": 1.5},
+    4: {"out": 1.25, "lse": 4.0, "query.grad": 1.6, "key.grad": 1.35, "value.grad": 1.33},
+}
+
+#: Fewer elements than this make no reliable root-mean-square.
+ELEMENTS = 1024
+
+
+def rms_limit(name: str, ranks: int) -> float:
+    """The limit of that tensor on so many ranks, at least three."""
+    return RMS_LIMITS[min(ranks, max(RMS_LIMITS))][name]
+
+
+def rms_ratio(got: np.ndarray, right: np.ndarray, dtype: str, least: int = ELEMENTS) -> float:
+    """Root-mean-square error over that of rounding ``right`` once; 0 where fewer than ``least`` elements tell."""
+    usual = np.isfinite(got) & np.isfinite(right) & (right != 0)
+    if usual.sum() < least:
+        return 0.0
+    # A rounding error is spread evenly over half a spacing to either side; the spacing is that of the power of two.
+    spacing = 2 * UNIT_ROUNDOFF[dtype] * 2.0 ** np.floor(np.log2(np.abs(right[usual])))
+    return float(np.sqrt(((got - right)[usual] ** 2).sum() / (spacing**2 / 12).sum()))
