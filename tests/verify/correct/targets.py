@@ -1,0 +1,13 @@
+"""Every style as a target of the gate: ``tests.verify.correct.targets:flash`` and so on."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from tests.verify.correct.attend import attend
+from tests.verify.correct.style import STYLES
+from verify.target import Target
+
+#: They refuse no bad arguments: what they are here for is numbers.
+TARGETS = {name: Target(attend=partial(attend, style=style), refusals=False) for name, style in STYLES.items()}
+globals().update(TARGETS)
