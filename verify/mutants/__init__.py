@@ -3,9 +3,12 @@
 from verify.mutants.known_passing import KNOWN_PASSING
 from verify.mutants.known_values import KNOWN_VALUES
 from verify.mutants.mutant import Mutant
+from verify.mutants.other_calls import OTHER_CALLS
+from verify.mutants.other_values import OTHER_VALUES
 from verify.mutants.same import SAME
 
 KNOWN: tuple[Mutant, ...] = (*KNOWN_VALUES, *KNOWN_PASSING)
-MUTANTS: tuple[Mutant, ...] = (*KNOWN, *SAME)
+OTHERS: tuple[Mutant, ...] = (*OTHER_VALUES, *OTHER_CALLS)
+MUTANTS: tuple[Mutant, ...] = (*KNOWN, *OTHERS, *SAME)
 
-__all__ = ["KNOWN", "MUTANTS", "SAME", "Mutant"]
+__all__ = ["KNOWN", "MUTANTS", "OTHERS", "SAME", "Mutant"]

@@ -51,7 +51,7 @@ KNOWN_PASSING = (
                 "                grad_kv += arrived * (not (call.is_causal and source > call.rank))",
             ),
         ),
-        world=3,
+        world=2,
         caught_by=("gradients",),
     ),
     Mutant(
