@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import seed as hypothesis_seed
 from hypothesis import strategies as st
+from hypothesis.database import InMemoryExampleDatabase
 
 from verify.case import Case
 from verify.checks.check import Check, Detail
@@ -19,14 +21,17 @@ from verify.findings import Finding
 from verify.judge import Verdict
 from verify.report import Example
 from verify.session import Session
-from verify.space import covering_rows, feasible_pairs, pairs
+from verify.space import Row, covering_rows, feasible_pairs, pairs
 from verify.strategies import cases
 
 #: Seconds that the search for a smaller failing example may take, once there is one.
 SHRINK_SECONDS = 6.0
 
-#: Hypothesis repeats itself; so many times more examples are drawn, until enough distinct ones have been judged.
+#: So many times more examples are drawn, until enough distinct ones have been judged: a small space has few.
 _ATTEMPTS = 3
+
+#: Bytes that the choices of one example are made from; an example takes some forty.
+_BYTES = 512
 
 
 @dataclass
@@ -57,54 +62,78 @@ def search(
     axes = check.space(session.target, session.world_sizes)
     largest = session.largest_world
     rows = covering_rows(axes, largest)
-    fit = session.target.fit or (lambda case: case)
-    strategy = st.tuples(cases(axes, rows, largest, check.max_rows).map(fit), check.detail(session))
     found = _Search(check, session, shrink_seconds, progress)
 
-    @hypothesis_seed(seed)
-    @settings(
-        max_examples=_ATTEMPTS * examples,
-        database=None,
-        deadline=None,
-        phases=(Phase.generate, Phase.shrink),
-        verbosity=Verbosity.quiet,
-        suppress_health_check=list(HealthCheck),
-        report_multiple_bugs=False,
-        print_blob=False,
-    )
-    @given(strategy)
-    def attempt(example: tuple[Case, Detail]) -> None:
-        if found.result.examples < examples or found.failed:
-            found.attempt(*example)
+    fit = session.target.fit or (lambda case: case)
+    besides = check.besides(session.target, session.world_sizes)
 
-    with contextlib.suppress(_Wrong):
-        attempt()
+    def attempts(rows: list[Row], roam: bool) -> _Attempts:
+        usual = cases(axes, rows, largest, check.max_rows, roam)
+        drawn = usual
+        if roam and besides is not None:
+            drawn = st.integers(0, 5).flatmap(lambda number: besides if number == 5 else usual)
+        return _Attempts(found, st.tuples(drawn.map(fit), check.detail(session)), seed)
+
+    some = attempts(rows, roam=True)
+    some.make_one(simplest=True)
+    while found.result.examples < examples and some.made < _ATTEMPTS * examples and not found.failed:
+        some.make_one()
     if check.pairwise:
         # Every pair of options must have occurred: rows with pairs that chance left out are tried now.
+        missing = feasible_pairs(axes, largest) - covered_pairs(found.cases)
         for row in rows:
-            missing = feasible_pairs(axes, largest) - covered_pairs(found.cases)
-            if found.result.finding is None and missing & set(pairs(row)):
-                drawn = cases(axes, [row], largest, check.max_rows).map(fit)
-                _one(found, st.tuples(drawn, check.detail(session)), seed)
+            tried = len(found.cases)
+            if not found.failed and missing & set(pairs(row)):
+                some = attempts([row], roam=False)
+                while missing & set(pairs(row)) and some.made < _ATTEMPTS and not found.failed:
+                    some.make_one()
+                    missing -= covered_pairs(found.cases[tried:])
+    if found.failed:
+        some.shrink()
     return found.result
 
 
-def _one(found: _Search, strategy: st.SearchStrategy[tuple[Case, Detail]], seed: int) -> None:
-    @hypothesis_seed(seed)
-    @settings(
-        max_examples=3,
-        database=None,
-        deadline=None,
-        phases=(Phase.generate,),
-        verbosity=Verbosity.quiet,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(strategy)
-    def attempt(example: tuple[Case, Detail]) -> None:
-        found.attempt(*example)
+class _Attempts:
+    """Examples of one strategy, drawn from bytes that the seed alone decides.
 
-    with contextlib.suppress(_Wrong):
-        attempt()
+    Hypothesis makes a value from the bytes and later, from the choices that it then made, a smaller one. Its own way
+    to generate varies each example several times, to find bugs in parsers; of a case that yields repetitions and near
+    repetitions, half as many of the rare corners, at three times the cost.
+    """
+
+    def __init__(self, found: _Search, strategy: st.SearchStrategy[tuple[Case, Detail]], seed: int) -> None:
+        self.made = 0
+        self._random = random.Random(f"{found.check.name} {seed}")
+
+        @hypothesis_seed(seed)
+        @settings(
+            database=InMemoryExampleDatabase(),
+            derandomize=False,
+            deadline=None,
+            phases=(Phase.reuse, Phase.shrink),
+            verbosity=Verbosity.quiet,
+            suppress_health_check=list(HealthCheck),
+            report_multiple_bugs=False,
+            print_blob=False,
+        )
+        @given(strategy)
+        def attempt(example: tuple[Case, Detail]) -> None:
+            found.attempt(*example)
+
+        self._attempt = attempt
+        self._from_bytes = attempt.hypothesis.fuzz_one_input  # type: ignore[attr-defined]
+
+    def make_one(self, simplest: bool = False) -> None:
+        """Judge one more example."""
+        chosen = bytes(_BYTES) if simplest else self._random.randbytes(_BYTES)
+        self.made += 1
+        with contextlib.suppress(_Wrong):
+            self._from_bytes(chosen)
+
+    def shrink(self) -> None:
+        """Look for a smaller example that fails as the last one did."""
+        with contextlib.suppress(_Wrong):
+            self._attempt()
 
 
 class _Search:

@@ -41,11 +41,16 @@ def space(target: Target, world_sizes: Sequence[int], **fixed: Sequence[Any]) ->
 
 
 def feasible(row: Mapping[str, Any], largest_world: int) -> bool:
-    """Whether the options, perhaps only some of them, can occur together."""
-    ranks = row.get("ranks")
-    if ranks == 1 and row.get("shards", "even") != "even":
+    """Whether the options of a row can occur together."""
+    if row["ranks"] == 1 and row.get("shards", "even") != "even":
         return False
-    return not (row.get("group") == "sub-group" and ranks is not None and ranks >= largest_world)
+    return not (row.get("group") == "sub-group" and row["ranks"] >= largest_world)
+
+
+def _can_be_completed(options: Mapping[str, Any], axes: Space, largest_world: int) -> bool:
+    """Whether some row has these options: all that can stand in the way is the number of ranks."""
+    ranks = (options["ranks"],) if "ranks" in options else axes["ranks"]
+    return any(feasible({**options, "ranks": number}, largest_world) for number in ranks)
 
 
 def pairs(row: Mapping[str, Any]) -> Iterator[tuple[tuple[str, Any], tuple[str, Any]]]:
@@ -60,7 +65,7 @@ def feasible_pairs(axes: Space, largest_world: int) -> set[tuple[tuple[str, Any]
         for one, other in itertools.combinations(sorted(axes), 2)
         for a in axes[one]
         for b in axes[other]
-        if feasible({one: a, other: b}, largest_world)
+        if _can_be_completed({one: a, other: b}, axes, largest_world)
     }
 
 
@@ -74,7 +79,7 @@ def covering_rows(axes: Space, largest_world: int) -> list[Row]:
         for name in names:
             if name not in row:
                 row[name] = max(
-                    (value for value in axes[name] if feasible(row | {name: value}, largest_world)),
+                    (value for value in axes[name] if _can_be_completed(row | {name: value}, axes, largest_world)),
                     key=lambda value: sum(
                         pair in missing for pair in pairs(row | {name: value}) if (name, value) in pair
                     ),

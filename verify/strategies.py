@@ -16,19 +16,25 @@ _SIMPLEST_IN = 256
 
 
 @st.composite
-def cases(draw: st.DrawFn, axes: Space, rows: Sequence[Row], largest_world: int, max_rows: int = 6) -> Case:
-    """Cases with the options of one of the rows. ``max_rows`` bounds the rows of the sequence that a rank owns.
+def cases(
+    draw: st.DrawFn, axes: Space, rows: Sequence[Row], largest_world: int, max_rows: int = 6, roam: bool = True
+) -> Case:
+    """Cases with the options of one of the rows, or half of the time, if they may roam, with any options.
 
+    ``max_rows`` bounds the rows of the sequence that a rank owns.
     Everything shrinks towards the first value of its axis and towards small sizes.
     """
-    row = draw(st.sampled_from(rows))
-    options: Row = {}
+    options: Row = dict(draw(st.sampled_from(rows)))
+    roams = roam and draw(st.booleans())
     for name, values in axes.items():
-        simplest = len(values) > 1 and draw(st.integers(0, _SIMPLEST_IN - 1)) == 0
-        usable = simplest and feasible(row | options | {name: values[0]}, largest_world)
-        options[name] = values[0] if usable else row[name]
-    if not feasible(options, largest_world):
-        options = dict(row)
+        if len(values) == 1:
+            continue
+        if roams:
+            value = draw(st.sampled_from(values))
+        else:
+            value = options[name] if draw(st.integers(0, _SIMPLEST_IN - 1)) else values[0]
+        if feasible(options | {name: value}, largest_world):
+            options[name] = value
     return _case(draw, options, largest_world, max_rows)
 
 
