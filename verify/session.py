@@ -13,6 +13,7 @@ from verify.findings import Finding, of_run
 from verify.judge import Verdict, judge
 from verify.layouts import layout_function
 from verify.oracle import Answer, answer
+from verify.network.world import SimulatedWorlds
 from verify.procedures import Attended
 from verify.target import Source, Target, TargetError
 from verify.world.joined import JoinedWorlds
@@ -24,13 +25,17 @@ VALUES = ("out", "lse", "query.grad", "key.grad", "value.grad")
 
 @dataclass
 class Session:
-    """What every check works with. ``tried`` collects the cases whose runs returned, for the coverage."""
+    """What every check works with. ``tried`` collects the cases whose runs returned, for the coverage.
+
+    ``network`` has worlds on the simulated network; whoever made the session closes it.
+    """
 
     target: Target
     source: Source
     worlds: Worlds | JoinedWorlds
     world_sizes: tuple[int, ...]
     tried: set[Case] = field(default_factory=set)
+    network: SimulatedWorlds = field(default_factory=SimulatedWorlds)
 
     def __post_init__(self) -> None:
         least = self.target.least_ranks

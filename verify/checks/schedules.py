@@ -1,0 +1,75 @@
+"""The order in which messages complete: any that a transport may choose gives the same right answer, and no deadlock.
+
+Judged on the simulated network, as real transports choose the same few orders over and over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import strategies as st
+
+from verify.case import Case
+from verify.checks.check import Axes, Check, Detail, plain
+from verify.judge import Verdict
+from verify.network.network import MODELS, Schedule
+from verify.network.provenance import of_messages
+from verify.network.simulate import simulate
+from verify.session import Session
+from verify.target import Target
+
+#: The network turns to the largest choice once there are more transfers to choose from than it says.
+_CHOICES = st.lists(st.integers(0, 7), max_size=12)
+
+
+def _schedules(session: Session, case: Case, detail: Detail) -> Verdict:
+    schedule = Schedule(detail["model"], tuple(detail["choices"]))
+    cases = (case, case.replace(seed=case.seed + 1))[: detail["calls"]]
+    order = list(range(len(cases)))
+    simulation = simulate(session, *cases, schedule=schedule, order=order)
+    if simulation.finding is not None:
+        return Verdict(np.inf, simulation.finding)
+    worst = 0.0
+    for k, made in enumerate(cases):
+        verdict = session.judge(made, [simulation.run.value(rank)[k] for rank in made.ranks])
+        worst = max(worst, verdict.worst)
+        if verdict.finding:
+            told = (
+                f"on the simulated network, delivery {schedule.model}: receive buffers hold NaN until their wait "
+                "returns, and send buffers are read as late as may be",
+                *([f"call {k + 1} of {len(cases)}, whose forward passes all came first"] if len(cases) > 1 else []),
+                *of_messages(session, cases, simulation.trace),
+            )
+            finding = verdict.finding
+            return Verdict(worst, replace(finding, details=(*finding.details, *told)))
+    return Verdict(worst)
+
+
+def _axes(target: Target, world_sizes: Sequence[int]) -> Axes:
+    wanted = ("qkv",) if target.gradients else ("",)
+    several = tuple(size for size in sorted(world_sizes) if size > 1)
+    groups = ("default", "sub-group") if target.subgroups else ("default",)
+    # Where keys and values differ in width, one taken for the other shows in the sizes.
+    widths = ("different",) if target.value_dim else ("same",)
+    return plain(ranks=several, requires_grad=wanted, group=groups, value_dim=widths)(target, world_sizes)
+
+
+def _details(session: Session) -> st.SearchStrategy[Detail]:
+    return st.fixed_dictionaries(
+        {"model": st.sampled_from(MODELS), "choices": _CHOICES, "calls": st.sampled_from((1, 1, 2))}
+    )
+
+
+SCHEDULES = Check(
+    name="schedules",
+    promise="gives the right answer and never hangs in whatever order messages complete (simulated network)",
+    builds_on=("forward",),
+    axes=_axes,
+    examine=_schedules,
+    weight=4,
+    detail=_details,
+    needs=lambda target, sizes: "" if max(sizes) > 1 else "one rank alone sends no messages",
+    max_rows=4,
+)

@@ -1,0 +1,115 @@
+"""What is wrong with operations beside each other, in words: mismatches, self-sends, what is left behind at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from verify.findings import Finding
+from verify.network.collectives import disagreement
+from verify.network.messages import Post, describe
+
+if TYPE_CHECKING:
+    from verify.network.network import Member
+
+
+def mismatch(sender: int, send: Post, receiver: int, receive: Post) -> Finding | None:
+    """A message and a buffer that do not fit: another dtype or another number of elements."""
+    sent, expected = send.sends[0], receive.receives[0]
+    if sent.dtype != expected.dtype:
+        what = "dtype"
+    elif sent.count != expected.count:
+        what = "number of elements"
+    else:
+        return None
+    return Finding(
+        "fail",
+        f"rank {sender} sends {sent} to rank {receiver}, which receives it into {expected}: another {what}",
+        (
+            f"rank {sender}: {describe(send, sender)}",
+            f"  at {send.line}",
+            f"rank {receiver}: {describe(receive, receiver)}",
+            f"  at {receive.line}",
+            "messages between two ranks are matched in the order of posting; a real transport reads such a message as "
+            "other numbers, fills the buffer in part, or crashes",
+        ),
+        "wire",
+    )
+
+
+def different_collectives(count: int, rank: int, post: Post, other_rank: int, other: Post) -> Finding | None:
+    """Two ranks of a group in collectives that do not belong together."""
+    index, other_index = post.ranks.index(rank), other.ranks.index(other_rank)
+    what = disagreement(index, post, other_index, other)
+    if what is None:
+        return None
+    one, two = sorted(((rank, post), (other_rank, other)), key=lambda pair: pair[0])
+    names = (
+        f"rank {one[0]} is in {one[1].call}, rank {two[0]} in {two[1].call}"
+        if what == "the collective"
+        else f"ranks {one[0]} and {two[0]} differ in {what} of {one[1].call}"
+    )
+    return Finding(
+        "fail",
+        f"ranks in different collectives: {names}" if what == "the collective" else names,
+        (
+            f"collective {count} of the group of ranks {', '.join(map(str, post.ranks))}",
+            *(
+                line
+                for r, p in (one, two)
+                for line in (
+                    f"rank {r}: {describe(p, r)}" + (f", reduction {p.reduction}" if p.reduction else ""),
+                    f"  at {p.line}",
+                )
+            ),
+        ),
+        "wire",
+    )
+
+
+def to_itself(rank: int, post: Post) -> Finding:
+    """A message from a rank to itself."""
+    verb = "sends to" if post.kind == "send" else "receives from"
+    return Finding(
+        "fail",
+        f"rank {rank} {verb} itself",
+        (
+            f"rank {rank}: {describe(post, rank)}",
+            f"  at {post.line}",
+            "a transport may refuse that or wait for ever; in a group of one there is nothing to communicate",
+        ),
+        "wire",
+    )
+
+
+def left_behind(members: Sequence[Member]) -> Finding | None:
+    """Messages that nobody received and handles that nobody waited for, once every rank has ended."""
+    for member in members:
+        if member.remarks:
+            return Finding("fail", f"rank {member.rank}: {member.remarks[0]}", (), "wire")
+    for member in members:
+        for operation in member.operations:
+            post = operation.post
+            if post.kind == "send" and not operation.through:
+                return Finding(
+                    "fail",
+                    f"a message from rank {member.rank} to rank {post.peer} is never received",
+                    (f"rank {member.rank}: {describe(post, member.rank)}", f"  at {post.line}"),
+                    "wire",
+                )
+    for member in members:
+        left = [member.operations[number].post for number in member.unwaited]
+        if left:
+            alike = [m.rank for m in members if m.unwaited]
+            return Finding(
+                "fail",
+                f"rank {member.rank} never waits for the handle of {describe(left[0], member.rank)}",
+                (
+                    f"  posted at {left[0].line}",
+                    *([f"  nor for {len(left) - 1} more of its operations"] if len(left) > 1 else []),
+                    f"on {len(alike)} of {len(members)} ranks; until its wait returns, an operation's buffers may "
+                    "neither be read nor be written",
+                ),
+                "wire",
+            )
+    return None

@@ -1,0 +1,200 @@
+"""The network itself: knows what every rank has posted and waits for, and decides which transfer completes next.
+
+It acts only when no rank can go on by itself. Then it completes one of the transfers that the delivery model allows,
+the one that the schedule says, and wakes the ranks whose wait is over. If there is none and ranks wait, that is a
+deadlock, known at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from verify.findings import Finding
+from verify.network import misuse
+from verify.network.collectives import outcome, pairs
+from verify.network.deadlock import deadlock
+from verify.network.matching import Matcher, Operation, Transfer
+from verify.network.messages import Contents, Signal, Stop, Wait, Wake
+from verify.network.trace import Message, Trace
+
+#: Delivery models, from the most forgiving on. "eager": a send completes at once. "rendezvous": it completes with its
+#: receive. "stream": besides, a rank's operations in one group run in the order of issue, each holding up the next,
+#: and only those of one batch run together, as on NCCL.
+MODELS = ("eager", "rendezvous", "stream")
+
+#: So many answers in a row tell pollers "not yet" while nothing moves, before the network calls it a deadlock.
+_PATIENCE = 100
+#: So many times in a row the schedule may tell pollers "not yet" although a transfer could complete.
+_TEASING = 3
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Who comes when: a delivery model, and at each turn which of the transfers that could complete does.
+
+    The choices are used over and over; turn t completes transfer ``choices[t % len] % possible`` in the order of
+    posting. No choices at all: always the one posted first.
+    """
+
+    model: str = "rendezvous"
+    choices: tuple[int, ...] = ()
+
+    def choose(self, turn: int, possible: int) -> int:
+        """Which of so many possible transfers completes at that turn."""
+        return self.choices[turn % len(self.choices)] % possible if self.choices else 0
+
+
+@dataclass
+class Member:
+    """What the network knows of a rank. ``state``: running, wait, poll, end or failed."""
+
+    rank: int
+    state: str = "running"
+    wanted: tuple[int, ...] = ()
+    operations: list[Operation] = field(default_factory=list)
+    waits: list[Wait] = field(default_factory=list)
+    unwaited: tuple[int, ...] = ()
+    remarks: tuple[str, ...] = ()
+    polled: bool = False  # something has moved since it asked, or nothing can
+    news: dict[int, Contents] = field(default_factory=dict)
+    sources: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> list[Operation]:
+        """The operations that it waits for and that are not through."""
+        return [self.operations[number] for number in self.wanted if not self.operations[number].done]
+
+
+class Network:
+    """One run: ``take`` what the ranks signal, and as soon as it is ``quiet``, ``step``."""
+
+    def __init__(self, size: int, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.members = [Member(rank) for rank in range(size)]
+        self.finding: Finding | None = None
+        self.trace = Trace(size, schedule.model)
+        self._matcher = Matcher(schedule.model)
+        self._inbox: dict[int, Signal] = {}
+        self._turn = 0
+        self._idle = 0
+        self._teased = 0
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no rank can go on by itself."""
+        return all(member.state != "running" or member.rank in self._inbox for member in self.members)
+
+    def take(self, rank: int, signal: Signal) -> None:
+        """Keep a rank's signal; it counts from the next step on, so that the order of arrival does not matter."""
+        self._inbox[rank] = signal
+
+    def gone(self, rank: int, *, failed: bool) -> None:
+        """The rank has answered its job, or died; it will not signal again."""
+        if self.members[rank].state == "running" and (failed or rank not in self._inbox):
+            self.members[rank].state = "failed" if failed else "end"
+            self._inbox.pop(rank, None)
+
+    def step(self) -> list[tuple[int, Wake | Stop]]:
+        """What to tell which ranks, now that nobody runs; at least one, unless all have ended."""
+        self._absorb()
+        while self.finding is None:
+            answers = self._answers()
+            if answers:
+                return answers
+            if not self._advance():
+                break
+        return self._conclude()
+
+    def _absorb(self) -> None:
+        for rank in sorted(self._inbox):
+            signal, member = self._inbox[rank], self.members[rank]
+            member.state, member.wanted = signal.state, signal.wanted
+            member.unwaited, member.remarks = signal.unwaited, signal.remarks
+            for entry in signal.log:
+                if isinstance(entry, Wait):
+                    member.waits.append(entry)
+                    self.trace.waited(rank, entry)
+                    continue
+                operation = Operation(rank, entry)
+                member.operations.append(operation)
+                self.trace.posted(rank, entry)
+                self.finding = self.finding or self._matcher.add(operation)
+            for number, contents in signal.contents.items():
+                member.operations[number].contents = contents
+            if self.schedule.model == "eager":
+                for wait in (entry for entry in signal.log if isinstance(entry, Wait)):
+                    for number in wait.numbers:
+                        operation = member.operations[number]
+                        operation.done = operation.done or operation.post.kind == "send"
+        self._inbox.clear()
+
+    def _answers(self) -> list[tuple[int, Wake | Stop]]:
+        """Wake the ranks whose waits are over; pollers are answered after every turn."""
+        answers: list[tuple[int, Wake | Stop]] = []
+        for member in self.members:
+            if member.state in ("wait", "poll") and (member.polled or not member.missing):
+                answers.append((member.rank, Wake(member.news, member.sources)))
+                member.news, member.sources, member.state, member.polled = {}, {}, "running", False
+        return answers
+
+    def _advance(self) -> bool:
+        """Complete one transfer, or let the pollers go on; False if nothing can happen any more."""
+        ready = self._matcher.ready()
+        pollers = [member for member in self.members if member.state == "poll"]
+        if not ready and not pollers:
+            return False
+        options = len(ready) + bool(pollers and self._teased < _TEASING)
+        pick = self.schedule.choose(self._turn, options) if ready else options
+        self._turn += 1
+        for member in pollers:
+            member.polled = True
+        if pick < len(ready):
+            self._idle = self._teased = 0
+            self._complete(ready[pick])
+            return True
+        self._teased += 1
+        self._idle += not ready
+        return self._idle < _PATIENCE
+
+    def _complete(self, transfer: Transfer) -> None:
+        posts = [operation.post for operation in transfer.operations]
+        if transfer.collective:
+            contents = {i: operation.contents or [] for i, operation in enumerate(transfer.operations)}
+            results = outcome(posts, contents)
+            moved = {(posts[0].ranks[i], posts[0].ranks[j]): n for (i, j), n in pairs(posts).items()}
+        else:
+            send, receive = transfer.operations
+            results = [[], send.contents or [b""]]
+            moved = {(send.rank, receive.rank): posts[0].sends[0].nbytes}
+            self.members[receive.rank].sources[posts[1].number] = send.rank
+        for operation, result in zip(transfer.operations, results, strict=True):
+            operation.done, operation.through, operation.contents = True, True, None
+            self.members[operation.rank].news[operation.post.number] = result
+        self._matcher.completed(transfer)
+        self.trace.completed(
+            Message(
+                posts[0].kind if transfer.collective else "message",
+                tuple((operation.rank, operation.post.number) for operation in transfer.operations),
+                moved,
+                posts[-1].stage,
+            )
+        )
+
+    def _conclude(self) -> list[tuple[int, Wake | Stop]]:
+        """Nothing can happen any more, or enough has been seen: judge what is left, and stop who still waits."""
+        waiting = [member for member in self.members if member.state in ("wait", "poll")]
+        if self.finding is None and waiting and not any(m.state == "failed" for m in self.members):
+            self.finding = deadlock(self.members, self._matcher, self.schedule.model)
+        if self.finding is None and all(m.state == "end" for m in self.members):
+            self.finding = misuse.left_behind(self.members)
+        self.trace.stopped = tuple(member.rank for member in waiting)
+        reason = self.finding.headline if self.finding else "another rank failed"
+        for member in waiting:
+            member.state = "running"
+        return [(member.rank, Stop(reason)) for member in waiting]
+
+    def where(self, rank: int) -> str:
+        """The line at which the rank waits, or waited last."""
+        waits: list[Any] = self.members[rank].waits
+        return waits[-1].line if waits else ""

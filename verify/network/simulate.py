@@ -1,0 +1,32 @@
+"""Cases of a session run on the simulated network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from verify.case import Case
+from verify.network.network import Schedule
+from verify.network.world import Simulation
+from verify.world.messages import Job
+
+if TYPE_CHECKING:
+    from verify.session import Session
+
+
+def simulate(session: Session, *cases: Case, schedule: Schedule = Schedule(), **options: Any) -> Simulation:  # noqa: B008
+    """All forward passes of the cases and then their backward passes, under a schedule; meanwhile the oracle answers.
+
+    Each rank's value is a list of Attended, a case each. Options: see verify.network.procedure.
+    """
+    world = session.network[cases[0].world_size]
+    positions = tuple(session.positions(case) for case in cases)
+    options = {"model": schedule.model, "choices": schedule.choices, **options}
+    world.submit(Job("simulate", session.source, cases, positions, options))
+    if options.pop("judged", True):
+        for case in cases:
+            session.answer(case)
+    world.collect()
+    assert world.simulation is not None
+    if world.simulation.run.outcome == "returned":
+        session.tried.update(cases)
+    return world.simulation
