@@ -76,7 +76,7 @@ def _agree(
     digest = hashlib.blake2b(json.dumps(signature).encode(), digest_size=len(_OBJECTION)).digest()
     verdict = digest if objection is None else _OBJECTION
     settled: set[bytes] = set()
-    if device.type != "cpu":
+    if signature.get("device", "cpu") != "cpu":
         members = group if group is not None else dist.group.WORLD
         assert members is not None
         settled = _agreed.setdefault(members, settled)
