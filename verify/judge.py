@@ -69,6 +69,7 @@ def shares(got: np.ndarray, expected: np.ndarray, budget: np.ndarray, dtype: str
     """The share of each element's budget that its error uses; infinite where a number and NaN or infinity differ."""
     error = np.abs(got - expected)
     share = np.where(error == 0.0, 0.0, error / budget)
+    share = np.where(np.isnan(share), np.inf, share)  # no comparison would notice a NaN
     # Not finite: right only if it is the very same, or if the dtype cannot hold the expected number.
     same = (got == expected) | (np.isnan(got) & np.isnan(expected))
     overflow = np.isinf(got) & (np.sign(got) == np.sign(expected)) & (np.abs(expected) + budget >= LARGEST[dtype])
