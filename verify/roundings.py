@@ -15,8 +15,8 @@ from verify.budget import UNIT_ROUNDOFF
 #: The largest root-mean-square error of a correct implementation, in units of one rounding to the inputs' dtype (of the
 #: lse: to float32), by number of ranks, larger ones being judged as the last; tests/calibration has the data.
 RMS_LIMITS = {
-    3: {"out": 1.3, "lse": 4.0, "query.grad": 1.7, "key.grad": 1.5, "value.grad": 1.5},
-    4: {"out": 1.25, "lse": 4.0, "query.grad": 1.6, "key.grad": 1.35, "value.grad": 1.33},
+    3: {"out": 1.3, "lse": 12.0, "query.grad": 1.7, "key.grad": 1.5, "value.grad": 1.5},
+    4: {"out": 1.25, "lse": 12.0, "query.grad": 1.6, "key.grad": 1.35, "value.grad": 1.33},
 }
 
 #: Fewer elements than this make no reliable root-mean-square.
