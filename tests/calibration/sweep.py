@@ -1,0 +1,213 @@
+"""No correct implementation is flagged: the gate's own examples, judged by its own judge, over the correct family.
+
+    python -m tests.calibration.sweep                                   # 10,000 examples per dtype, 20 seeds
+    python -m tests.calibration.sweep --examples 200 --seeds 2          # a taste
+    python -m tests.calibration.sweep --json tests/calibration/sweep.json
+
+The examples are those that the search of the gate draws for its precision check (in float64 of the same kind), one
+seed after another, and the styles of tests.verify.correct take turns. All ranks of an example run in this process:
+the same kernels in the same orders, without the wire; from there on everything is the gate's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tests.verify.correct.simulated import attended
+from tests.verify.correct.style import STYLES, Style
+from verify.budget import CONSTANT
+from verify.case import Case
+from verify.checks.check import Detail, plain
+from verify.checks.precision import PRECISION
+from verify.choices import DTYPES, ONE_SIDED
+from verify.findings import Finding
+from verify.judge import Verdict, assemble, shares
+from verify.procedures import Attended
+from verify.roundings import rms_limit, rms_ratio
+from verify.search import search
+from verify.session import VALUES, Session
+from verify.target import Source, Target
+
+WORLD_SIZES = (1, 2, 3, 4)
+NAMES = tuple(STYLES)
+
+
+class InOneProcess(Session):
+    """A session whose ranks are simulated, in the style that it is told."""
+
+    style: Style
+    results: list[Attended]
+
+    def __init__(self, target: Target, world_sizes: tuple[int, ...] = WORLD_SIZES) -> None:
+        super().__init__(target, Source("tests.verify.correct.targets", None, "plain"), None, world_sizes)  # type: ignore[arg-type]
+
+    @property
+    def device(self) -> str:
+        """Where everything is."""
+        return "cpu"
+
+    def attend(self, case: Case, **options: Any) -> tuple[list[Any], Finding | None]:
+        """What the ranks would bring home; it stays at hand."""
+        self.results = attended(case, self.style)
+        return self.results, None
+
+
+@dataclasses.dataclass
+class Seen:
+    """What one part of a sweep has seen."""
+
+    examples: int = 0
+    flagged: list[str] = dataclasses.field(default_factory=list)
+    #: By tensor: the largest error in units of the analysis, the style and the case.
+    largest: dict[str, tuple[float, str, str]] = dataclasses.field(default_factory=dict)
+    #: By ranks, tensor and style: root-mean-square errors in units of one rounding.
+    roundings: dict[tuple[int, str, str], list[float]] = dataclasses.field(default_factory=lambda: defaultdict(list))
+
+    def record(self, case: Case, style: str, session: InOneProcess, verdict: Verdict) -> None:
+        """Take in one example, judged in that style."""
+        self.examples += 1
+        if verdict.finding is not None:
+            self.flagged.append(f"{style}: {verdict.finding.headline}: {case!r}")
+        positions, right = session.positions(case), session.answer(case)
+        for name in VALUES:
+            got = assemble(case, session.results, positions, name)
+            share = shares(got, right.expected[name], right.budget[name], case.dtype)
+            found = (CONSTANT * float(share.max(initial=0.0)), style, repr(case))
+            self.largest[name] = max(self.largest.get(name, found), found)
+            if case.data == ONE_SIDED:
+                dtype = case.dtype if name != "lse" else "float32"
+                ratio = rms_ratio(got, right.expected[name], dtype, least=1)
+                self.roundings[case.shards, name, style].append(ratio)
+
+    def add(self, other: Seen) -> None:
+        """Take in another part."""
+        self.examples += other.examples
+        self.flagged += other.flagged
+        for name, found in other.largest.items():
+            self.largest[name] = max(self.largest.get(name, found), found)
+        for key, ratios in other.roundings.items():
+            self.roundings[key] += ratios
+
+
+def part(dtype: str, seed: int, examples: int, ranks: tuple[int, ...] = WORLD_SIZES) -> Seen:
+    """One seed's examples of one dtype."""
+    torch.set_num_threads(1)
+    seen = Seen()
+    target = Target(attend=part, dtypes=tuple(sorted({"float64", dtype}, key=DTYPES.index)), lse=True)
+    session = InOneProcess(target, ranks)
+
+    def examine(session: Session, case: Case, detail: Detail) -> Verdict:
+        assert isinstance(session, InOneProcess)
+        style = NAMES[(seed + seen.examples) % len(NAMES)]
+        session.style = STYLES[style]
+        verdict = PRECISION.examine(session, case, detail)
+        seen.record(case, style, session, verdict)
+        return Verdict(0.0)  # whatever was found: the sweep goes on
+
+    changes: dict[str, Any] = {"examine": examine}
+    if dtype == "float64":  # in which the check itself has nothing to do
+        changes |= {"axes": plain(requires_grad=("qkv",)), "needs": lambda *_: "", "besides": lambda *_: None}
+    search(dataclasses.replace(PRECISION, **changes), session, examples=examples, seed=seed)
+    return seen
+
+
+def sweep(examples: int, seeds: int, jobs: int, dtypes: tuple[str, ...] = DTYPES) -> dict[str, Seen]:
+    """So many examples per dtype, shared out to so many seeds."""
+    total = {dtype: Seen() for dtype in dtypes}
+    with ProcessPoolExecutor(jobs) as pool:
+        running = {
+            pool.submit(part, dtype, seed, -(-examples // seeds), _worlds(seed)): dtype
+            for seed in range(seeds)
+            for dtype in dtypes
+        }
+        for done in as_completed(running):
+            total[running[done]].add(done.result())
+            print(f"\r{sum(seen.examples for seen in total.values()):,} examples", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return total
+
+
+def _worlds(seed: int) -> tuple[int, ...]:
+    """The worlds of the gate's default, or, at every fourth seed, of up to three ranks: limits depend on the ranks."""
+    return (1, 2, 3) if seed % 4 == 3 else WORLD_SIZES
+
+
+def data_of(total: dict[str, Seen], seeds: int) -> dict[str, Any]:
+    """What is kept of a sweep."""
+    roundings: dict[str, dict[str, dict[str, Any]]] = {}
+    together: dict[tuple[int, str, str], list[float]] = defaultdict(list)
+    for seen in total.values():
+        for key, ratios in seen.roundings.items():
+            together[key] += ratios
+    for (ranks, name, style), ratios in sorted(together.items()):
+        found = {"examples": len(ratios), "style": style, "mean": np.mean(ratios), "sd": np.std(ratios)}
+        found = {k: round(float(v), 4) if isinstance(v, float) else v for k, v in found.items()}
+        row = roundings.setdefault(str(ranks), {}).setdefault(name, {"examples": 0, "largest": 0.0, "worst style": {}})
+        row["examples"] += len(ratios)
+        row["largest"] = round(max(row["largest"], *ratios), 4)
+        if found["mean"] > row["worst style"].get("mean", -1.0):
+            row["worst style"] = found
+    return {
+        "seeds": seeds,
+        "styles": len(STYLES),
+        "examples": {dtype: seen.examples for dtype, seen in total.items()},
+        "flagged": {dtype: seen.flagged for dtype, seen in total.items()},
+        "largest error in units of the analysis": {
+            dtype: {
+                name: {"units": round(u, 4), "style": style, "case": case} for name, (u, style, case) in found.items()
+            }
+            for dtype, found in ((dtype, seen.largest) for dtype, seen in total.items())
+        },
+        "root-mean-square error in units of one rounding, by ranks": roundings,
+    }
+
+
+def table(data: dict[str, Any]) -> Iterator[str]:
+    """What a reader wants to know of a sweep."""
+    yield "largest error, in units of the analysis / share of the budget"
+    yield f"{'':10s}{'examples':>10s}{'flagged':>9s}" + "".join(f"{name:>18s}" for name in VALUES)
+    for dtype, found in data["largest error in units of the analysis"].items():
+        cells = "".join(f"{found[name]['units']:11.3f} {found[name]['units'] / CONSTANT:5.0%} " for name in VALUES)
+        yield f"{dtype:10s}{data['examples'][dtype]:10,d}{len(data['flagged'][dtype]):9d}{cells}"
+    yield ""
+    yield "root-mean-square error, in units of one rounding: largest seen; the worst style's mean and deviation; limit"
+    for ranks, found in data["root-mean-square error in units of one rounding, by ranks"].items():
+        for name in VALUES:
+            row = found[name]
+            worst = row["worst style"]
+            spread = f"{worst['mean']:.3f} ± {worst['sd']:.3f} ({worst['style']})"
+            limit = rms_limit(name, int(ranks))
+            yield f"{ranks} ranks {name:12s}{row['examples']:7,d} {row['largest']:8.3f}   {spread:38s}{limit:6.2f}"
+
+
+def main() -> None:
+    """Sweep, print the table, and keep the data if asked to."""
+    parser = argparse.ArgumentParser(prog="python -m tests.calibration.sweep", description=__doc__.splitlines()[0])
+    parser.add_argument("--examples", type=int, default=10_000, help="per dtype (default 10,000)")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--json", help="where the data is kept")
+    options = parser.parse_args()
+    start = time.monotonic()
+    data = data_of(sweep(options.examples, options.seeds, options.jobs), options.seeds)
+    print("\n".join(table(data)))
+    print(f"{time.monotonic() - start:.0f} s")
+    if options.json:
+        Path(options.json).write_text(json.dumps(data, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
