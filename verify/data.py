@@ -50,8 +50,8 @@ def _styled(case: Case, name: Name, values: np.ndarray, positions: np.ndarray) -
     if case.data == "sharp" and scores:
         return values * 4.0
     if case.data == "huge" and scores:
-        # Scores of some 1e4 in float64 and 1e3 in float32 and bfloat16: past exp's range (709 and 88) by far; in float16
-        # past its largest number, 65504, in every fourth score or so.
+        # Scores of some 1e4 in float64 and 1e3 in float32 and bfloat16: past exp's range (709 and 88) by far; in
+        # float16 every fourth score or so is past its largest number, 65504.
         return values * {"float64": 100.0, "float32": 32.0, "bfloat16": 24.0, "float16": 200.0}[case.dtype]
     if case.data == ONE_SIDED:
         return _one_sided(case.seed, name, values, positions)
