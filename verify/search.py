@@ -105,7 +105,7 @@ class _Attempts:
         self.made = 0
         self._random = random.Random(f"{found.check.name} {seed}")
 
-        @hypothesis_seed(seed)
+        # Outside @seed, which takes the database away.
         @settings(
             database=InMemoryExampleDatabase(),
             derandomize=False,
@@ -116,6 +116,7 @@ class _Attempts:
             report_multiple_bugs=False,
             print_blob=False,
         )
+        @hypothesis_seed(seed)
         @given(strategy)
         def attempt(example: tuple[Case, Detail]) -> None:
             found.attempt(*example)
