@@ -162,8 +162,13 @@ class CheckItem(pytest.Item):
 
     def runtest(self) -> None:
         """Run the check; skip with the reason where it was not tried, fail with its report."""
+        from verify.target import TargetError
+
         judge = self.config.stash[_JUDGE]
-        result = judge.run(self.check)
+        try:
+            result = judge.run(self.check)
+        except TargetError as error:  # it loads here, but not in a rank
+            pytest.fail(str(error), pytrace=False)
         self.user_properties += [("attention_outcome", result.outcome), ("attention_examples", result.examples)]
         if result.outcome == "unsupported":
             pytest.skip(f"not supported: {result.reason}")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import tempfile
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verify.case import Case
 from verify.report import Example
-from verify.target import Source, parse_source
+from verify.target import Source, TargetError, parse_source
 
 if TYPE_CHECKING:
     from verify.report import Failure
@@ -68,19 +69,18 @@ def load_saved(path: str) -> Saved:
     if data["device"] not in ("cpu", "cuda"):
         raise ReplayError(f"{path}: device is {data['device']!r}, not cpu or cuda")
     try:
+        source = parse_source(data["target"])
         case = Case.from_json(data["case"])
-    except (ValueError, TypeError) as error:
+    except (TargetError, ValueError, TypeError) as error:
         raise ReplayError(f"{path}: {error}") from error
-    return Saved(
-        parse_source(data["target"]), Example(data["check"], case, data["detail"]), data["device"], data["headline"]
-    )
+    return Saved(source, Example(data["check"], case, data["detail"]), data["device"], data["headline"])
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _LARGEST_BYTES:
             raise ReplayError(f"{path} is larger than {_LARGEST_BYTES} bytes; a saved example never is")
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ReplayError(f"{path} is not there") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -95,11 +95,13 @@ def _read(path: Path) -> dict[str, Any]:
 def write_whole(path: str, text: str) -> None:
     """Write a file so that it is there whole or not at all; OSError names the path if it cannot be written."""
     folder = os.path.dirname(os.path.abspath(path))
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{os.path.basename(path)}.")
+    temporary = os.path.join(folder, f".{os.path.basename(path)}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "w") as file:
+        # Not by tempfile, whose files nobody else may read.
+        with open(temporary, "x", encoding="utf-8") as file:
             file.write(text)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise

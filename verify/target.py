@@ -264,8 +264,13 @@ def as_target(target: Target | Callable[..., Any] | str) -> tuple[Target, Source
     if isinstance(target, str):
         source = parse_source(target)
         return load(source), source
-    found = target if isinstance(target, Target) else Target(attend=target)
-    return found, source_of(found.attend)
+    if not isinstance(target, Target):
+        return Target(attend=target), source_of(target)
+    source = source_of(target.attend)
+    # By its own name, if it has one, a replay knows what the target supports.
+    named = vars(sys.modules[target.attend.__module__]).items()
+    name = next((name for name, value in named if value is target), source.name)
+    return target, dataclasses.replace(source, name=name)
 
 
 def supported(target: Target, **changes: Any) -> Target:
