@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
-import re
 import shutil
-import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import BaseContext
-from multiprocessing.process import BaseProcess
 from typing import Any
 
-from verify.world import worker
+import torch.distributed as dist
+
+from verify.target import Source
+from verify.world import memory
+from verify.world.channel import readable
+from verify.world.kept import Keeper, KeeperError, keeper
+from verify.world.member import Member
 from verify.world.messages import Died, Job, Raised, Reply, Returned, Run, Stuck
 from verify.world.pace import Activity, Pace
+from verify.world.shield import shielded
+from verify.world.worker import Seat, Surroundings
 
 START_SECONDS = 120.0
 LOAD_SECONDS = 120.0
-_OUTPUT_KEPT = 8192
 _POLL_SECONDS = 0.1
+
+#: A rank may hold so much more than after its first call before its world is replaced; looked at every few runs.
+LEAK_BYTES = 512 << 20
+_RUNS_PER_LOOK = 8
 
 
 class WorldError(Exception):
@@ -42,15 +46,24 @@ class LocalWorld:
     processes are replaced, as nobody knows what state they are in.
     """
 
+    #: What the ranks may send; a world whose ranks send more than replies names it here.
+    accepted: tuple[type, ...] = (Returned, Raised, Died)
+
     def __init__(self, size: int, *, device: str = "cpu", backend: str | None = None) -> None:
         self.size = size
         self.device = device
         self.backend = backend or ("nccl" if device == "cuda" else "gloo")
         self.pace = Pace(device)
         self.starts = 0
-        self._members: list[_Member] = []
+        self.remarks: dict[str, int] = {}
+        self._keeper: Keeper | None = None
+        self._members: list[Member] = []
+        self._store: int | None = None
         self._folder: str | None = None
         self._job: Job | None = None
+        self._loaded: set[Source] = set()
+        self._early: Run | None = None
+        self._runs = 0
 
     def __enter__(self) -> LocalWorld:
         return self
@@ -62,58 +75,71 @@ class LocalWorld:
         """Start the processes and wait until they have joined; WorldError if they do not."""
         if self._members:
             return
+        self._require()
         self.starts += 1
-        self._folder = tempfile.mkdtemp(prefix="attention-gate-")
-        context = _context(self.device)
-        store = os.path.join(self._folder, "store")
         try:
-            for rank in range(self.size):
-                seat = worker.Seat(rank, self.size, store, self.device, self.backend)
-                self._members.append(_Member(context, seat))
-            run = self._collect(time.monotonic(), _Limits(START_SECONDS, START_SECONDS))
+            self._seat()
+            run = self._collect(_Limits(START_SECONDS, START_SECONDS))
+        except (KeeperError, OSError) as error:
+            self.close()
+            raise WorldError(_why_no_world(self.size, self.backend, [str(error)])) from error
         except BaseException:
             self.close()
             raise
         if run.outcome != "returned":
             self.close()
-            raise WorldError(_why_no_world(self.size, self.backend, run))
+            raise WorldError(_why_no_world(self.size, self.backend, _reasons(run)))
 
     def close(self) -> None:
-        """End the processes, remove what they left; safe to call at any time and more than once."""
-        members, self._members = self._members, []
-        for member in members:
-            member.dismiss()
-        for member in members:
-            member.end()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        """End the processes and all that they started, remove what they left; safe at any time, more than once."""
+        with shielded():
+            members, self._members = self._members, []
+            if members and self._keeper is not None:
+                self._keeper.clear([member.process for member in members])
+            for member in members:
+                member.close()
+            if self._store is not None:
+                os.close(self._store)
+                self._store = None
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
+                self._folder = None
+            self._loaded.clear()
+            self._early = None
 
     def submit(self, job: Job) -> None:
         """Send the job to every rank; ``collect`` waits for its replies."""
         self.start()
         self._job = job
+        if job.procedure != "load" and job.source not in self._loaded:
+            # A world that was replaced imports the target anew, which may take long and is no part of the job.
+            run = self._submit_and_collect(Job("load", job.source, (), ()), _Limits(LOAD_SECONDS, LOAD_SECONDS))
+            if run.outcome != "returned":
+                self._early = run
+                return
+            self._loaded.add(job.source)
         for member in self._members:
-            with contextlib.suppress(OSError):  # a dead process is reported when its reply is collected
-                member.jobs.send(job)
+            member.submit(job)
 
     def collect(self) -> Run:
         """The run of the job that was submitted last."""
         assert self._job is not None
-        if self._job.procedure == "load":
+        job, self._job = self._job, None
+        limits = _Limits(self.pace.resting, self.pace.busy)
+        if job.procedure == "load":
             limits = _Limits(LOAD_SECONDS, LOAD_SECONDS)
-        else:
-            limits = _Limits(self.pace.resting, self.pace.busy)
-        self._job = None
         try:
-            run = self._collect(time.monotonic(), limits)
+            run = self._early or self._collect(limits)
+            if run.outcome != "returned" or any(reply.spoiled for reply in replies_of(run, Returned).values()):
+                self.close()
+            elif job.procedure == "load":
+                self._loaded.add(job.source)
+            else:
+                self.pace.saw(run.seconds)
+                self._replace_if_swollen()
         except BaseException:
             self.close()
             raise
-        if run.outcome == "returned":
-            self.pace.saw(run.seconds)
-        else:
-            self.close()
         return run
 
     def run(self, job: Job) -> Run:
@@ -130,29 +156,75 @@ class LocalWorld:
         finally:
             self.pace.hurried = before
 
-    def _collect(self, start: float, limits: _Limits) -> Run:
+    def _seat(self) -> None:
+        self._store, self._folder, path = _rendezvous()
+        self._keeper = keeper()
+        share = memory.share(self.size)
+        surroundings = Surroundings(list(sys.path), _cwd(), dict(os.environ), share)
+        for rank in range(self.size):
+            seat = Seat(rank, self.size, path, self.device, self.backend)
+            with shielded():
+                self._members.append(Member(self._keeper, seat, surroundings, self._store))
+            self._members[-1].accepted = self.accepted
+
+    def _require(self) -> None:
+        """Refuse at once what can only fail, with a message that says what to do."""
+        there = {"gloo": dist.is_gloo_available, "nccl": dist.is_nccl_available} if dist.is_available() else {}
+        if self.backend in ("gloo", "nccl") and not (self.backend in there and there[self.backend]()):
+            raise WorldError(f"this torch was built without {self.backend}; install one that has it, from pytorch.org")
+        share = memory.share(self.size)
+        if share is not None and share < memory.NEEDED:
+            fits = int(memory.share(1) or 0) // memory.NEEDED
+            raise WorldError(
+                f"a world of {self.size} ranks needs {memory.in_words(self.size * memory.NEEDED)} of memory, and this "
+                f"machine has {memory.in_words(memory.share(1) or 0)} to give: --world-sizes up to {max(1, fits)}"
+            )
+
+    def _submit_and_collect(self, job: Job, limits: _Limits) -> Run:
+        try:
+            for member in self._members:
+                member.submit(job)
+            return self._collect(limits)
+        except BaseException:
+            self.close()
+            raise
+
+    def _collect(self, limits: _Limits) -> Run:
+        start = time.monotonic()
         replies: dict[int, Reply] = {}
         activity = Activity()
         failed_at: float | None = None
         while len(replies) < self.size:
             pending = [member for member in self._members if member.rank not in replies]
-            ready = wait([member.jobs for member in pending], timeout=_POLL_SECONDS)
+            ready = readable([end for member in pending for end in member.ends], _POLL_SECONDS)
             for member in pending:
-                if member.jobs in ready:
-                    replies[member.rank] = reply = member.reply()
+                if any(end in ready for end in member.ends) and (reply := member.reply()) is not None:
+                    replies[member.rank] = reply
                     if isinstance(reply, Raised | Died):
                         failed_at = failed_at or time.monotonic()
             now = time.monotonic()
             if failed_at is not None and now - failed_at > Pace.after_failure:
                 break
-            if not ready and now - start > _POLL_SECONDS:
-                rest = activity.rest(member.process.pid or 0 for member in pending)
-                if rest > limits.resting or now - start > limits.busy:
+            if not ready:
+                activity.look(member.pid for member in pending)
+                if activity.resting > limits.resting or activity.working > limits.busy:
                     break
         for member in self._members:
             if member.rank not in replies:
                 replies[member.rank] = member.stuck()
         return Run(tuple(replies[rank] for rank in range(self.size)), time.monotonic() - start)
+
+    def _replace_if_swollen(self) -> None:
+        """Start anew before a target that leaks has taken the machine's memory, and remark on it."""
+        self._runs += 1
+        if self._runs % _RUNS_PER_LOOK == 1:
+            growth = max(member.growth() for member in self._members)
+            if growth > LEAK_BYTES:
+                self.close()
+                remark = (
+                    f"ranks were replaced since they had come to hold {memory.in_words(LEAK_BYTES)} more than at first"
+                )
+                self.remarks[remark] = self.remarks.get(remark, 0) + 1
 
 
 class Worlds:
@@ -194,127 +266,37 @@ class _Limits:
         self.busy = busy
 
 
-class _Member:
-    """The gate's end of one worker: its process, the pipe of jobs, what it prints, its stack on demand."""
-
-    def __init__(self, context: BaseContext, seat: worker.Seat) -> None:
-        self.rank = seat.rank
-        self.jobs, theirs = context.Pipe()
-        output, their_output = context.Pipe(duplex=False)
-        self._stacks, their_stacks = context.Pipe(duplex=False)
-        self.process: BaseProcess = context.Process(  # type: ignore[attr-defined]
-            target=worker.main,
-            args=(seat, theirs, their_output, their_stacks, list(sys.path)),
-            name=f"attention-gate-rank-{seat.rank}",
-            daemon=True,
-        )
-        self.process.start()
-        for end in (theirs, their_output, their_stacks):
-            end.close()
-        self._output = _Drain(output)
-
-    def reply(self) -> Reply:
-        """What the worker sent; if it ended instead, how."""
-        try:
-            reply: Reply = self.jobs.recv()
-        except (EOFError, OSError):
-            self.process.join(timeout=5)
-            return Died(_how_it_ended(self.process.exitcode), self._output.text())
-        return reply
-
-    def stuck(self) -> Stuck:
-        """Where the worker is now, as the stack of its main thread, most recent call last."""
-        text = b""
-        with contextlib.suppress(OSError):
-            os.kill(self.process.pid or 0, signal.SIGUSR1)
-            while self._stacks.poll(0.5 if not text else 0.05):
-                if not (part := os.read(self._stacks.fileno(), 65536)):
-                    break
-                text += part
-        return Stuck(_readable_stack(text.decode(errors="replace")), self._output.text())
-
-    def dismiss(self) -> None:
-        with contextlib.suppress(OSError):
-            self.jobs.send(None)
-            self.jobs.close()
-
-    def end(self) -> None:
-        self.process.join(timeout=0.2)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join(timeout=10)
-        self._stacks.close()
-        self._output.close()
+def _rendezvous() -> tuple[int | None, str | None, str]:
+    """A file for the ranks to find each other: in memory, given to them as a descriptor; else in a folder on disk."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("attention-gate-store"), None, ""
+    try:
+        folder = tempfile.mkdtemp(prefix="attention-gate-")
+    except OSError as error:
+        raise WorldError(f"no temporary folder can be made: {error}; set TMPDIR to one that can be written") from error
+    return None, folder, os.path.join(folder, "store")
 
 
-class _Drain:
-    """Reads what a worker prints, so that it never blocks on a full pipe, and keeps the end of it."""
-
-    def __init__(self, source: Connection) -> None:
-        self._source = source
-        self._kept = b""
-        self._thread = threading.Thread(target=self._read, name="attention-gate-output", daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        with contextlib.suppress(OSError):
-            while part := os.read(self._source.fileno(), 65536):
-                self._kept = (self._kept + part)[-_OUTPUT_KEPT:]
-
-    def text(self) -> str:
-        """The end of what was printed so far."""
-        time.sleep(0.01)  # let the reader catch up with a worker that has just ended
-        return self._kept.decode(errors="replace")
-
-    def close(self) -> None:
-        """Stop reading; a child of the worker may hold the other end open for ever, so nobody waits for it."""
-        self._thread.join(timeout=0.2)
-        if not self._thread.is_alive():
-            self._source.close()
+def _cwd() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
 
 
-def _context(device: str) -> BaseContext:
-    """Fork from a server that has torch loaded; CUDA does not survive a fork, so there processes are spawned."""
-    if device == "cuda":
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["verify.world.preload"])
-    return context
-
-
-def _how_it_ended(exitcode: int | None) -> str:
-    if exitcode is None:
-        return "closed its pipe to the gate"
-    if exitcode < 0:
-        return f"was killed by {signal.Signals(-exitcode).name}"
-    return f"ended its process with exit status {exitcode}"
-
-
-_FRAME = re.compile(r'^\s*File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*)$')
-_HARNESS = re.compile(r"/verify/(world|procedures)|/multiprocessing/|<frozen|/runpy\.py$")
-
-
-def _readable_stack(dump: str) -> str:
-    """faulthandler's dump (most recent call first) as a traceback without the harness's own frames."""
-    lines = []
-    for line in dump.splitlines():
-        if match := _FRAME.match(line):
-            if _HARNESS.search(match["file"]):
-                break
-            lines.append(f'  File "{match["file"]}", line {match["line"]}, in {match["function"]}')
-    return "\n".join(reversed(lines)) or "  (in the harness itself, or in no Python code)"
-
-
-def _why_no_world(size: int, backend: str, run: Run) -> str:
+def _reasons(run: Run) -> list[str]:
     reasons = []
     for rank, reply in enumerate(run.replies):
         if isinstance(reply, Raised):
             reasons.append(f"rank {rank} raised {reply.type}: {reply.message}")
         elif isinstance(reply, Died):
-            reasons.append(f"rank {rank} {reply.how}: {reply.output.strip()[-500:]}")
+            reasons.append(f"rank {rank} {reply.how}: {reply.output.strip()[-500:]}".removesuffix(": "))
         elif isinstance(reply, Stuck):
             reasons.append(f"rank {rank} did not join within {START_SECONDS:.0f} s")
+    return reasons
+
+
+def _why_no_world(size: int, backend: str, reasons: list[str]) -> str:
     return (
         f"a world of {size} {backend} processes could not be started: {'; '.join(reasons[:2])}. "
         "`python -m verify doctor` says what this machine can run."

@@ -27,10 +27,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Returned:
-    """The rank finished; value is what the procedure returned (None on ranks that take no part)."""
+    """The rank finished; value is what the procedure returned (None on ranks that take no part).
+
+    ``spoiled``: the call left the process in a state that could not be put right.
+    """
 
     value: Any
     seconds: float
+    spoiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,11 @@ class Raised:
 
 @dataclass(frozen=True)
 class Died:
-    """The rank's process ended; how, in words, and the last that it printed."""
+    """The rank's process ended; how, in words, the last that it printed, and its stack where it crashed in C."""
 
     how: str
     output: str
+    stack: str = ""
 
 
 @dataclass(frozen=True)
