@@ -15,7 +15,6 @@ from verify.case import Case
 from verify.checks.check import Axes, Check, Detail, plain
 from verify.judge import Verdict
 from verify.network.network import MODELS, Schedule
-from verify.network.provenance import of_messages
 from verify.network.simulate import simulate
 from verify.session import Session
 from verify.target import Target
@@ -29,21 +28,22 @@ def _schedules(session: Session, case: Case, detail: Detail) -> Verdict:
     cases = (case, case.replace(seed=case.seed + 1))[: detail["calls"]]
     order = list(range(len(cases)))
     simulation = simulate(session, *cases, schedule=schedule, order=order)
-    if simulation.finding is not None:
-        return Verdict(np.inf, simulation.finding)
+    if (found := simulation.finding) is not None:
+        if found.tensor == "wire" and case.head_dim != case.value_dim:
+            widths = f"here rows of key are {case.head_dim} wide and rows of value {case.value_dim}"
+            found = replace(found, details=(*found.details, widths))
+        return Verdict(np.inf, found)
     worst = 0.0
     for k, made in enumerate(cases):
         verdict = session.judge(made, [simulation.run.value(rank)[k] for rank in made.ranks])
         worst = max(worst, verdict.worst)
         if verdict.finding:
-            told = (
-                f"on the simulated network, delivery {schedule.model}: receive buffers hold NaN until their wait "
-                "returns, and send buffers are read as late as may be",
-                *([f"call {k + 1} of {len(cases)}, whose forward passes all came first"] if len(cases) > 1 else []),
-                *of_messages(session, cases, simulation.trace),
-            )
-            finding = verdict.finding
-            return Verdict(worst, replace(finding, details=(*finding.details, *told)))
+            told = [f"on the simulated network, delivery {schedule.model}"]
+            if any("got nan" in line for line in verdict.finding.details):
+                told.append("NaN is what a receive buffer holds there until its wait returns: one was read too early")
+            if len(cases) > 1:
+                told.append(f"call {k + 1} of {len(cases)}, whose forward passes all came first")
+            return Verdict(worst, replace(verdict.finding, details=(*verdict.finding.details, *told)))
     return Verdict(worst)
 
 

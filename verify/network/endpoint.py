@@ -29,6 +29,7 @@ class _Operation:
     post: Post
     sends: tuple[torch.Tensor, ...]
     receives: tuple[torch.Tensor, ...]
+    first: Contents  # contents when it was posted
     fixed: Contents | None = None  # contents that can no longer change
     arrived: Contents | None = None
     done: bool = False
@@ -55,6 +56,7 @@ class Endpoint:
         self.remarks: list[str] = []
         self._operations: list[_Operation] = []
         self._under_way: dict[int, _Operation] = {}
+        self._touched: set[int] = set()
         self._log: list[Post | Wait] = []
         self._batch = -1
         self._open_batch: int | None = None
@@ -94,10 +96,9 @@ class Endpoint:
                 stage=self.stage,
                 work=self.work,
             )
-            operation = _Operation(post, tuple(sends), tuple(receives))
+            operation = _Operation(post, tuple(sends), tuple(receives), [_contents(tensor) for tensor in sends])
             if any(_overlap(one, other) for one in sends for other in receives):
-                # In place: what is sent is about to be overwritten, so it is read now.
-                operation.fixed = [_contents(tensor) for tensor in sends]
+                operation.fixed = operation.first  # in place: what is sent is about to be overwritten
             for tensor in receives:
                 _poison(tensor)
             self._operations.append(operation)
@@ -124,8 +125,9 @@ class Endpoint:
             _, line, _ = self._calls.locate()
             self._calls.forget()
             self._log.append(Wait(numbers, len(self._operations), line, self.stage, self.work))
-            if self.model == "eager":
-                for operation in operations:
+            for operation in operations:
+                self._look_at(operation)
+                if self.model == "eager":
                     self._let_go(operation)
             if missing := tuple(o.post.number for o in operations if not o.done):
                 self._exchange("wait", missing)
@@ -170,6 +172,13 @@ class Endpoint:
             operation.fixed = operation.fixed or [_contents(tensor) for tensor in operation.sends]
             operation.done = True
 
+    def _look_at(self, operation: _Operation) -> None:
+        """Whether the target has written into buffers that it must leave alone until its wait returns."""
+        sends = [] if operation.fixed is not None else operation.sends
+        changed = any(_contents(now) != then for now, then in zip(sends, operation.first, strict=False))
+        if changed or any(_contents(tensor) != _poison_of(tensor) for tensor in operation.receives):
+            self._touched.add(operation.post.number)
+
     def _deliver(self, operation: _Operation) -> None:
         operation.waited = True
         for tensor, received in zip(operation.receives, operation.arrived or (), strict=False):
@@ -192,12 +201,14 @@ class Endpoint:
     def _signal(self, state: str, wanted: tuple[int, ...], unwaited: tuple[int, ...] = ()) -> None:
         contents = {}
         for number, operation in list(self._under_way.items()):
+            self._look_at(operation)
             if operation.post.sends:
                 contents[number] = operation.fixed or [_contents(tensor) for tensor in operation.sends]
                 if operation.done:  # let go of: its contents will never change again
                     del self._under_way[number]
         log, self._log = self._log, []
-        self._channel.send(Signal(state, log, contents, wanted, unwaited, tuple(self.remarks)))
+        touched = tuple(sorted(self._touched))
+        self._channel.send(Signal(state, log, contents, wanted, touched, unwaited, tuple(self.remarks)))
 
 
 def _piece(tensor: torch.Tensor) -> Piece:
@@ -209,17 +220,17 @@ def _contents(tensor: torch.Tensor) -> bytes:
     return ctypes.string_at(tensor.data_ptr(), size) if size else b""
 
 
-#: One byte that, repeated, is NaN in every floating type and a large odd number in every integer type.
-_POISON = 0xFF
+def _poison_of(tensor: torch.Tensor) -> bytes:
+    """What nobody may read: NaN in every floating type, true, or an odd pattern."""
+    byte = b"\xff" if tensor.dtype.is_floating_point or tensor.dtype.is_complex else b"\xa5"
+    return (b"\x01" if tensor.dtype == torch.bool else byte) * (tensor.numel() * tensor.element_size())
 
 
 def _poison(tensor: torch.Tensor) -> None:
-    """Fill with what nobody may read: NaN, true, or an odd pattern; past autograd, as a real transport writes."""
-    if tensor.dtype == torch.bool:
-        ctypes.memset(tensor.data_ptr(), 1, tensor.numel())
-    elif tensor.numel():
-        byte = _POISON if tensor.dtype.is_floating_point or tensor.dtype.is_complex else 0xA5
-        ctypes.memset(tensor.data_ptr(), byte, tensor.numel() * tensor.element_size())
+    """Fill a buffer with its poison; past autograd, as a real transport writes."""
+    pattern = _poison_of(tensor)
+    if pattern:
+        ctypes.memmove(tensor.data_ptr(), pattern, len(pattern))
 
 
 def _overlap(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -138,7 +138,7 @@ class Matcher:
         other = others.popleft()
         send, receive = (operation, other) if operation.post.kind == "send" else (other, operation)
         self._pair([send, receive], collective=False)
-        return misuse.mismatch(send.rank, send.post, receive.rank, receive.post)
+        return misuse.mismatch(send.rank, send.post, receive.rank, receive.post, [one.post for one in others])
 
     def _add_collective(self, operation: Operation) -> Finding | None:
         post = operation.post

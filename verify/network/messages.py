@@ -77,13 +77,14 @@ class Signal(NamedTuple):
 
     ``state`` is "wait", "poll" (asks whether it is done, and will go on either way), "end" or "failed" (it raised).
     ``contents`` has the present contents of every operation that is under way. ``wanted`` are the operations that it
-    waits for.
+    waits for, ``touched`` those whose buffers were written to while they were under way.
     """
 
     state: str
     log: list[Post | Wait]
     contents: dict[int, Contents]
     wanted: tuple[int, ...]
+    touched: tuple[int, ...] = ()
     unwaited: tuple[int, ...] = ()
     remarks: tuple[str, ...] = ()
 

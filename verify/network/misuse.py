@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from verify.network.network import Member
 
 
-def mismatch(sender: int, send: Post, receiver: int, receive: Post) -> Finding | None:
-    """A message and a buffer that do not fit: another dtype or another number of elements."""
+def mismatch(sender: int, send: Post, receiver: int, receive: Post, waiting: Sequence[Post] = ()) -> Finding | None:
+    """A message and a buffer that do not fit: another dtype or another number of elements.
+
+    ``waiting`` are the messages or buffers next in line: if one of them fits, the order is the mistake.
+    """
     sent, expected = send.sends[0], receive.receives[0]
     if sent.dtype != expected.dtype:
         what = "dtype"
@@ -32,6 +35,45 @@ def mismatch(sender: int, send: Post, receiver: int, receive: Post) -> Finding |
             f"  at {receive.line}",
             "messages between two ranks are matched in the order of posting; a real transport reads such a message as "
             "other numbers, fills the buffer in part, or crashes",
+            *_swapped(sender, send, receiver, receive, waiting),
+        ),
+        "wire",
+    )
+
+
+def _swapped(sender: int, send: Post, receiver: int, receive: Post, waiting: Sequence[Post]) -> list[str]:
+    for other in waiting:
+        if other.kind == "send" and (other.sends[0].dtype, other.sends[0].count) == (
+            receive.receives[0].dtype,
+            receive.receives[0].count,
+        ):
+            return [
+                f"operation {other.number} of rank {sender}, sent next, is what fits this buffer: "
+                "the receives are in another order than the sends"
+            ]
+        if other.kind == "receive" and (other.receives[0].dtype, other.receives[0].count) == (
+            send.sends[0].dtype,
+            send.sends[0].count,
+        ):
+            return [
+                f"operation {other.number} of rank {receiver}, posted next, is the buffer for this message: "
+                "the receives are in another order than the sends"
+            ]
+    return []
+
+
+def written_to(rank: int, post: Post, line: str) -> Finding:
+    """A buffer that the target wrote to while its operation was under way."""
+    what = "sends" if post.kind == "send" else "receives into"
+    return Finding(
+        "fail",
+        f"rank {rank} writes to a buffer that {describe(post, rank)} still {what}"
+        if post.kind in ("send", "receive")
+        else f"rank {rank} writes to a buffer of {describe(post, rank)} before its wait",
+        (
+            f"  posted at {post.line}",
+            f"  seen by {line or 'the end of the call'}",
+            "until its wait returns, an operation's buffers may neither be read nor be written",
         ),
         "wire",
     )

@@ -122,6 +122,9 @@ class Network:
                 self.finding = self.finding or self._matcher.add(operation)
             for number, contents in signal.contents.items():
                 member.operations[number].contents = contents
+            if signal.touched and self.finding is None:
+                touched = member.operations[signal.touched[0]]
+                self.finding = misuse.written_to(rank, touched.post, self.where(rank))
             if self.schedule.model == "eager":
                 for wait in (entry for entry in signal.log if isinstance(entry, Wait)):
                     for number in wait.numbers:
