@@ -140,6 +140,23 @@ def test_keys_of_score_minus_infinity_weigh_nothing(implementation: str, infinit
     np.testing.assert_allclose(out, right, rtol=0, atol=1e-12)
 
 
+def run_with_infinite_keys_only(rank: int, implementation: str, case: Case) -> list[np.ndarray]:
+    query, key, value, grad_out = own_tensors(case, dist.get_world_size(), rank)
+    key.data.fill_(float("-inf"))
+    out, lse = attend(implementation)(query.detach().abs(), key, value, return_lse=True, **case.options)
+    out.backward(grad_out)
+    assert value.grad is not None
+    return [result.detach().numpy() for result in (out, lse, value.grad)]
+
+
+def test_where_every_key_weighs_nothing_the_row_is_as_one_that_sees_nothing(implementation: str) -> None:
+    case = Case(6, ((6, 1),), heads=2, kv_heads=2, head_dim=1)
+    for out, lse, grad_value in results(3, run_with_infinite_keys_only, implementation, case):
+        assert (out == 0).all()
+        assert (lse == -np.inf).all()
+        assert (grad_value == 0).all()
+
+
 def run_under_autocast(rank: int, implementation: str, case: Case) -> dict[str, np.ndarray]:
     size = dist.get_world_size()
     query, key, value, grad_out = own_tensors(case, size, rank)
