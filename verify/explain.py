@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from verify.findings import Finding
@@ -13,4 +14,21 @@ if TYPE_CHECKING:
 
 def explain(session: Session, example: Example, finding: Finding) -> tuple[str, ...]:
     """Sentences on the known mistakes whose formula gives what the target returned; none if none fits."""
+    from verify.diagnosis.conduct import of_conduct
+    from verify.diagnosis.sequence import of_sequence
+    from verify.diagnosis.values import of_values
+
+    explanations: tuple[Callable[[Session, Example, Finding], tuple[str, ...]], ...]
+    if finding.outcome != "fail":
+        explanations = (of_conduct,)
+    elif example.check == "state":
+        explanations = (of_sequence, of_values)
+    else:
+        explanations = (of_values,)
+    for explanation in explanations:
+        try:
+            if sentences := explanation(session, example, finding):
+                return sentences
+        except Exception:  # a judgement stands without its explanation, and nothing here may bring it down
+            return ()
     return ()

@@ -28,7 +28,7 @@ def _purity(session: Session, case: Case, detail: Detail) -> Verdict:
 
 def _interleaved(session: Session, case: Case, detail: Detail) -> Verdict:
     """Three calls before the first backward pass: the second differs in one thing, the third is the first again."""
-    other = _changed(case, detail["change"])
+    other = changed(case, detail["change"])
     if session.target.fit is not None:
         other = session.target.fit(other)
     calls = (case, other, case)
@@ -58,7 +58,7 @@ def _in_sequence(finding: Finding, k: int, detail: Detail) -> Finding:
     )
 
 
-def _changed(case: Case, what: str) -> Case:
+def changed(case: Case, what: str) -> Case:
     """A case that differs in one thing and has the same shapes, if that is possible."""
     if what == "mask":
         return case.replace(is_causal=not case.is_causal, seed=case.seed + 1)

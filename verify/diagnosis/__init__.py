@@ -1,0 +1,1 @@
+"""Known wrong formulas, tried on a failing case: which of them gives what the target returned."""

@@ -1,0 +1,56 @@
+"""Explains hangs and crashes: what the ranks were at, and in which groups the same case does not fail."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from verify.findings import Finding
+from verify.report import Example
+
+if TYPE_CHECKING:
+    from verify.case import Case
+    from verify.session import Session
+
+
+def of_conduct(session: Session, example: Example, finding: Finding) -> tuple[str, ...]:
+    """Sentences on why ranks wait for each other, or fail in some groups only."""
+    if finding.outcome == "hang":
+        stacks = _stacks(finding)
+        if len(stacks) > 1 and all(_is_in(stack, "send") for stack in stacks):
+            return ("every rank that hangs is in a blocking send: nobody receives, and nothing is buffered",)
+    if example.case.group is not None:
+        return _in_other_groups(session, example.case)
+    return ()
+
+
+def _in_other_groups(session: Session, case: Case) -> tuple[str, ...]:
+    assert case.group is not None
+    with session.worlds.hurried():
+        if _returns(session, case.replace(group=tuple(range(case.shards)))):
+            return (
+                "the same case does not fail in the group of the first ranks, whose ranks in the group and in the "
+                "world are the same: one is taken for the other",
+            )
+        if _returns(session, case.replace(group=None, world_size=case.shards)):
+            return ("the same case does not fail where the group is the whole world: ranks outside it are waited for",)
+    return ()
+
+
+def _returns(session: Session, case: Case) -> bool:
+    _, finding = session.attend(case)
+    return finding is None
+
+
+def _stacks(finding: Finding) -> list[list[str]]:
+    """The frames of each rank that was stuck, innermost last."""
+    stacks: list[list[str]] = []
+    for line in finding.details:
+        if " was at" in line or " were at" in line:
+            stacks.append([])
+        elif stacks and line.lstrip().startswith("File "):
+            stacks[-1].append(line)
+    return stacks
+
+
+def _is_in(stack: list[str], function: str) -> bool:
+    return any(line.rstrip().endswith(f", in {function}") for line in stack)
