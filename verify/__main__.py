@@ -1,8 +1,6 @@
 """``python -m verify``."""
 
-import sys
-
-from verify.cli import main
+from verify.cli import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
+from typing import NoReturn
 
 #: Commands in the order of the help; each is a module of verify.commands, imported when it is asked for.
 COMMANDS = {
@@ -27,10 +30,30 @@ class UsageError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status. Errors of use are one line on standard error, never a traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    signal.signal(signal.SIGTERM, _terminate)
-    parser = _parser(arguments[0] if arguments else "")
     try:
-        options = parser.parse_args(arguments)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _terminate)
+        return _main(arguments)
+    except KeyboardInterrupt:
+        return _refuse("interrupted", NOT_FINISHED)
+    except Exception as error:
+        return _refuse(f"the harness failed: {type(error).__name__}: {error}", NOT_FINISHED)
+
+
+def entry() -> NoReturn:
+    """What the console script calls: ``main``, then the end of the process, whatever the target left running in it."""
+    status = main()
+    if kept := sys.modules.get("verify.world.kept"):
+        kept.shut_down()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(status)
+
+
+def _main(arguments: list[str]) -> int:
+    try:
+        options = _parser(arguments[0] if arguments else "").parse_args(arguments)
         from verify.replay import ReplayError
         from verify.target import TargetError
         from verify.world.local import WorldError
@@ -51,8 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return NOT_FINISHED
     except OSError as error:
         return _refuse(str(error), NOT_FINISHED)
-    except KeyboardInterrupt:
-        return _refuse("interrupted", NOT_FINISHED)
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
@@ -79,4 +100,4 @@ def _terminate(*_: object) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

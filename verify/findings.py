@@ -70,6 +70,8 @@ def _crash(run: Run) -> Finding:
         details += [f"rank {first} raised at", *own_frames(reply.traceback)]
     if isinstance(reply, Died) and reply.output.strip():
         details += [f"the last that rank {first} printed", *_tail(reply.output)]
+    if isinstance(reply, Died) and reply.stack:
+        details += [f"rank {first} was at", *own_frames(reply.stack)]
     return Finding("crash", headline, tuple(details + list(_stacks(run))))
 
 

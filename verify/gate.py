@@ -7,12 +7,14 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from verify.checkpoint import Checkpoint
 from verify.checks import BY_NAME, CHECKS, Check
 from verify.choices import one_of
 from verify.coverage import covered_pairs
@@ -20,17 +22,18 @@ from verify.explain import explain
 from verify.findings import Finding, of_run
 from verify.known import with_known_failures
 from verify.profiles import PROFILES, examples
+from verify.repeat import repeat
 from verify.replay import save
 from verify.report import CheckResult, Coverage, Example, Failure, Report, verdict_of
 from verify.search import Searched, search
 from verify.session import Session
 from verify.space import feasible_pairs
-from verify.target import Source, Target, TargetError, as_target
-from verify.world.local import Worlds
-from verify.world.messages import Job
+from verify.target import Source, Target, TargetError, as_target, look, parse_source
+from verify.world.local import WorldError, Worlds
+from verify.world.messages import Job, Raised
+from verify.world.state import State
 
 DEFAULT_WORLD_SIZES = (1, 2, 3, 4)
-_REPEATS = 2
 
 
 class Progress(Protocol):
@@ -123,10 +126,29 @@ def check(
         fail_fast=fail_fast,
         save=save,
     )
-    found, source = as_target(target)
     with Worlds(device=device) as worlds:
+        if isinstance(target, str):
+            import_elsewhere(parse_source(target), worlds, options.world_sizes)
+        before = State.now()
+        found, source = as_target(target)
+        before.restore(State.now())  # what importing a target does to this process is none of the gate's
         session = Session(found, source, worlds, options.world_sizes)
-        return judge(session, options, progress or Silent())
+        with closing(session.network):
+            return judge(session, options, progress or Silent())
+
+
+def import_elsewhere(source: Source, worlds: Worlds, world_sizes: Sequence[int]) -> None:
+    """Import the target in a rank before it is imported here, where it could end, hang or take all memory."""
+    look(source)
+    try:
+        run = worlds[min(world_sizes)].run(Job("load", source, (), ()))
+    except WorldError:
+        return  # which the judgement will report
+    reply = run.replies[0]
+    if isinstance(reply, Raised) and reply.type == TargetError.__name__:
+        raise TargetError(reply.message)
+    if finding := of_run(run):
+        raise TargetError(f"target {source}: importing it failed: {finding.headline}")
 
 
 def judge(session: Session, options: Options, progress: Progress) -> Report:
@@ -135,11 +157,13 @@ def judge(session: Session, options: Options, progress: Progress) -> Report:
     wanted = [check for check in CHECKS if options.checks is None or check.name in options.checks]
     results: dict[str, CheckResult] = {}
     error = None
+    checkpoint = Checkpoint(options.save, session.source.name)
     try:
         load_everywhere(session)
         for one in wanted:
             results[one.name] = result = run_check(one, session, options, results, progress)
             progress.finished(result)
+            checkpoint.write(_report(session, options, wanted, results, "not finished yet", start))
             if options.fail_fast and verdict_of((result,)) == "fail":
                 break
     except KeyboardInterrupt:
@@ -148,13 +172,28 @@ def judge(session: Session, options: Options, progress: Progress) -> Report:
         raise
     except Exception as failure:
         error = f"the harness failed: {type(failure).__name__}: {failure}"
-    for one in wanted:
-        if one.name not in results:
-            results[one.name] = _untried(one, "not run", error or "an earlier check failed (fail-fast)")
-    checks = tuple(results[one.name] for one in wanted)
+    report = _report(session, options, wanted, results, error, start)
+    if error is None:
+        checkpoint.remove()
+    else:
+        checkpoint.write(report)
+    return replace(report, notes=report.notes + ((checkpoint.trouble,) if checkpoint.trouble else ()))
+
+
+def _report(
+    session: Session,
+    options: Options,
+    wanted: Sequence[Check],
+    results: Mapping[str, CheckResult],
+    error: str | None,
+    start: float,
+) -> Report:
+    """The report on what there is; checks without a result were not run."""
+    reason = error or "an earlier check failed (fail-fast)"
+    checks = tuple(results.get(one.name) or _untried(one, "not run", reason) for one in wanted)
     verdict = verdict_of(checks)
     if error is not None and verdict != "fail":
-        verdict = "incomplete" if error == "interrupted" else "error"
+        verdict = "error" if error.startswith("the harness") else "incomplete"
     return Report(
         target=str(session.source),
         verdict=verdict,
@@ -167,6 +206,7 @@ def judge(session: Session, options: Options, progress: Progress) -> Report:
         world_sizes=session.world_sizes,
         coverage=_coverage(session, [BY_NAME[c.name] for c in checks if c.examples]),
         error=error,
+        notes=session.worlds.notes(),
     )
 
 
@@ -175,8 +215,10 @@ def load_everywhere(session: Session) -> None:
     for entry in session.target.known_failures:
         if entry.check not in BY_NAME:
             raise TargetError(f"target {session.source}: a known failure names {entry.check!r}, which is no check")
+    for size in session.world_sizes:  # all at once: importing may take long
+        session.worlds[size].submit(Job("load", session.source, (), ()))
     for size in session.world_sizes:
-        run = session.worlds[size].run(Job("load", session.source, (), ()))
+        run = session.worlds[size].collect()
         if finding := of_run(run):
             raise TargetError(f"target {session.source} loads here, but not in a rank: {finding.headline}")
 
@@ -219,22 +261,20 @@ def _untried(check: Check, outcome: str, reason: str) -> CheckResult:
 def _failure(session: Session, searched: Searched, options: Options) -> Failure:
     assert searched.finding is not None
     assert searched.example is not None
-    finding, example = searched.finding, searched.example
-    failed = 0
-    for _ in range(_REPEATS):
-        again = examine(session, example)
-        failed += again is not None
-        if again is not None and again.outcome == "hang":
-            finding = again  # seen with full patience
-            break
+    example = searched.example
+    again = repeat(lambda: examine(session, example), lambda: session.renew(example.case), searched.finding)
     failure = Failure(
-        finding,
+        again.finding,
         example,
-        (failed, _REPEATS if finding.outcome != "hang" else 1),
-        explain(session, example, finding),
+        (again.failed, again.times),
+        explain(session, example, again.finding),
+        steadiness=again.words,
     )
     if options.save is not None:
-        failure = replace(failure, replay=save(options.save, session, failure))
+        try:
+            failure = replace(failure, replay=save(options.save, session, failure))
+        except OSError as error:
+            failure = replace(failure, steadiness=f"{failure.steadiness}; its example could not be saved: {error}")
     return failure
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,10 +75,11 @@ def load(call: Call) -> None:
 
 @_register
 def attend(call: Call) -> Attended:
-    """One call, and its backward pass if any input requires a gradient. Options: lse, poison."""
+    """One call, and its backward pass if any input requires a gradient. Options: lse, poison, filled."""
     inputs = Inputs(call, 0)
-    inputs.forward()
-    inputs.backward()
+    with _filled_memory() if call.options.get("filled") else contextlib.nullcontext():
+        inputs.forward()
+        inputs.backward()
     return inputs.finish()
 
 
@@ -188,7 +190,7 @@ class Inputs:
     def finish(self) -> Attended:
         """What was seen, once all is done: the values are read here, so that later calls had time to spoil them."""
         for name, tensor in (("out", self.out), ("lse", self.lse)):
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, torch.Tensor) and tuple(tensor.shape) == self._due(name):
                 self.result.arrays[name] = _array(tensor)
         for name, tensor, before, version in zip(INPUTS, self.tensors, self._before, self._versions, strict=True):
             same = torch.equal(tensor.detach().nan_to_num(), before.nan_to_num())
@@ -198,10 +200,16 @@ class Inputs:
             self.result.remarks.append("the result requires gradients although no input does")
         return self.result
 
+    def _due(self, name: str) -> tuple[int, ...]:
+        """The shape that a result must have; one of another shape, which may be huge, is not brought home."""
+        case, rows = self.case, len(self.positions)
+        return (case.batch, case.heads, rows) if name == "lse" else (case.batch, rows, case.heads, case.value_dim)
+
     def _note(self, name: str, tensor: Any) -> None:
         if isinstance(tensor, torch.Tensor):
             dtype = str(tensor.dtype).removeprefix("torch.")
-            self.result.facts[name] = f"tensor {tuple(tensor.shape)} {dtype} {tensor.device.type}"
+            kind = "tensor" if tensor.layout == torch.strided else f"{tensor.layout} tensor"
+            self.result.facts[name] = f"{kind} {tuple(tensor.shape)} {dtype} {tensor.device.type}"
             if name not in ("out", "lse"):
                 self.result.arrays[name] = _array(tensor)
         else:
@@ -244,15 +252,30 @@ def _upstream(tensor: torch.Tensor, form: str) -> torch.Tensor:
     return _strided(tensor, form)
 
 
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    """The values as numpy holds them exactly: bfloat16 becomes float32."""
+def _array(tensor: torch.Tensor) -> np.ndarray | None:
+    """The values as numpy holds them exactly: bfloat16 becomes float32. None of a tensor that has no values."""
+    if tensor.layout != torch.strided or tensor.device.type == "meta":
+        return None  # its facts tell
     tensor = tensor.detach().cpu()
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).contiguous().numpy().copy()
 
 
+@contextlib.contextmanager
+def _filled_memory() -> Iterator[None]:
+    """Within: memory that torch allocates without writing to it holds NaN, not what happens to be there."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
 def _share_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if one.layout != torch.strided:
+        return False
     return one.numel() > 0 and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr() != 0
 
 
 def _kind(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+    return "None" if value is None else f"a {type(value).__name__[:100]}"

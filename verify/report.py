@@ -28,7 +28,8 @@ class Example:
 class Failure:
     """A check's failure: what was found in the minimal example, and how often that example failed when repeated.
 
-    ``explanation`` names the known mistakes whose formula the output matches; ``replay`` is the saved file's path.
+    ``explanation`` names the known mistakes whose formula the output matches; ``replay`` is the saved file's path;
+    ``steadiness`` says in words what repeating it showed.
     """
 
     finding: Finding
@@ -36,6 +37,7 @@ class Failure:
     repeated: tuple[int, int]
     explanation: tuple[str, ...] = ()
     replay: str | None = None
+    steadiness: str = ""
 
     @property
     def message(self) -> str:
@@ -70,7 +72,7 @@ class Report:
     """The verdict on a target, and all that it rests on.
 
     ``verdict`` is "pass" (every check that the target supports ran and passed), "fail", "incomplete" (a check did not
-    run) or "error" (the harness itself failed; ``error`` says how).
+    run) or "error" (the harness itself failed; ``error`` says how). ``notes`` tell what else a reader should know.
     """
 
     target: str
@@ -84,6 +86,7 @@ class Report:
     world_sizes: tuple[int, ...]
     coverage: Coverage
     error: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def examples(self) -> int:
@@ -116,6 +119,7 @@ class Report:
             "examples": self.examples,
             "coverage": {"pairs": self.coverage.pairs, "covered": self.coverage.covered},
             "error": self.error,
+            "notes": list(self.notes),
         }
 
 
@@ -136,6 +140,7 @@ def _check_json(check: CheckResult) -> dict[str, Any]:
             "example": repr(failure.example.case),
             "detail": failure.example.detail,
             "repeated": list(failure.repeated),
+            "steadiness": failure.steadiness,
             "explanation": list(failure.explanation),
             "replay": failure.replay,
         },

@@ -39,12 +39,7 @@ def text(report: Report) -> str:
 def failure_text(check: CheckResult, failure: Failure, target: str) -> str:
     """One failure as a bug report: what was promised, what happened, the minimal case, and how to see it again."""
     failed, times = failure.repeated
-    if failed == times:
-        again = f"it failed again every time it was repeated ({times} of {times})"
-    else:
-        again = (
-            f"repeated, it failed {failed} of {times} times: the target's answer depends on timing or on earlier calls"
-        )
+    again = failure.steadiness or f"repeated, it failed {failed} of {times} times"
     lines = [
         f"{_MARKS[check.outcome]}  {check.name}: {failure.finding.headline}",
         f"  expected: the target {check.promise}",
@@ -87,6 +82,7 @@ def _summary(report: Report) -> list[str]:
         lines.append(f"not judged, as the target does not support it: {'; '.join(report.unsupported)}")
     if report.error is not None:
         lines.append(f"the judgement did not finish: {report.error}")
+    lines += [f"note: {note}" for note in report.notes]
     coverage = report.coverage
     lines += [
         f"ran {report.ran} of {len(report.checks)} checks, {report.examples:,} examples, {worlds}, "

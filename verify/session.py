@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from verify.case import Case
+from verify.coverage import options_of
 from verify.findings import Finding, of_run
 from verify.judge import Verdict, judge
 from verify.layouts import layout_function
-from verify.oracle import Answer, answer
 from verify.network.world import SimulatedWorlds
+from verify.oracle import Answer, answer
 from verify.procedures import Attended
 from verify.target import Source, Target, TargetError
 from verify.world.joined import JoinedWorlds
@@ -36,6 +37,7 @@ class Session:
     world_sizes: tuple[int, ...]
     tried: set[Case] = field(default_factory=set)
     network: SimulatedWorlds = field(default_factory=SimulatedWorlds)
+    _rows: set[tuple[object, ...]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         least = self.target.least_ranks
@@ -79,8 +81,22 @@ class Session:
                 self.answer(case)
         run = world.collect()
         if run.outcome == "returned":
-            self.tried.update(cases)
+            self._note(cases)
         return run
+
+    def renew(self, case: Case) -> None:
+        """Let the next call of such a case be the first in its processes, where they can be replaced."""
+        if isinstance(self.worlds, Worlds):
+            self.worlds[case.world_size].close()
+        self.network[case.world_size].close()
+
+    def _note(self, cases: Sequence[Case]) -> None:
+        """Remember cases for the coverage: one for each row of options, so that a long judgement does not grow."""
+        for case in cases:
+            row = tuple(options_of(case).values())
+            if row not in self._rows:
+                self._rows.add(row)
+                self.tried.add(case)
 
     def attend(self, case: Case, **options: Any) -> tuple[list[Attended], Finding | None]:
         """One call on every rank: the shards' results in their order, or the finding if it did not return."""

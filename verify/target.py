@@ -20,6 +20,7 @@ from verify.layouts import Layout, layout_function
 
 DIALECTS = ("longnet", "torchscale", "grouped-mean")
 BRANCHES = ("any", "dense")
+CLAIMS = ("traffic", "overlap", "memory")
 
 
 class TargetError(Exception):
@@ -43,6 +44,7 @@ class Target:
       NOT_YET, which the verdict tells apart.
     - ``lse``: whether ``return_lse=True`` is supported; None: if the signature has that parameter.
     - ``least_ranks``: the smallest number of ranks that it runs on.
+    - ``claims``: what it promises besides, of "traffic", "overlap" and "memory"; each is then judged.
     - ``fit``: a function that changes a case as little as possible into one that the target takes, and leaves alone one
       that it takes already: ``lambda case: case.replace(heads=case.heads * case.shards, kv_heads=…)``.
     - ``because``: reasons by field, for each field that declares a limit; the verdict prints them.
@@ -65,6 +67,7 @@ class Target:
     refusals: Capability = True
     lse: bool | None = None
     least_ranks: int = 1
+    claims: tuple[str, ...] = ()
     fit: Callable[[Case], Case] | None = None
     because: Mapping[str, str] = field(default_factory=dict)
     known_failures: tuple[KnownFailure, ...] = ()
@@ -81,6 +84,8 @@ class Target:
                 raise ValueError(f"Target.{name} is {value!r}; it must be a non-empty tuple without repetition")
             for entry in value:
                 one_of(f"an entry of Target.{name}", entry, allowed)
+        for claim in self.claims:
+            one_of("an entry of Target.claims", claim, CLAIMS)
         for name in _CAPABILITIES:
             if not isinstance(getattr(self, name), bool | NotYet):
                 raise ValueError(f"Target.{name} is {getattr(self, name)!r}; it must be True, False or NOT_YET")
@@ -197,6 +202,21 @@ def source_of(attend: Callable[..., Any]) -> Source:
             raise TargetError(f"{attend!r} was defined in no file, so that no other process can import it")
         return Source(None, str(Path(file).resolve()), name)
     return Source(module, None, name)
+
+
+def look(source: Source) -> None:
+    """TargetError if there is nothing at that place, found out without running any of it."""
+    if source.file is not None:
+        if not Path(source.file).is_file():
+            raise TargetError(f"target file {source.file} is not there")
+        return
+    package = str(source.module).partition(".")[0]
+    try:
+        there = package in sys.modules or importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):
+        there = False
+    if not there:
+        raise TargetError(f"target {source}: no module named {package!r}; is it installed, or on PYTHONPATH?")
 
 
 def load(source: Source) -> Target:

@@ -118,7 +118,7 @@ def _needs_sub_groups(target: Target, world_sizes: Sequence[int]) -> str:
 
 PURITY = Check(
     name="purity",
-    promise="modifies no input and no upstream gradient, and returns no view of an input",
+    promise="modifies no input and no upstream gradient, returns no view of an input, and leaves the process as it was",
     builds_on=("forward", "gradients"),
     axes=_any_in_logic_dtype,
     examine=_purity,

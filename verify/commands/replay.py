@@ -12,6 +12,8 @@ from verify.target import load
 from verify.world.joined import JoinedWorlds, launched_by_torchrun
 from verify.world.local import Worlds
 
+_CALLS = 3
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``replay``."""
@@ -36,11 +38,12 @@ def _replay(saved: Saved, worlds: Worlds | JoinedWorlds) -> int:
     target = load(saved.source)
     case = saved.example.case
     session = Session(target, saved.source, worlds, tuple(range(1, case.world_size + 1)))
-    finding = examine(session, saved.example)
+    tried = ((call, examine(session, saved.example)) for call in range(1, _CALLS + 1))  # some are right the first time
+    call, finding = next((pair for pair in tried if pair[1] is not None), (_CALLS, None))
     if finding is None:
         print(f"{saved.example.check} passes on this example now")
         return CONFORMS
-    print(f"{finding.outcome}: {finding.headline}")
+    print(f"{finding.outcome}: {finding.headline}" + (f" (in call {call}; earlier ones were right)" * (call > 1)))
     for line in finding.details:
         print(f"  {line}")
     return DOES_NOT

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from verify.world.local import WorldError
-from verify.world.messages import Job, Raised, Reply, Run, Stuck
+from verify.world.messages import Died, Job, Raised, Reply, Run, Stuck
 from verify.world.pace import Pace
 from verify.world.worker import Rank, Seat
 
@@ -69,6 +69,10 @@ class JoinedWorlds:
             raise WorldError(f"a world of {size} was asked for, but {self.size} ranks were launched")
         return self
 
+    def notes(self) -> tuple[str, ...]:
+        """Nothing: these processes are never replaced."""
+        return ()
+
     @contextlib.contextmanager
     def hurried(self) -> Iterator[None]:
         """Nothing is hurried here: a launched world cannot be replaced."""
@@ -93,7 +97,7 @@ class JoinedWorlds:
             for rank in range(self.size):
                 if rank not in replies and (reply := self._reply(rank)) is not None:
                     replies[rank] = reply
-                    if isinstance(reply, Raised):
+                    if isinstance(reply, Raised | Died):
                         failed_at = failed_at or time.monotonic()
             now = time.monotonic()
             if now - start > limit or (failed_at is not None and now - failed_at > 10 * Pace.after_failure):

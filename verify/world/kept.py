@@ -152,6 +152,12 @@ class Keeper:
 _shared: Keeper | None = None
 
 
+def shut_down() -> None:
+    """End this process's keeper, if there is one, and with it every rank."""
+    if _shared is not None:
+        _shared.close()
+
+
 def keeper() -> Keeper:
     """This process's keeper, started if there is none; KeeperError if it cannot be."""
     global _shared
@@ -160,5 +166,7 @@ def keeper() -> Keeper:
             _shared.close()
         _shared = None
         _shared = Keeper()
-        atexit.register(_shared.close)
     return _shared
+
+
+atexit.register(shut_down)

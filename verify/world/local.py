@@ -254,6 +254,14 @@ class Worlds:
                 stack.enter_context(world.hurried())
             yield
 
+    def notes(self) -> tuple[str, ...]:
+        """What happened to the worlds that a reader of a report should know."""
+        found: dict[str, int] = {}
+        for world in self._worlds.values():
+            for remark, times in world.remarks.items():
+                found[remark] = found.get(remark, 0) + times
+        return tuple(f"{remark} ({times} times)" if times > 1 else remark for remark, times in found.items())
+
     def close(self) -> None:
         """Close every world."""
         for world in self._worlds.values():

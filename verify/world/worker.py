@@ -27,6 +27,8 @@ _OWN_FILES = tuple(os.path.join(os.path.dirname(os.path.dirname(__file__)), name
 _TEXT_KEPT = 4000
 _NAME_KEPT = 200
 
+_memory_words = ""
+
 #: Exit status of a rank that cannot reach the gate any more, though the gate is there.
 CUT_OFF = 113
 
@@ -104,6 +106,8 @@ def _settle(surroundings: Surroundings, device: str) -> None:
     memory.first_to_go()
     if surroundings.memory is not None and device == "cpu":
         memory.limit(surroundings.memory)
+        global _memory_words
+        _memory_words = f" (out of memory: this machine has {memory.in_words(surroundings.memory)} for each rank)"
     torch.set_num_threads(1)
 
 
@@ -210,6 +214,8 @@ def raised(error: BaseException, seconds: float) -> Raised:
         name = _plain(type(error).__name__, _NAME_KEPT)
     try:
         message = _plain(str(error), _TEXT_KEPT)
+        if isinstance(error, MemoryError) or "can't allocate memory" in message:
+            message += _memory_words
     except BaseException as inner:
         message = f"<its text cannot be had: str() raised {type(inner).__name__}>"
     try:
