@@ -2,11 +2,13 @@
 
 from verify.checks.calls import PURITY, STATE, STRIDES, SUB_GROUPS, SUBSETS
 from verify.checks.check import Check
+from verify.checks.claims import MEMORY, OVERLAP
 from verify.checks.numbers import DTYPES_CHECK, NON_FINITE
 from verify.checks.precision import PRECISION
 from verify.checks.refusals import REFUSALS
 from verify.checks.schedules import SCHEDULES
 from verify.checks.values import COMBINATIONS, FORWARD, GRADIENTS_CHECK, LSE, WORLD_SIZES
+from verify.checks.wire import TRAFFIC, WIRE
 
 CHECKS: tuple[Check, ...] = (
     FORWARD,
@@ -23,6 +25,10 @@ CHECKS: tuple[Check, ...] = (
     NON_FINITE,
     REFUSALS,
     SCHEDULES,
+    WIRE,
+    TRAFFIC,
+    OVERLAP,
+    MEMORY,
     COMBINATIONS,
 )
 BY_NAME = {check.name: check for check in CHECKS}

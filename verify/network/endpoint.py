@@ -154,6 +154,16 @@ class Endpoint:
         """Changes with every job, so that a handle knows whether its operations are of this one."""
         return self._operations
 
+    def enter(self, stage: str) -> None:
+        """Tell one pass from the next: what has been computed in the last one is noted."""
+        self._log.append(Wait((), len(self._operations), "", self.stage, self.work))
+        self.stage = stage
+        self._log.append(Wait((), len(self._operations), "", self.stage, self.work))
+
+    def add_work(self, amount: int) -> None:
+        """So much more has been computed."""
+        self.work += amount
+
     def end(self, *, failed: bool) -> None:
         """Tell the network that the job is over on this rank, and what it left behind."""
         unwaited = tuple(o.post.number for o in self._operations if not o.waited)

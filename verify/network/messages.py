@@ -59,7 +59,10 @@ class Post(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """A wait for operations, by their numbers; ``posted`` operations had been posted before it."""
+    """A wait for operations, by their numbers; ``posted`` operations had been posted before it.
+
+    Without numbers: a pass begins or ends here.
+    """
 
     numbers: tuple[int, ...]
     posted: int

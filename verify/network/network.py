@@ -113,7 +113,8 @@ class Network:
             member.unwaited, member.remarks = signal.unwaited, signal.remarks
             for entry in signal.log:
                 if isinstance(entry, Wait):
-                    member.waits.append(entry)
+                    if entry.numbers:
+                        member.waits.append(entry)
                     self.trace.waited(rank, entry)
                     continue
                 operation = Operation(rank, entry)

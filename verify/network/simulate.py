@@ -13,16 +13,24 @@ if TYPE_CHECKING:
     from verify.session import Session
 
 
-def simulate(session: Session, *cases: Case, schedule: Schedule = Schedule(), **options: Any) -> Simulation:  # noqa: B008
-    """All forward passes of the cases and then their backward passes, under a schedule; meanwhile the oracle answers.
+def simulate(
+    session: Session,
+    *cases: Case,
+    schedule: Schedule = Schedule(),  # noqa: B008
+    procedure: str = "simulate",
+    judged: bool = True,
+    **options: Any,
+) -> Simulation:
+    """All forward passes of the cases and then their backward passes, under a schedule.
 
-    Each rank's value is a list of Attended, a case each. Options: see verify.network.procedure.
+    If it is to be ``judged``, the oracle answers meanwhile. What each rank returns and the options are told at the
+    procedure, in verify.network.procedure.
     """
     world = session.network[cases[0].world_size]
     positions = tuple(session.positions(case) for case in cases)
     options = {"model": schedule.model, "choices": schedule.choices, **options}
-    world.submit(Job("simulate", session.source, cases, positions, options))
-    if options.pop("judged", True):
+    world.submit(Job(procedure, session.source, cases, positions, options))
+    if judged:
         for case in cases:
             session.answer(case)
     world.collect()

@@ -59,7 +59,7 @@ class Trace:
 
     def waits(self, rank: int) -> list[Wait]:
         """A rank's waits in their order."""
-        return [entry for entry in self.logs[rank] if isinstance(entry, Wait)]
+        return [entry for entry in self.logs[rank] if isinstance(entry, Wait) and entry.numbers]
 
     def load(self, rank: int, stages: Iterable[str] = ("forward", "backward")) -> Load:
         """Bytes and messages of one rank in some stages, exactly."""
