@@ -1,0 +1,73 @@
+"""Who notices a mutant: a folder with the changed package, judged in a process of its own, forked with all loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tests.mutation.operators import Mutant
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def changed_package(mutant: Mutant, folder: Path, name: str | None = None) -> Path:
+    """A copy of the mutant's package in the folder, under another name if one is given."""
+    package = Path(mutant.file).parts[0]
+    target = folder / (name or package)
+    shutil.copytree(REPOSITORY / package, target, ignore=shutil.ignore_patterns("__pycache__"))
+    (target / Path(mutant.file).name).write_text(mutant.source)
+    if name is not None:
+        for file in target.glob("*.py"):
+            file.write_text(file.read_text().replace(f"from {package}", f"from {name}"))
+    return target
+
+
+def survives_tests(mutant: Mutant, tests: Sequence[str], seconds: float) -> bool:
+    """Whether all those tests pass with the mutant in place of its package; hanging counts as noticed."""
+    with tempfile.TemporaryDirectory() as folder:
+        changed_package(mutant, Path(folder))
+        return _forked(lambda: _pytest(mutant, folder, tests), seconds) == 0
+
+
+def _pytest(mutant: Mutant, folder: str, tests: Sequence[str]) -> int:
+    import pytest
+
+    package = Path(mutant.file).parts[0]
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        del sys.modules[name]
+    sys.path.insert(0, folder)
+    sys.dont_write_bytecode = True
+    importlib.import_module(package)  # before pytest puts the repository's own folder first
+    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", *tests]))
+
+
+def _forked(function: Callable[[], int], seconds: float) -> int:
+    """What the function returned in a fork of this process; -1 if it raised or took too long."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        with contextlib.suppress(BaseException):
+            os.setsid()
+            silence = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silence, 1)
+            os.dup2(silence, 2)
+            status = function()
+        os._exit(status)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return -1
