@@ -62,6 +62,9 @@ class InOneProcess(Session):
     def attend(self, case: Case, **options: Any) -> tuple[list[Any], Finding | None]:
         """What the ranks would bring home; it stays at hand."""
         self.results = attended(case, self.style)
+        if not options.get("lse"):
+            for home in self.results:
+                del home.arrays["lse"], home.facts["lse"]
         return self.results, None
 
 
@@ -124,8 +127,8 @@ def part(dtype: str, seed: int, examples: int, ranks: tuple[int, ...] = WORLD_SI
     return seen
 
 
-def sweep(examples: int, seeds: int, jobs: int, dtypes: tuple[str, ...] = DTYPES) -> dict[str, Seen]:
-    """So many examples per dtype, shared out to so many seeds."""
+def sweep(examples: int, seeds: int, jobs: int, dtypes: tuple[str, ...] = DTYPES) -> Iterator[dict[str, Seen]]:
+    """So many examples per dtype, shared out to so many seeds; what has been seen, whenever a seed is through."""
     total = {dtype: Seen() for dtype in dtypes}
     with ProcessPoolExecutor(jobs) as pool:
         running = {
@@ -135,9 +138,7 @@ def sweep(examples: int, seeds: int, jobs: int, dtypes: tuple[str, ...] = DTYPES
         }
         for done in as_completed(running):
             total[running[done]].add(done.result())
-            print(f"\r{sum(seen.examples for seen in total.values()):,} examples", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    return total
+            yield total
 
 
 def _worlds(seed: int) -> tuple[int, ...]:
@@ -180,7 +181,7 @@ def table(data: dict[str, Any]) -> Iterator[str]:
     yield "largest error, in units of the analysis / share of the budget"
     yield f"{'':10s}{'examples':>10s}{'flagged':>9s}" + "".join(f"{name:>18s}" for name in VALUES)
     for dtype, found in data["largest error in units of the analysis"].items():
-        cells = "".join(f"{found[name]['units']:11.3f} {found[name]['units'] / CONSTANT:5.0%} " for name in VALUES)
+        cells = "".join(f"{found[name]['units']:11.3f} {found[name]['units'] / CONSTANT:5.0%} " for name in found)
         yield f"{dtype:10s}{data['examples'][dtype]:10,d}{len(data['flagged'][dtype]):9d}{cells}"
     yield ""
     yield "root-mean-square error, in units of one rounding: largest seen; the worst style's mean and deviation; limit"
@@ -202,11 +203,14 @@ def main() -> None:
     parser.add_argument("--json", help="where the data is kept")
     options = parser.parse_args()
     start = time.monotonic()
-    data = data_of(sweep(options.examples, options.seeds, options.jobs), options.seeds)
+    data: dict[str, Any] = {}
+    for total in sweep(options.examples, options.seeds, options.jobs):
+        data = data_of(total, options.seeds)
+        print(f"\r{sum(data['examples'].values()):,} examples", end="", file=sys.stderr, flush=True)
+        if options.json:
+            Path(options.json).write_text(json.dumps(data, indent=1) + "\n")
+    print(f"\n{time.monotonic() - start:.0f} s", file=sys.stderr)
     print("\n".join(table(data)))
-    print(f"{time.monotonic() - start:.0f} s")
-    if options.json:
-        Path(options.json).write_text(json.dumps(data, indent=1) + "\n")
 
 
 if __name__ == "__main__":

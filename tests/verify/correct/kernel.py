@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -26,14 +27,24 @@ class Problem:
 
     def counts(self, heads: Tensor, queries: Tensor, keys: Tensor, branchwise: bool) -> list[Tensor]:
         """How often each query sees each key, (heads, queries, keys): of each branch, or of all together."""
-        i, j, h = queries[:, None], keys[None, :], heads[:, None]
-        masks = []
-        for w, r in zip(self.segment_lengths, self.dilation_rates, strict=True):
-            offset = h % r
-            chosen_i, chosen_j = (queries % w % r == offset)[:, :, None], (keys % w % r == offset)[:, None, :]
-            mask = chosen_i & chosen_j & (i // w == j // w)
-            masks.append((mask & (j <= i) if self.is_causal else mask).long())
-        return masks if branchwise else [torch.stack(masks).sum(0)]
+        if not len(queries) or not len(keys):
+            masks = torch.zeros((len(self.dilation_rates), len(heads), len(queries), len(keys)), dtype=torch.uint8)
+        else:
+            masks = _masks(self, int(heads.max()) + 1, int(max(queries.max(), keys.max())) + 1)
+            masks = masks[:, heads][:, :, queries][:, :, :, keys]
+        return list(masks) if branchwise else [masks.sum(0, dtype=torch.uint8)]
+
+
+@lru_cache(maxsize=64)
+def _masks(problem: Problem, heads: int, length: int) -> Tensor:
+    """Whether query i sees key j, (branches, heads, length, length), 0 or 1."""
+    i, h = torch.arange(length), torch.arange(heads)[:, None]
+    masks = []
+    for w, r in zip(problem.segment_lengths, problem.dilation_rates, strict=True):
+        chosen = i % w % r == h % r
+        masks.append(chosen[:, :, None] & chosen[:, None, :] & (i[:, None] // w == i // w))
+    together = torch.stack(masks)
+    return (together & (i <= i[:, None]) if problem.is_causal else together).to(torch.uint8)
 
 
 class Block(NamedTuple):
