@@ -263,12 +263,12 @@ def _array(tensor: torch.Tensor) -> np.ndarray | None:
 @contextlib.contextmanager
 def _filled_memory() -> Iterator[None]:
     """Within: memory that torch allocates without writing to it holds NaN, not what happens to be there."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("warn")  # of which filling is a part, unless torch is told otherwise
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.set_deterministic_debug_mode(before)
 
 
 def _share_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
