@@ -14,6 +14,10 @@ from verify.diagnosis.setting import Array, Setting, Sight, by_head, summed
 Guess = tuple[str, Callable[[], dict[str, Array] | None]]
 
 
+#: Formulas that take in others: not worth naming where a narrower one fits as well.
+SWEEPING = ("all positions taken within the shards",)
+
+
 def forward_guesses(s: Setting) -> Iterator[Guess]:
     """All wrong formulas of the output, each to be computed when it is called."""
     yield from _masks(s)
@@ -53,11 +57,10 @@ def _masks(s: Setting) -> Iterator[Guess]:
             "no causal mask in the dilated branches",
             lambda: under(np.where(dilated, off(everywhere, everywhere), s.masks)),
         )
-    local_residue = s.sight(residue="segment")
     for words, sight, labels in (
         ("rows selected by their index within the shard (i_local mod r)", _residue_local(s), None),
         ("segments counted from the start of each shard", s.sight(segment_of=lambda x: s.local[x]), None),
-        ("all positions taken within the shards", local_residue, local),
+        (SWEEPING[0], s.sight(), local),
         ("rows selected by i mod r instead of (i mod w) mod r", s.sight(residue="sequence"), None),
         ("offset 0 for all heads", s.sight(offsets=np.minimum(s.offsets, 0)), None),
         ("dilation rates cut to their segment lengths", s.sight(clamp=True), None),

@@ -10,7 +10,7 @@ import numpy as np
 
 from verify.case import Case
 from verify.diagnosis.backward import backward_guesses
-from verify.diagnosis.forward import forward_guesses, lse_guesses
+from verify.diagnosis.forward import SWEEPING, forward_guesses, lse_guesses
 from verify.diagnosis.matching import distinct, fits
 from verify.diagnosis.setting import Array, Setting
 from verify.findings import Finding
@@ -61,6 +61,7 @@ def of_values(session: Session, example: Example, finding: Finding) -> tuple[str
         if more is None or _subject(setting := setting_of(session, larger), more) != subject:
             break
         words = [word for word in fitting(setting, more, subject, guesses) if word in words] or words
+    words = [word for word in words if word not in SWEEPING] or words
     if len(words) > 1:
         return tuple(f"{sentence.format(word)} (one of {len(words)} that fit equally)" for word in words[:_NAMED])
     return tuple(sentence.format(word) for word in words)
