@@ -26,7 +26,8 @@ def cases(
     """
     options: Row = dict(draw(st.sampled_from(rows)))
     roams = roam and draw(st.booleans())
-    for name, values in axes.items():
+    for name in sorted(axes, key="ranks".__eq__):  # the number of ranks last: what stands in its way may be gone
+        values = axes[name]
         if len(values) == 1:
             continue
         if roams:
@@ -52,7 +53,7 @@ def _case(draw: st.DrawFn, options: Row, largest_world: int, max_rows: int) -> C
         world_size=world_size,
         group=group,
         length=length,
-        pass_length=bool(length % ranks) or draw(st.booleans()),
+        pass_length=draw(st.booleans()) or bool(length % ranks),  # always drawn: what shrinks keeps its place
         batch=draw(st.integers(1, 2)),
         heads=heads,
         kv_heads=kv_heads,
@@ -76,8 +77,12 @@ def _length(draw: st.DrawFn, shards: str, ranks: int, max_rows: int) -> int:
         return draw(st.integers(0, ranks - 1))
     if ranks == 1:
         return draw(st.integers(1, 3 * max_rows))
-    rows = draw(st.integers(1, max_rows))
-    return ranks * rows + (draw(st.integers(1, ranks - 1)) if shards == "uneven" else 0)
+    # The length itself is drawn and not a shard's: so it stays as it is while the number of ranks shrinks.
+    length = draw(st.integers(ranks, ranks * (max_rows + 1) - 1))
+    left_over = length % ranks
+    if shards == "uneven":
+        return length if left_over else length + 1
+    return length - left_over
 
 
 def _branches(draw: st.DrawFn, branches: str, length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
