@@ -1,4 +1,4 @@
-"""What a target may claim besides: that it computes while messages travel, that its memory does not grow with the world.
+"""What a target may claim besides: to compute while messages travel, and memory that does not grow with the world.
 
 Judged on the simulated network, in worlds of its own size, as the smallest ones show neither.
 """
@@ -66,7 +66,7 @@ def _overlap(session: Session, case: Case, detail: Detail) -> Verdict:
 
 
 def _idle_hops(trace: Trace, rank: int, stage: str, size: int) -> tuple[list[tuple[Post, int, float]], int]:
-    """The receives of rows in whose time nothing was computed, with the work done and due; how many receives there are."""
+    """The receives of rows in whose time nothing was computed, with the work done and due; how many there are."""
     entries = [entry for entry in trace.logs[rank] if entry.stage == stage]
     if not entries:
         return [], 0

@@ -9,13 +9,17 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 #: Operations that only make, move or reorder numbers; all others compute.
-_MOVES = (
-    "empty new_empty new_zeros new_full zeros ones full zeros_like ones_like empty_like full_like arange rand randn "
-    "copy_ clone _to_copy to cat stack index_select index index_put_ index_copy_ index_add_ gather scatter_ select "
-    "slice narrow split split_with_sizes chunk unbind detach detach_ alias view _unsafe_view reshape as_strided expand "
-    "permute transpose t unsqueeze squeeze repeat fill_ zero_ set_ resize_ lift_fresh _local_scalar_dense "
-    "constant_pad_nd flip roll contiguous pin_memory"
-).split()
+# fmt: off
+_MOVES = frozenset((
+    "empty", "new_empty", "new_zeros", "new_full", "zeros", "ones", "full", "zeros_like", "ones_like",
+    "empty_like", "full_like", "arange", "rand", "randn", "copy_", "clone", "_to_copy", "to", "cat", "stack",
+    "index_select", "index", "index_put_", "index_copy_", "index_add_", "gather", "scatter_", "select", "slice",
+    "narrow", "split", "split_with_sizes", "chunk", "unbind", "detach", "detach_", "alias", "view",
+    "_unsafe_view", "reshape", "as_strided", "expand", "permute", "transpose", "t", "unsqueeze", "squeeze",
+    "repeat", "fill_", "zero_", "set_", "resize_", "lift_fresh", "_local_scalar_dense", "constant_pad_nd",
+    "flip", "roll", "contiguous", "pin_memory",
+))
+# fmt: on
 
 
 class Work(TorchDispatchMode):
@@ -61,7 +65,7 @@ class Memory:
         self._profile.__exit__(*error)
         results = self._profile.kineto_results
         assert results is not None
-        events = [e for e in results.events() if e.name() == "[memory]"]
+        events: list[Any] = [event for event in results.events() if event.name() == "[memory]"]
         for event in sorted(events, key=lambda event: event.start_ns()):
             self.held += event.nbytes()
             self.peak = max(self.peak, self.held)

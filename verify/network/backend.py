@@ -83,7 +83,10 @@ class Handle(dist.Work):
         return future
 
 
-class Group(dist.ProcessGroup):
+_ProcessGroup: Any = dist.ProcessGroup  # its stub has an overload for every way that each method was ever called
+
+
+class Group(_ProcessGroup):
     """A communicator. Peers are ranks of the group, as torch.distributed hands them to a backend."""
 
     def __init__(self, rank: int, ranks: tuple[int, ...], label: str) -> None:
@@ -95,6 +98,10 @@ class Group(dist.ProcessGroup):
 
     def size(self) -> int:
         return self._size
+
+    @property
+    def group_name(self) -> str:
+        return self.label
 
     def getBackendName(self) -> str:
         return NAME

@@ -35,7 +35,7 @@ def disagreement(i: int, one: Post, j: int, other: Post) -> str | None:
             continue
         if sent.dtype != expected.dtype:
             return "the dtype"
-        if sent.count != expected.count:
+        if sent.elements != expected.elements:
             return "the number of elements"
     return None
 

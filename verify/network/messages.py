@@ -20,14 +20,14 @@ class Piece(NamedTuple):
     shape: tuple[int, ...]
 
     @property
-    def count(self) -> int:
+    def elements(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
         """Size in bytes."""
-        return int(getattr(torch, self.dtype).itemsize) * self.count
+        return int(getattr(torch, self.dtype).itemsize) * self.elements
 
     def __str__(self) -> str:
         return f"{self.dtype} {self.shape}"

@@ -21,7 +21,7 @@ def mismatch(sender: int, send: Post, receiver: int, receive: Post, waiting: Seq
     sent, expected = send.sends[0], receive.receives[0]
     if sent.dtype != expected.dtype:
         what = "dtype"
-    elif sent.count != expected.count:
+    elif sent.elements != expected.elements:
         what = "number of elements"
     else:
         return None
@@ -43,17 +43,17 @@ def mismatch(sender: int, send: Post, receiver: int, receive: Post, waiting: Seq
 
 def _swapped(sender: int, send: Post, receiver: int, receive: Post, waiting: Sequence[Post]) -> list[str]:
     for other in waiting:
-        if other.kind == "send" and (other.sends[0].dtype, other.sends[0].count) == (
+        if other.kind == "send" and (other.sends[0].dtype, other.sends[0].elements) == (
             receive.receives[0].dtype,
-            receive.receives[0].count,
+            receive.receives[0].elements,
         ):
             return [
                 f"operation {other.number} of rank {sender}, sent next, is what fits this buffer: "
                 "the receives are in another order than the sends"
             ]
-        if other.kind == "receive" and (other.receives[0].dtype, other.receives[0].count) == (
+        if other.kind == "receive" and (other.receives[0].dtype, other.receives[0].elements) == (
             send.sends[0].dtype,
-            send.sends[0].count,
+            send.sends[0].elements,
         ):
             return [
                 f"operation {other.number} of rank {receiver}, posted next, is the buffer for this message: "
