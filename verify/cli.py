@@ -16,6 +16,7 @@ from typing import NoReturn
 COMMANDS = {
     "gate": "judge an implementation",
     "replay": "run one saved failing example again",
+    "mutants": "judge the gate itself: every known mistake must be caught",
     "doctor": "say what this machine can run, with a tiny real exchange on each backend",
 }
 

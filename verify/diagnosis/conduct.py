@@ -16,7 +16,7 @@ def of_conduct(session: Session, example: Example, finding: Finding) -> tuple[st
     """Sentences on why ranks wait for each other, or fail in some groups only."""
     if finding.outcome == "hang":
         stacks = _stacks(finding)
-        if len(stacks) > 1 and all(_is_in(stack, "send") for stack in stacks):
+        if finding.headline.startswith("ranks ") and stacks and all(_is_in(stack, "send") for stack in stacks):
             return ("every rank that hangs is in a blocking send: nobody receives, and nothing is buffered",)
     if example.case.group is not None:
         return _in_other_groups(session, example.case)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from verify.mutants.mutant import Mutant
+from verify.mutants.same import IN_TILES
 
 _TRAVEL = "travelling = pass_on(grad_kv, len(call.shard(source - 1)), call)"
 _HOME = "        if travelling is not None:\n            grad_kv = travelling.wait()\n"
@@ -150,7 +151,7 @@ KNOWN_PASSING = (
             (_FORWARD_ARRIVES, "kv = arriving.incoming.clone()\n                arriving.wait()\n        ctx.save"),
         ),
         world=2,
-        caught_by=("forward",),
+        caught_by=("schedules", "forward"),
     ),
     Mutant(
         name="M34",
@@ -164,7 +165,7 @@ KNOWN_PASSING = (
             ),
         ),
         world=2,
-        caught_by=("gradients",),
+        caught_by=("schedules", "gradients"),
     ),
     Mutant(
         name="M35",
@@ -207,7 +208,7 @@ KNOWN_PASSING = (
             ),
         ),
         world=2,
-        caught_by=("forward",),
+        caught_by=("forward", "schedules"),
     ),
     Mutant(
         name="M38",
@@ -227,6 +228,7 @@ KNOWN_PASSING = (
         mistake="every block that arrives is kept until the end",
         base="ring",
         changes=(
+            *IN_TILES,
             (
                 _FORWARD_ARRIVES,
                 "kv = arriving.wait()\n"
@@ -235,8 +237,8 @@ KNOWN_PASSING = (
             ),
         ),
         world=4,
-        caught_by=(),
-        waits_for="a check of memory",
+        caught_by=("memory",),
+        capabilities={"claims": ("memory",)},
     ),
     Mutant(
         name="M40",

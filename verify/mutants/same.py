@@ -5,6 +5,28 @@ from __future__ import annotations
 from verify.mutants.mutant import Mutant
 
 _MERGE = "out, lse = merge(out, lse, block_out, block_lse)"
+_BRANCH = "                for branch in call.branches:\n                    "
+_SEEN = "seen = visible(call, branch, q.shape[1], rows, keys)\n                    "
+_TILE = "seen = visible(call, branch, q.shape[1], rows[some], keys)\n                        "
+_TILES = "for some in [slice(at, at + 128) for at in range(0, len(rows), 128)]:\n                        "
+
+#: The ring with a bound on the scores that exist at a time, as a claim on memory asks for.
+IN_TILES = (
+    (
+        f"{_BRANCH}{_SEEN}block_out, block_lse = attend_block(q, kv, seen, call.scale)\n                    {_MERGE}",
+        f"{_BRANCH}{_TILES}{_TILE}some_out, some_lse = attend_block(q[:, :, some], kv, seen, call.scale)\n"
+        "                        merged = merge(out[:, :, some], lse[:, :, some], some_out, some_lse)\n"
+        "                        out[:, :, some], lse[:, :, some] = merged",
+    ),
+    (
+        f"{_BRANCH}{_SEEN}block_q, block_kv = block_gradients(q, kv, grad_out, lse, delta, seen, call.scale)\n"
+        "                    grad_q += block_q\n                    grad_kv += block_kv\n",
+        f"{_BRANCH}{_TILES}{_TILE}of_rows = (x[:, :, some] for x in (grad_out, lse, delta))\n"
+        "                        some_q, some_kv = block_gradients(q[:, :, some], kv, *of_rows, seen, call.scale)\n"
+        "                        grad_q[:, :, some] += some_q\n"
+        "                        grad_kv += some_kv\n",
+    ),
+)
 
 SAME = (
     Mutant(
@@ -84,6 +106,14 @@ SAME = (
             ("total.masked_fill(total == 0.0, 1.0)\n    return block_out", "(total + 1e-8)\n    return block_out"),
         ),
         capabilities={"dtypes": ("float32", "bfloat16", "float16")},
+        keeps=True,
+    ),
+    Mutant(
+        name="E06",
+        mistake="queries are taken in tiles of 128, and bounded memory is claimed",
+        base="ring",
+        changes=IN_TILES,
+        capabilities={"claims": ("memory",)},
         keeps=True,
     ),
 )

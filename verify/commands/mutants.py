@@ -1,0 +1,82 @@
+"""Judge the gate itself: every known mistake must be caught, and what is no mistake must not."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+
+from verify.cli import CONFORMS, DOES_NOT
+from verify.mutants import KNOWN, MUTANTS, OTHERS, SAME
+from verify.mutants.matrix import record, to_json
+from verify.mutants.table import line, matrix, summary
+from verify.mutants.trial import Bench, Trial
+from verify.profiles import PROFILES
+from verify.replay import write_whole
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``mutants``."""
+    parser.add_argument("--profile", choices=tuple(PROFILES), default="standard", help="whose examples are tried")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="the first seed (default: 0)")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="how many seeds (default: 1)")
+    parser.add_argument("--only", metavar="M08,X12", help="only these mutants, or those whose names begin so")
+    parser.add_argument("--json", metavar="FILE", help="write all figures as JSON")
+    parser.add_argument("--record", action="store_true", help="keep the matrix as the one that reports quote")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Try the mutants, print the matrix; 0 if each was caught that should be, and none that should not."""
+    if options.seeds < 1:
+        raise ValueError(f"--seeds is {options.seeds}; it must be at least 1")
+    if options.json is not None and not os.path.isdir(os.path.dirname(os.path.abspath(options.json))):
+        raise ValueError(f"the folder of {options.json} is not there")
+    wanted = _wanted(options.only)
+    start = time.monotonic()
+    trials: list[Trial] = []
+    with Bench(profile=options.profile) as bench:
+        bench.start()
+        for seed in range(options.seed, options.seed + options.seeds):
+            for mutant in wanted:
+                first = seed == options.seed
+                if mutant in SAME and not first:
+                    continue
+                whole = first and mutant not in OTHERS
+                trials.append(trial := bench.trial(mutant, seed=seed, matrix=whole, shrink=whole))
+                if first or not trial.as_expected:
+                    print(line(trial) if first else f"seed {seed}: {line(trial)}", flush=True)
+            if options.seeds > 1:
+                print(f"seed {seed} done after {time.monotonic() - start:.0f} s", file=sys.stderr)
+    seconds = time.monotonic() - start
+    data = to_json(trials, profile=options.profile, seconds=seconds)
+    if options.json is not None:
+        write_whole(options.json, json.dumps(data, indent=1) + "\n")
+    if options.record:
+        record(data)
+    _conclude(trials, options.seed, seconds)
+    return CONFORMS if all(trial.as_expected for trial in trials) else DOES_NOT
+
+
+def _wanted(only: str | None) -> list:
+    if only is None:
+        return list(MUTANTS)
+    prefixes = [prefix.strip().upper() for prefix in only.split(",")]
+    for prefix in prefixes:
+        if not prefix or not any(mutant.name.startswith(prefix) for mutant in MUTANTS):
+            raise ValueError(f"--only {only}: no mutant's name begins with {prefix!r}; they go from M01 to M40, X, E")
+    return [mutant for mutant in MUTANTS if mutant.name.startswith(tuple(prefixes))]
+
+
+def _conclude(trials: list[Trial], seed: int, seconds: float) -> None:
+    print()
+    print("\n".join(matrix([trial for trial in trials if trial.seed == seed and trial.mutant not in OTHERS])))
+    print()
+    for mutants, what in ((KNOWN, "known mistakes"), (OTHERS, "relatives of theirs")):
+        for text in summary([trial for trial in trials if trial.mutant in mutants], what):
+            print(text)
+    kept = [trial for trial in trials if trial.mutant.keeps]
+    if kept:
+        print(f"{sum(not trial.caught for trial in kept)} of {len(kept)} changes that change nothing were let through")
+    print(f"{seconds:.0f} s in all")
