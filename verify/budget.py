@@ -4,11 +4,11 @@ A running error analysis to first order, with u the unit roundoff of the inputs'
 (float32 for half types). A correct implementation may round the attention weights, dS, each block's output and the
 result to the inputs' dtype, as fused kernels do, and accumulates in at least float32, in any order:
 
-    scores      sigma_ij = a ((head_dim + 2) |scale| sum |q_i| |k_j| + max_j |s_ij| + |lse_i|)
+    scores      sigma_ij = a ((head_dim + 2) |scale| sum |q_i| |k_j| + 2 max_j |s_ij| + 2 |lse_i|)
     weights     rho_ij   = u + a n_i + sigma_ij + sum_j P_ij sigma_ij         (relative to P_ij; n_i keys are seen)
-    out_i       sum_j P_ij (rho_ij |v_j| + sigma_ij |out_i|) + u |out_i|
+    out_i       sum_j P_ij ((rho_ij + u) |v_j| + sigma_ij |out_i|) + u |out_i|
     lse_i       sum_j P_ij sigma_ij + a (n_i + |lse_i|)
-    dV_j        sum_i P_ij (rho_ij + a n) |dO_i| + u |dV_j|
+    dV_j        sum_i P_ij (rho_ij + u + a n) |dO_i| + u |dV_j|
     D_i         delta_i = |dO_i| . (error of out_i) + a value_dim |dO_i| . |out_i|
     dS_ij       epsilon_ij = S_ij (rho_ij + u) + P_ij (a value_dim |dO_i| . |v_j| + delta_i),
                 with S_ij = P_ij |dO_i| . (|v_j| + |out_i|), which is no less than |dS_ij|
@@ -72,18 +72,20 @@ def error_budget(
     magnitude = scale * (Q @ _T(K))
     top = np.where(seen, magnitude, 0.0).max(axis=-1, keepdims=True, initial=0.0)
     lse_size = np.where(np.isneginf(lse), 0.0, np.abs(lse))
-    sigma = a * ((head_dim + 2) * magnitude + top + lse_size[..., None])
+    sigma = a * ((head_dim + 2) * magnitude + 2 * top + 2 * lse_size[..., None])
     mean_sigma = (P * sigma).sum(axis=-1)
     rho = u + a * keys_seen[..., None] + sigma + mean_sigma[..., None]
 
-    out = (P * rho) @ V + (P * sigma).sum(axis=-1, keepdims=True) * out_size + u * out_size + tiny * (1 + seen @ V)
+    out = (
+        (P * (rho + u)) @ V + (P * sigma).sum(axis=-1, keepdims=True) * out_size + u * out_size + tiny * (1 + seen @ V)
+    )
     lse_error = mean_sigma + a * (keys_seen + lse_size) + SMALLEST["float32" if a > 1e-10 else "float64"]
 
     dP_size = dO @ _T(V)
     delta = (dO * out).sum(axis=-1, keepdims=True) + a * value_dim * (dO * out_size).sum(axis=-1, keepdims=True)
     dS = P * (dP_size + (dO * out_size).sum(axis=-1, keepdims=True))
     epsilon = dS * (rho + u) + P * (a * value_dim * dP_size + delta) + tiny * seen
-    dV = _T(P * (rho + a * queries_seen)) @ dO + tiny * (1 + _T(seen) @ dO)
+    dV = _T(P * (rho + u + a * queries_seen)) @ dO + tiny * (1 + _T(seen) @ dO)
     dQ = scale * ((epsilon + a * keys_seen[..., None] * dS) @ K) + tiny
     dK = scale * (_T(epsilon + a * queries_seen * dS) @ Q) + tiny
     budget = {

@@ -12,7 +12,7 @@ from verify.choices import ONE_SIDED
 from verify.findings import Finding
 from verify.judge import Verdict, assemble
 from verify.measuring import HALF_TYPES, LEAST_RANKS, measuring_cases
-from verify.roundings import rms_limit, rms_ratio
+from verify.roundings import ELEMENTS, RMS_LIMITS, regime, rms_ratio
 from verify.session import VALUES, Session
 from verify.target import Target
 
@@ -38,9 +38,9 @@ def _precision(session: Session, case: Case, detail: Detail) -> Verdict:
     for name in VALUES:
         if not any(part.arrays.get(name) is not None for part in attended):
             continue
-        dtype = case.dtype if name != "lse" else "float32"
-        ratio = rms_ratio(assemble(case, attended, positions, name), right[name], dtype, 64 if name == "lse" else 1024)
-        limit = rms_limit(name, case.shards)
+        dtype, least = (case.dtype, ELEMENTS) if name != "lse" else ("float32", 64)
+        ratio = rms_ratio(assemble(case, attended, positions, name), right[name], dtype, least)
+        limit = RMS_LIMITS[regime(case.shards, len(case.segment_lengths))][name]
         worst = max(worst, ratio / limit)
         if ratio > limit:
             return Verdict(worst, _inexact(name, ratio, limit, dtype, right[name].size))
