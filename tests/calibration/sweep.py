@@ -36,13 +36,16 @@ from verify.choices import DTYPES, ONE_SIDED
 from verify.findings import Finding
 from verify.judge import Verdict, assemble, shares
 from verify.procedures import Attended
-from verify.roundings import rms_limit, rms_ratio
+from verify.roundings import RMS_LIMITS, regime, rms_ratio
 from verify.search import search
 from verify.session import VALUES, Session
 from verify.target import Source, Target
 
 WORLD_SIZES = (1, 2, 3, 4)
 NAMES = tuple(STYLES)
+
+#: Root-mean-square errors by regime, tensor and style.
+Roundings = dict[tuple[tuple[int, str], str, str], list[float]]
 
 
 class InOneProcess(Session):
@@ -76,8 +79,8 @@ class Seen:
     flagged: list[str] = dataclasses.field(default_factory=list)
     #: By tensor: the largest error in units of the analysis, the style and the case.
     largest: dict[str, tuple[float, str, str]] = dataclasses.field(default_factory=dict)
-    #: By ranks, tensor and style: root-mean-square errors in units of one rounding.
-    roundings: dict[tuple[int, str, str], list[float]] = dataclasses.field(default_factory=lambda: defaultdict(list))
+    #: By regime (ranks, one or several branches), tensor and style: root-mean-square errors in units of one rounding.
+    roundings: Roundings = dataclasses.field(default_factory=lambda: defaultdict(list))
 
     def record(self, case: Case, style: str, session: InOneProcess, verdict: Verdict) -> None:
         """Take in one example, judged in that style."""
@@ -93,7 +96,7 @@ class Seen:
             if case.data == ONE_SIDED:
                 dtype = case.dtype if name != "lse" else "float32"
                 ratio = rms_ratio(got, right.expected[name], dtype, least=1)
-                self.roundings[case.shards, name, style].append(ratio)
+                self.roundings[regime(case.shards, len(case.segment_lengths)), name, style].append(ratio)
 
     def add(self, other: Seen) -> None:
         """Take in another part."""
@@ -149,14 +152,16 @@ def _worlds(seed: int) -> tuple[int, ...]:
 def data_of(total: dict[str, Seen], seeds: int) -> dict[str, Any]:
     """What is kept of a sweep."""
     roundings: dict[str, dict[str, dict[str, Any]]] = {}
-    together: dict[tuple[int, str, str], list[float]] = defaultdict(list)
+    together: Roundings = defaultdict(list)
     for seen in total.values():
         for key, ratios in seen.roundings.items():
             together[key] += ratios
-    for (ranks, name, style), ratios in sorted(together.items()):
+    for ((ranks, branches), name, style), ratios in sorted(together.items()):
         found = {"examples": len(ratios), "style": style, "mean": np.mean(ratios), "sd": np.std(ratios)}
         found = {k: round(float(v), 4) if isinstance(v, float) else v for k, v in found.items()}
-        row = roundings.setdefault(str(ranks), {}).setdefault(name, {"examples": 0, "largest": 0.0, "worst style": {}})
+        row = roundings.setdefault(f"{ranks} ranks, {branches}", {}).setdefault(
+            name, {"examples": 0, "largest": 0.0, "worst style": {}}
+        )
         row["examples"] += len(ratios)
         row["largest"] = round(max(row["largest"], *ratios), 4)
         if found["mean"] > row["worst style"].get("mean", -1.0):
@@ -172,7 +177,7 @@ def data_of(total: dict[str, Seen], seeds: int) -> dict[str, Any]:
             }
             for dtype, found in ((dtype, seen.largest) for dtype, seen in total.items())
         },
-        "root-mean-square error in units of one rounding, by ranks": roundings,
+        "root-mean-square error in units of one rounding, by ranks and branches": roundings,
     }
 
 
@@ -185,13 +190,14 @@ def table(data: dict[str, Any]) -> Iterator[str]:
         yield f"{dtype:10s}{data['examples'][dtype]:10,d}{len(data['flagged'][dtype]):9d}{cells}"
     yield ""
     yield "root-mean-square error, in units of one rounding: largest seen; the worst style's mean and deviation; limit"
-    for ranks, found in data["root-mean-square error in units of one rounding, by ranks"].items():
+    for place, found in data["root-mean-square error in units of one rounding, by ranks and branches"].items():
+        ranks, branches = place.split(" ranks, ")
         for name in VALUES:
             row = found[name]
             worst = row["worst style"]
             spread = f"{worst['mean']:.3f} ± {worst['sd']:.3f} ({worst['style']})"
-            limit = rms_limit(name, int(ranks))
-            yield f"{ranks} ranks {name:12s}{row['examples']:7,d} {row['largest']:8.3f}   {spread:38s}{limit:6.2f}"
+            limit = RMS_LIMITS[int(ranks), branches][name]
+            yield f"{place:18s}{name:12s}{row['examples']:7,d} {row['largest']:8.3f}   {spread:38s}{limit:6.2f}"
 
 
 def main() -> None:
