@@ -1,0 +1,135 @@
+"""The laws of imports: who may know whom, no circles, and nothing heavy before it is asked for."""
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("reference", "impls", "verify")
+
+#: What each package may import besides the standard library and itself.
+MAY_IMPORT = {
+    "reference": {"numpy"},
+    "impls": {"torch"},
+    "verify": {"reference", "numpy", "torch", "hypothesis", "pytest"},
+}
+
+#: Files that may import more, and why.
+EXCEPTIONS: dict[str, set[str]] = {}
+
+
+@cache
+def files(package):
+    """All Python files of a package."""
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def name_of(path):
+    """The module that a file is."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path, *, deferred=True):
+    """Full names that a file imports; not those for the type checker, without ``deferred`` not those in functions."""
+    tree = ast.parse(path.read_text())
+    found = set()
+
+    def visit(node):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        if isinstance(node, ast.FunctionDef) and not deferred:
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are written in full"
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(tree)
+    return found
+
+
+@pytest.mark.parametrize("path", [path for package in PACKAGES for path in files(package)], ids=name_of)
+def test_a_package_imports_only_what_it_may(path):
+    package = path.relative_to(ROOT).parts[0]
+    allowed = MAY_IMPORT[package] | {package} | set(sys.stdlib_module_names) | EXCEPTIONS.get(name_of(path), set())
+    assert {name.partition(".")[0] for name in imported(path)} - allowed == set()
+
+
+def test_the_judge_never_names_the_judged_in_its_imports():
+    """Not by a function of importlib either."""
+    for path in files("verify"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+                assert "impls" not in ast.unparse(node), path
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_there_are_no_circles(package):
+    modules = {name_of(path): path for path in files(package)}
+
+    def targets(name):
+        wanted = set()
+        for full in imported(modules[name], deferred=False):
+            while full and full not in modules:
+                full = full.rpartition(".")[0]
+            if full and full != name and full != package:
+                wanted.add(full)
+        return wanted
+
+    graph = {name: targets(name) for name in modules}
+    done, path = set(), []
+
+    def visit(name):
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        if name in done:
+            return
+        path.append(name)
+        for other in sorted(graph[name]):
+            visit(other)
+        path.pop()
+        done.add(name)
+
+    for name in graph:
+        visit(name)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_module_can_be_imported(package):
+    for module in pkgutil.walk_packages([str(ROOT / package)], f"{package}."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
+
+def loaded_by(statement):
+    """The modules that a fresh interpreter has after a statement."""
+    code = f"import sys\n{statement}\nprint(' '.join(sorted(sys.modules)))"
+    return set(
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout.split()
+    )
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import reference", {"torch", "impls", "verify", "hypothesis", "pytest"}),
+        ("import impls", {"reference", "verify", "hypothesis", "pytest"}),
+        ("import verify", {"torch", "impls", "numpy", "hypothesis", "pytest"}),
+        ("import verify.pytest_plugin", {"torch", "impls", "numpy", "hypothesis"}),
+        ("import verify.cli", {"torch", "impls", "numpy", "hypothesis"}),
+        ("import verify; verify.check", {"impls", "pytest"}),
+    ],
+)
+def test_an_import_loads_no_more_than_it_needs(statement, absent):
+    assert loaded_by(statement) & absent == set()
