@@ -39,7 +39,7 @@ _MANY_ROWS = 1100  # more than 2**20 scores with a block of its own size
 def _overlap(session: Session, case: Case, detail: Detail) -> Verdict:
     """Between posting a hop and waiting for it, attention is computed."""
     size = max(3, session.largest_world)
-    case = _dense(session, case, size, 2 + case.seed % 3, 64)
+    case = _dense(session, case, size, 2 + case.seed % 3, _WIDTH // 2)
     simulation = simulate(session, case, judged=False, count_work=True)
     if simulation.finding is not None:
         return Verdict(np.inf, simulation.finding)

@@ -65,13 +65,13 @@ def most(case: Case, positions: Sequence[np.ndarray], stage: str) -> float:
 def needed_rows(case: Case, dialect: str, positions: Sequence[np.ndarray]) -> np.ndarray:
     """How many pairs (row, kv head) of each shard each shard's queries see: int64 (shards, shards), [who, whose]."""
     branches = reference.branches(case.segment_lengths, case.dilation_rates)
-    seen: np.ndarray = reference.multiplicity(case.length, case.heads, branches, case.is_causal, dialect) > 0
+    seen = np.greater(reference.multiplicity(case.length, case.heads, branches, case.is_causal, dialect), 0)
     by_kv_head: np.ndarray = seen.reshape(case.kv_heads, case.heads // case.kv_heads, case.length, case.length).any(
         axis=1
     )
     need = np.zeros((case.shards, case.shards), dtype=np.int64)
     for who, own in enumerate(positions):
-        visible: np.ndarray = by_kv_head[:, own].any(axis=1)
+        visible = np.any(by_kv_head[:, own], axis=1)
         for whose, owned in enumerate(positions):
             need[who, whose] = visible[:, owned].sum()
     return need

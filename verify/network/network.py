@@ -76,6 +76,7 @@ class Network:
         self.trace = Trace(size, schedule.model)
         self._matcher = Matcher(schedule.model)
         self._inbox: dict[int, Signal] = {}
+        self._touched: Finding | None = None
         self._turn = 0
         self._idle = 0
         self._teased = 0
@@ -123,9 +124,8 @@ class Network:
                 self.finding = self.finding or self._matcher.add(operation)
             for number, contents in signal.contents.items():
                 member.operations[number].contents = contents
-            if signal.touched and self.finding is None:
-                touched = member.operations[signal.touched[0]]
-                self.finding = misuse.written_to(rank, touched.post, self.where(rank))
+            if signal.touched and self._touched is None:
+                self._touched = misuse.written_to(rank, member.operations[signal.touched[0]].post, self.where(rank))
             if self.schedule.model == "eager":
                 for wait in (entry for entry in signal.log if isinstance(entry, Wait)):
                     for number in wait.numbers:
@@ -191,7 +191,8 @@ class Network:
         if self.finding is None and waiting and not any(m.state == "failed" for m in self.members):
             self.finding = deadlock(self.members, self._matcher, self.schedule.model)
         if self.finding is None and all(m.state == "end" for m in self.members):
-            self.finding = misuse.left_behind(self.members)
+            # A handle that is never waited for is the cause of what is written too early.
+            self.finding = misuse.left_behind(self.members) or self._touched
         self.trace.stopped = tuple(member.rank for member in waiting)
         reason = self.finding.headline if self.finding else "another rank failed"
         for member in waiting:

@@ -1,0 +1,101 @@
+"""Mistakes of communication are reported for what they are, each with its smallest case."""
+
+import os
+import time
+from collections.abc import Callable
+
+import pytest
+
+from verify.checks.check import Check
+from verify.checks.claims import MEMORY
+from verify.checks.schedules import SCHEDULES
+from verify.checks.wire import WIRE
+from verify.network.network import Schedule
+from verify.network.simulate import simulate
+from verify.search import Searched, search
+from verify.session import Session
+
+#: The check that finds the mistake, the outcome, and what the report says somewhere.
+MISTAKES: dict[str, tuple[Check, str, str]] = {
+    "use_before_wait": (SCHEDULES, "fail", "one was read too early"),
+    "overwrite_before_wait": (SCHEDULES, "fail", "writes to a buffer that"),
+    "blocks_on_the_module": (SCHEDULES, "fail", "call 1 of 2, whose forward passes all came first"),
+    "local_rank_as_peer": (SCHEDULES, "", ""),
+    "blocking_send_first": (SCHEDULES, "hang", "deadlock: rank 0 waits for rank 1, which waits for rank 0"),
+    "world_barrier": (SCHEDULES, "hang", "which has finished"),
+    "keeps_every_block": (MEMORY, "fail", "grows with the world"),
+    "unbatched": (SCHEDULES, "hang", "deadlock: rank 0 waits for rank 1, which waits for rank 0"),
+    "waits_for_the_last": (SCHEDULES, "fail", "never waits for the handle of operation 0"),
+    "value_into_key": (SCHEDULES, "fail", "the receives are in another order than the sends"),
+    "one_unwaited": (SCHEDULES, "fail", "never waits for the handle of operation 3, isend"),
+    "different_collectives": (SCHEDULES, "fail", "rank 0 is in all_gather, rank 1 in all_reduce"),
+    "never_received": (SCHEDULES, "fail", ""),
+    "to_itself": (SCHEDULES, "fail", "rank 0 sends to itself"),
+    "other_dtype": (SCHEDULES, "fail", "which receives it into float32 (2,): another dtype"),
+    "outside_the_group": (SCHEDULES, "fail", "uses a group that it is not in"),
+    "wasteful": (WIRE, "fail", "where a dense ring moves"),
+}
+
+#: The mistakes that must fall with every seed.
+IN_EVERY_SEED = (*list(MISTAKES)[:8],)
+
+SEEDS = 10 if os.environ.get("ATTENTION_GATE_SLOW") else 1
+
+
+def found(session_of: Callable[..., Session], name: str, seed: int, shrink_seconds: float = 30.0) -> Searched:
+    """What the check of that mistake finds in the quick profile."""
+    check = MISTAKES[name][0]
+    session = session_of(f"tests.verify.network.mistakes:{name}", claims=("memory",))
+    examples = max(4, round(12 * check.weight))
+    return search(check, session, examples=examples, seed=seed, shrink_seconds=shrink_seconds)
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_named_and_shrinks_to_the_smallest_case(session_of: Callable[..., Session], name: str) -> None:
+    _, outcome, text = MISTAKES[name]
+    result = found(session_of, name, seed=0)
+    assert result.finding is not None
+    assert result.example is not None
+    told = "\n".join((result.finding.headline, *result.finding.details))
+    assert not outcome or result.finding.outcome == outcome, told
+    assert text in told, told
+    case, detail = result.example.case, result.example.detail
+    if name in ("local_rank_as_peer", "world_barrier"):  # which show where some ranks take no part
+        assert case.group is not None
+        assert case.length <= 2 * case.shards
+    elif name != "keeps_every_block":
+        assert (case.world_size, case.shards) == (2, 2)
+        assert case.length <= 3
+    if result.example.check == SCHEDULES.name:
+        assert detail["choices"] == []
+        assert detail["calls"] == (2 if name == "blocks_on_the_module" else 1)
+
+
+@pytest.mark.parametrize("seed", range(1, SEEDS))
+@pytest.mark.parametrize("name", IN_EVERY_SEED)
+def test_known_mistakes_fall_with_every_seed(session_of: Callable[..., Session], name: str, seed: int) -> None:
+    assert found(session_of, name, seed, shrink_seconds=0.0).finding is not None
+
+
+def test_an_unbatched_ring_is_right_unless_its_operations_run_in_order(session_of: Callable[..., Session]) -> None:
+    session = session_of("tests.verify.network.mistakes:unbatched")
+    case = next(iter(_cases()))
+    for model in ("eager", "rendezvous"):
+        assert simulate(session, case, schedule=Schedule(model, (1, 0, 2))).finding is None
+    simulate(session, case, schedule=Schedule("stream"))
+    start = time.perf_counter()
+    finding = simulate(session, case, schedule=Schedule("stream")).finding
+    seconds = time.perf_counter() - start
+    assert finding is not None
+    cycle = "rank 0 waits for rank 2, which waits for rank 1, which waits for rank 0"
+    backwards = "rank 0 waits for rank 1, which waits for rank 2, which waits for rank 0"
+    assert finding.headline in (f"deadlock: {cycle}", f"deadlock: {backwards}")
+    assert any("mistakes.py" in line and "dist.isend(tensor" in line for line in finding.details)
+    assert sum("is held up there by operation 0" in line for line in finding.details) == 3
+    assert seconds < 2.0  # and not a time-out
+
+
+def _cases() -> list:
+    from verify.case import Case
+
+    return [Case(world_size=3, length=7, pass_length=True, segment_lengths=(7,), dilation_rates=(1,), value_dim=2)]
