@@ -9,6 +9,10 @@ from dataclasses import dataclass, field
 
 _TICK = 1.0 / (os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100)
 
+#: Seconds of rest, and of work, that make a hang at the least; and when many hangs in a row are likely.
+RESTING, RESTING_HURRIED = 3.0, 0.6
+BUSY, BUSY_HURRIED, BUSY_CUDA = 8.0, 3.0, 60.0
+
 #: Whoever wants the processor for a smaller part of the time is at rest: a loop that sleeps, a timer.
 _AT_REST = 0.03
 
@@ -42,13 +46,13 @@ class Pace:
     @property
     def resting(self) -> float:
         """Seconds without any progress that make a hang."""
-        floor = 0.6 if self.hurried else 3.0
+        floor = RESTING_HURRIED if self.hurried else RESTING
         return max(floor, min(5 * self.slowest, self.slowest + 10))
 
     @property
     def busy(self) -> float:
         """Seconds of work without an end that make a hang."""
-        floor = 60.0 if self.device == "cuda" else 3.0 if self.hurried else 8.0
+        floor = BUSY_CUDA if self.device == "cuda" else BUSY_HURRIED if self.hurried else BUSY
         return max(floor, min(20 * self.slowest, 2 * self.slowest + 30))
 
     #: Seconds that the other ranks are given to end by themselves once one has failed.

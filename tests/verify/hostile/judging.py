@@ -1,0 +1,65 @@
+"""Judging a hostile target, and what is left on the machine afterwards."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import verify
+from tests.verify.hostile.table import Hostile
+from verify.report_text import text
+from verify.world import kept
+from verify.world.processes import table
+
+TARGETS = Path(__file__).parent / "targets"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How it came out: the outcome, the whole text, how long it took, and what was left."""
+
+    outcome: str
+    text: str
+    seconds: float
+    processes: list[int]
+    files: list[str]
+    descriptors: int
+
+
+def judge(hostile: Hostile) -> Judged:
+    """Judge the target in this process, in few examples."""
+    keeper = kept.keeper()
+    before = _descriptors()
+    start = time.monotonic()
+    try:
+        report = verify.check(
+            f"{TARGETS}/{hostile.target}", profile="quick", checks=(hostile.check,), world_sizes=hostile.sizes
+        )
+    except verify.TargetError as error:
+        outcome, told = "cannot", str(error)
+        assert "\n" not in told
+    else:
+        outcome, told = report.checks[0].outcome, text(report)
+    seconds = time.monotonic() - start
+    files = sorted(os.listdir(tempfile.gettempdir()) + os.listdir())
+    return Judged(outcome, told, seconds, _left(keeper), files, _descriptors() - before)
+
+
+def _left(keeper: kept.Keeper) -> list[int]:
+    """Processes that descend from this one or from the keeper, but for the keeper itself."""
+    assert keeper._process is not None
+    spared = {keeper._process.pid}
+    if kept._shared is not None and kept._shared._process is not None:
+        spared.add(kept._shared._process.pid)
+    alive = [process for process in table() if process.state != "Z"]
+    found = {os.getpid(), *spared}
+    while more := {process.pid for process in alive if process.parent in found} - found:
+        found |= more
+    return sorted(found - spared - {os.getpid()})
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))

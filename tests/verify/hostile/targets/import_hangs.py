@@ -1,0 +1,5 @@
+"""Is never done importing."""
+
+import time
+
+time.sleep(1000)

@@ -1,0 +1,3 @@
+"""A target that is nothing to call."""
+
+attend = 3
