@@ -21,6 +21,7 @@ from verify.coverage import covered_pairs
 from verify.explain import explain
 from verify.findings import Finding, of_run
 from verify.known import with_known_failures
+from verify.network.drawing import draw
 from verify.profiles import PROFILES, examples
 from verify.repeat import repeat
 from verify.replay import save
@@ -105,6 +106,7 @@ def check(
     checks: Sequence[str] | None = None,
     fail_fast: bool = False,
     save: str | None = None,
+    claims: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Judge an attention against the oracle; nothing is printed, all is in the report.
@@ -114,6 +116,7 @@ def check(
     'pass'
 
     ``target`` is a Target, a callable of the contract at the top level of a module, or what the command line takes.
+    ``claims`` are what the target promises besides, of "traffic", "overlap" and "memory"; None: what it says itself.
     The same arguments judge the same examples. Raises TargetError if the target does not load and ValueError for bad
     options; a world that cannot be started is the report's ``error``.
     """
@@ -132,6 +135,8 @@ def check(
         before = State.now()
         found, source = as_target(target)
         before.restore(State.now())  # what importing a target does to this process is none of the gate's
+        if claims is not None:
+            found = replace(found, claims=tuple(claims))
         session = Session(found, source, worlds, options.world_sizes)
         with closing(session.network):
             return judge(session, options, progress or Silent())
@@ -235,6 +240,8 @@ def _run_check(
 ) -> CheckResult:
     if reason := check.missing(session.target, session.world_sizes):
         return _untried(check, "unsupported", reason)
+    if session.device != "cpu" and check.name in session.network.checks:
+        return _untried(check, "unsupported", "the simulated network carries CPU tensors: judge with --device cpu, too")
     for name in check.builds_on:
         if name in earlier and earlier[name].outcome in ("fail", "crash", "hang", "blocked", "known"):
             return _untried(check, "blocked", f"builds on {name}, which did not pass")
@@ -273,6 +280,7 @@ def _failure(session: Session, searched: Searched, options: Options) -> Failure:
     if options.save is not None:
         try:
             failure = replace(failure, replay=save(options.save, session, failure))
+            draw(options.save, session, failure)
         except OSError as error:
             failure = replace(failure, steadiness=f"{failure.steadiness}; its example could not be saved: {error}")
     return failure

@@ -66,9 +66,8 @@ def needed_rows(case: Case, dialect: str, positions: Sequence[np.ndarray]) -> np
     """How many pairs (row, kv head) of each shard each shard's queries see: int64 (shards, shards), [who, whose]."""
     branches = reference.branches(case.segment_lengths, case.dilation_rates)
     seen = np.greater(reference.multiplicity(case.length, case.heads, branches, case.is_causal, dialect), 0)
-    by_kv_head: np.ndarray = seen.reshape(case.kv_heads, case.heads // case.kv_heads, case.length, case.length).any(
-        axis=1
-    )
+    grouped = seen.reshape(case.kv_heads, case.heads // case.kv_heads, case.length, case.length)
+    by_kv_head = np.any(grouped, axis=1)
     need = np.zeros((case.shards, case.shards), dtype=np.int64)
     for who, own in enumerate(positions):
         visible = np.any(by_kv_head[:, own], axis=1)

@@ -193,7 +193,7 @@ class Network:
         if self.finding is None and all(m.state == "end" for m in self.members):
             # A handle that is never waited for is the cause of what is written too early.
             self.finding = misuse.left_behind(self.members) or self._touched
-        self.trace.stopped = tuple(member.rank for member in waiting)
+        self.trace.stopped += tuple(member.rank for member in waiting)
         reason = self.finding.headline if self.finding else "another rank failed"
         for member in waiting:
             member.state = "running"

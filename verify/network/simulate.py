@@ -35,6 +35,7 @@ def simulate(
             session.answer(case)
     world.collect()
     assert world.simulation is not None
+    session.network.latest = world.simulation
     if world.simulation.run.outcome == "returned":
         session.tried.update(cases)
     return world.simulation

@@ -119,7 +119,15 @@ class SimulatedWorld(LocalWorld):
 
 
 class SimulatedWorlds(Worlds):
-    """Simulated worlds by size, each started when it is first needed."""
+    """Simulated worlds by size, each started when it is first needed.
+
+    ``latest`` is what the last run on any of them amounted to.
+    """
+
+    #: The checks that judge on a simulated network.
+    checks = ("schedules", "wire", "traffic", "overlap", "memory")
+
+    latest: Simulation | None = None
 
     def __getitem__(self, size: int) -> SimulatedWorld:
         if size not in self._worlds:
