@@ -29,7 +29,8 @@ from verify.report import CheckResult, Coverage, Example, Failure, Report, verdi
 from verify.search import Searched, search
 from verify.session import Session
 from verify.space import feasible_pairs
-from verify.target import Source, Target, TargetError, as_target, look, parse_source
+from verify.target import CLAIMS, Source, Target, TargetError, as_target, look, parse_source
+from verify.world.joined import JoinedWorlds, launched_by_torchrun
 from verify.world.local import WorldError, Worlds
 from verify.world.messages import Job, Raised
 from verify.world.state import State
@@ -64,7 +65,8 @@ class Silent:
 class Options:
     """How to judge: ``profile`` "quick", "standard" or "thorough"; ``checks`` by name, None for all of them.
 
-    ``save`` is the folder for failing examples. Raises ValueError for what there is not.
+    ``save`` is the folder for failing examples, ``claims`` what the target promises besides what it declares itself.
+    Raises ValueError for what there is not.
     """
 
     profile: str = "standard"
@@ -74,8 +76,11 @@ class Options:
     checks: tuple[str, ...] | None = None
     fail_fast: bool = False
     save: str | None = None
+    claims: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for claim in self.claims:
+            one_of("claim", claim, CLAIMS)
         one_of("profile", self.profile, PROFILES)
         one_of("device", self.device, ("cpu", "cuda"))
         for name in self.checks or ():
@@ -87,7 +92,7 @@ class Options:
             raise ValueError(f"world_sizes is {sizes}; it must hold integers from 1 to 64")
         if type(self.seed) is not int or self.seed < 0:
             raise ValueError(f"seed is {self.seed!r}; it must be a non-negative integer")
-        if self.device == "cuda":
+        if self.device == "cuda" and not launched_by_torchrun():
             present = torch.cuda.device_count() if torch.cuda.is_available() else 0
             if present < max(sizes):
                 raise ValueError(
@@ -106,7 +111,7 @@ def check(
     checks: Sequence[str] | None = None,
     fail_fast: bool = False,
     save: str | None = None,
-    claims: Sequence[str] | None = None,
+    claims: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Report:
     """Judge an attention against the oracle; nothing is printed, all is in the report.
@@ -115,9 +120,8 @@ def check(
     >>> report.verdict
     'pass'
 
-    ``target`` is a Target, a callable of the contract at the top level of a module, or what the command line takes.
-    ``claims`` are what the target promises besides, of "traffic", "overlap" and "memory"; None: what it says itself.
-    The same arguments judge the same examples. Raises TargetError if the target does not load and ValueError for bad
+    ``target`` is a Target, a callable of the contract at the top level of a module, or what the command line takes;
+    ``claims`` are added to those of the Target. The same arguments judge the same examples. Raises TargetError if the target does not load and ValueError for bad
     options; a world that cannot be started is the report's ``error``.
     """
     options = Options(
@@ -128,6 +132,7 @@ def check(
         checks=None if checks is None else tuple(checks),
         fail_fast=fail_fast,
         save=save,
+        claims=tuple(claims),
     )
     with Worlds(device=device) as worlds:
         if isinstance(target, str):
@@ -135,11 +140,27 @@ def check(
         before = State.now()
         found, source = as_target(target)
         before.restore(State.now())  # what importing a target does to this process is none of the gate's
-        if claims is not None:
-            found = replace(found, claims=tuple(claims))
-        session = Session(found, source, worlds, options.world_sizes)
+        session = Session(_claiming(found, options), source, worlds, options.world_sizes)
         with closing(session.network):
             return judge(session, options, progress or Silent())
+
+
+def check_launched(target: str, worlds: JoinedWorlds, options: Options, progress: Progress | None = None) -> Report:
+    """Judge in a world that a launcher has started; rank 0 calls this while the others ``serve``.
+
+    Worlds of fewer ranks are groups of the first ones; a target that takes no sub-groups is judged on all ranks only.
+    """
+    before = State.now()
+    found, source = as_target(target)
+    before.restore(State.now())
+    sizes = options.world_sizes if found.subgroups else (worlds.size,)
+    session = Session(_claiming(found, options), source, worlds, sizes)
+    with closing(session.network):
+        return judge(session, options, progress or Silent())
+
+
+def _claiming(target: Target, options: Options) -> Target:
+    return replace(target, claims=tuple(dict.fromkeys((*target.claims, *options.claims))))
 
 
 def import_elsewhere(source: Source, worlds: Worlds, world_sizes: Sequence[int]) -> None:
@@ -220,10 +241,12 @@ def load_everywhere(session: Session) -> None:
     for entry in session.target.known_failures:
         if entry.check not in BY_NAME:
             raise TargetError(f"target {session.source}: a known failure names {entry.check!r}, which is no check")
-    for size in session.world_sizes:  # all at once: importing may take long
-        session.worlds[size].submit(Job("load", session.source, (), ()))
-    for size in session.world_sizes:
-        run = session.worlds[size].collect()
+    # A launched world is the same one for every size.
+    worlds = {id(world): world for world in (session.worlds[size] for size in session.world_sizes)}.values()
+    for world in worlds:  # all at once: importing may take long
+        world.submit(Job("load", session.source, (), ()))
+    for world in worlds:
+        run = world.collect()
         if finding := of_run(run):
             raise TargetError(f"target {session.source} loads here, but not in a rank: {finding.headline}")
 

@@ -75,7 +75,8 @@ class Session:
         """Run a procedure on the ranks; meanwhile the oracle answers here, on the other core."""
         world = self.worlds[cases[0].world_size]
         positions = tuple(self.positions(case) for case in cases)
-        world.submit(Job(procedure, self.source, cases, positions, options))
+        placed = tuple(world.place(case) for case in cases) if isinstance(world, JoinedWorlds) else cases
+        world.submit(Job(procedure, self.source, placed, positions, options))
         if procedure != "refuse":
             for case in cases:
                 self.answer(case)
@@ -88,6 +89,8 @@ class Session:
         """Let the next call of such a case be the first in its processes, where they can be replaced."""
         if isinstance(self.worlds, Worlds):
             self.worlds[case.world_size].close()
+        else:
+            self.worlds.renew()
         self.network[case.world_size].close()
 
     def _note(self, cases: Sequence[Case]) -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Collection
 
 from verify.checks import BY_NAME
-from verify.gate import DEFAULT_WORLD_SIZES, check
+from verify.cli import CANNOT_BE_JUDGED, NOT_FINISHED
+from verify.gate import DEFAULT_WORLD_SIZES, Options, check, check_launched
 from verify.profiles import PROFILES
 from verify.progress import ProgressLine
 from verify.replay import write_whole
+from verify.report import Report
 from verify.report_text import text
+from verify.target import CLAIMS, TargetError
+from verify.world.joined import JoinedWorlds, launched_by_torchrun
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checks", type=checks, metavar="A,B", help=f"only these checks; there are {', '.join(BY_NAME)}"
     )
+    parser.add_argument(
+        "--claims", type=claims, default=(), metavar="A,B", help=f"what it promises besides, of {', '.join(CLAIMS)}"
+    )
     parser.add_argument("--fail-fast", action="store_true", help="stop at the first check that fails")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
     parser.add_argument("--junit", metavar="FILE", help="write the report as JUnit XML")
@@ -51,6 +59,8 @@ def run(options: argparse.Namespace) -> int:
     for path in (options.json, options.junit):
         if path is not None and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
             raise ValueError(f"the folder of {path} is not there")
+    if launched_by_torchrun():
+        return _run_launched(options)
     with ProgressLine() as progress:
         report = check(
             options.target,
@@ -61,8 +71,55 @@ def run(options: argparse.Namespace) -> int:
             checks=options.checks,
             fail_fast=options.fail_fast,
             save=options.save,
+            claims=options.claims,
             progress=progress,
         )
+    return _tell(report, options)
+
+
+def _run_launched(options: argparse.Namespace) -> int:
+    """Judge in the ranks that torchrun launched: rank 0 does, the others keep theirs until it has finished."""
+    with JoinedWorlds(options.device) as worlds:
+        if worlds.rank != 0:
+            return worlds.serve()
+        status = NOT_FINISHED
+        try:
+            with ProgressLine() as progress:
+                report = check_launched(
+                    options.target,
+                    worlds,
+                    Options(
+                        profile=options.profile,
+                        world_sizes=_within(options.world_sizes, worlds.size),
+                        device=options.device,
+                        seed=options.seed,
+                        checks=options.checks,
+                        fail_fast=options.fail_fast,
+                        save=options.save,
+                        claims=options.claims,
+                    ),
+                    progress,
+                )
+            status = _tell(report, options)
+        except (TargetError, ValueError):
+            status = CANNOT_BE_JUDGED
+            raise
+        finally:
+            worlds.dismiss(status)
+        return status
+
+
+def _within(sizes: tuple[int, ...], launched: int) -> tuple[int, ...]:
+    """The numbers of ranks to judge in a launched world: by default the usual ones and that of all ranks."""
+    if sizes is DEFAULT_WORLD_SIZES:
+        return tuple(sorted({size for size in sizes if size <= launched} | {launched}))
+    if max(sizes) > launched:
+        raise ValueError(f"--world-sizes asks for {max(sizes)} ranks, but {launched} were launched")
+    return sizes
+
+
+def _tell(report: Report, options: argparse.Namespace) -> int:
+    """Print the report and write the files; returns the exit status."""
     print(text(report))
     if options.json is not None:
         write_whole(options.json, json.dumps(report.to_json(), indent=2) + "\n")
@@ -84,9 +141,18 @@ def world_sizes(text: str) -> tuple[int, ...]:
     return tuple(sorted(set(sizes)))
 
 
+def claims(text: str) -> tuple[str, ...]:
+    """ "traffic,memory" as claims; argparse reports what is wrong."""
+    return _names(text, "claim", CLAIMS)
+
+
 def checks(text: str) -> tuple[str, ...]:
     """ "forward,gradients" as names of checks; argparse reports what is wrong."""
+    return _names(text, "check", BY_NAME)
+
+
+def _names(text: str, what: str, allowed: Collection[str]) -> tuple[str, ...]:
     names = tuple(text.split(","))
-    if unknown := [name for name in names if name not in BY_NAME]:
-        raise argparse.ArgumentTypeError(f"there is no check {unknown[0]!r}; there are {', '.join(BY_NAME)}")
+    if unknown := [name for name in names if name not in allowed]:
+        raise argparse.ArgumentTypeError(f"there is no {what} {unknown[0]!r}; there are {', '.join(allowed)}")
     return names

@@ -1,7 +1,8 @@
-"""A world that somebody else launched (torchrun, Slurm): judge inside the processes that are there.
+"""A world that somebody else launched (torchrun, Slurm): judge on the machines and over the transport that are there.
 
-Jobs and replies travel through the rendezvous store, beside the transport that the target uses. Every rank calls the
-target from a thread of its own, so that a rank that is stuck can still say where.
+Each launched process keeps one rank: a process of its own that runs the target, so that it can be replaced after a
+crash or a hang, on all machines at once. Jobs and replies travel through the launcher's rendezvous store, beside the
+transport that the target uses.
 """
 
 from __future__ import annotations
@@ -10,23 +11,25 @@ import contextlib
 import os
 import pickle
 import sys
-import threading
 import time
-import traceback
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
-from verify.world.local import WorldError
-from verify.world.messages import Died, Job, Raised, Reply, Run, Stuck
-from verify.world.pace import Pace
-from verify.world.worker import Rank, Seat
+from verify.case import Case
+from verify.world import memory
+from verify.world.kept import Keeper, keeper
+from verify.world.local import LOAD_SECONDS, START_SECONDS, WorldError
+from verify.world.member import Member
+from verify.world.messages import Died, Job, Raised, Reply, Returned, Run, Stuck
+from verify.world.pace import Activity, Pace
+from verify.world.worker import Seat, Surroundings
 
 _POLL_SECONDS = 0.002
-_STACK_SECONDS = 2.0
-_FIRST_SECONDS = 60.0
+_IDLE_SECONDS = 0.01
+_LOOK_SECONDS = 0.2
+_ANSWER_SECONDS = 15.0
 
 
 def launched_by_torchrun() -> bool:
@@ -40,6 +43,8 @@ class JoinedWorlds:
     >>> with JoinedWorlds("cpu") as worlds:
     ...     if worlds.rank != 0:
     ...         status = worlds.serve()
+
+    A world of fewer ranks is a group of the first ones; ``place`` moves a case there.
     """
 
     def __init__(self, device: str, *, backend: str | None = None) -> None:
@@ -48,14 +53,10 @@ class JoinedWorlds:
         self.pace = Pace(device)
         store, self.rank, self.size = next(dist.rendezvous("env://"))
         self._store = dist.PrefixStore("attention-gate", store)
-        seat = Seat(self.rank, self.size, "", device, self.backend)
-        local = int(os.environ.get("LOCAL_RANK", self.rank))
-        self._device = torch.device("cuda", local) if device == "cuda" else torch.device("cpu")
-        options: dict[str, Any] = {"device_id": self._device} if device == "cuda" else {}
-        dist.init_process_group(self.backend, store=store, rank=self.rank, world_size=self.size, **options)
-        self._caller = _Caller(Rank(seat, self._device))
+        self._host = _Host(self.rank, self.size, device, self.backend)
         self._count = 0
-        self._stuck = False
+        self._generation = 1
+        self._begun = 0
         self._job: Job | None = None
 
     def __enter__(self) -> JoinedWorlds:
@@ -65,47 +66,56 @@ class JoinedWorlds:
         self.close()
 
     def __getitem__(self, size: int) -> JoinedWorlds:
-        if size != self.size:
+        if size > self.size:
             raise WorldError(f"a world of {size} was asked for, but {self.size} ranks were launched")
         return self
 
+    def place(self, case: Case) -> Case:
+        """The same case in the launched world: a smaller world of its own becomes a group of the first ranks."""
+        if case.world_size == self.size:
+            return case
+        group = case.group if case.group is not None else tuple(range(case.world_size))
+        return case.replace(world_size=self.size, group=group)
+
     def notes(self) -> tuple[str, ...]:
-        """Nothing: these processes are never replaced."""
-        return ()
+        """What a reader of a report should know of this world."""
+        if self._generation == 1:
+            return ()
+        return (
+            f"all ranks were replaced {self._generation - 1} times, after crashes, hangs and what could not be undone",
+        )
 
     @contextlib.contextmanager
     def hurried(self) -> Iterator[None]:
-        """Nothing is hurried here: a launched world cannot be replaced."""
-        yield
+        """Within: a hang is declared sooner, as when many cases that are likely to hang are tried in a row."""
+        before, self.pace.hurried = self.pace.hurried, True
+        try:
+            yield
+        finally:
+            self.pace.hurried = before
+
+    def renew(self) -> None:
+        """Let the next job be the first in its processes."""
+        self._generation += 1
 
     def submit(self, job: Job) -> None:
         """Give the job to every rank; only rank 0 does."""
-        if self._stuck:
-            raise WorldError("a rank of the launched world is stuck or gone, and only its launcher can replace it")
         self._count += 1
-        self._put(f"job/{self._count}", job)
+        self._put(f"job/{self._count}", (self._generation, job))
+        self._host.begin(self._generation, job)
         self._job = job
-        self._caller.start(job)
 
     def collect(self) -> Run:
         """The run of the job that was submitted last."""
-        start = time.monotonic()
-        limit = max(self.pace.busy, _FIRST_SECONDS if self._count <= 2 else 0.0)
-        replies: dict[int, Reply] = {}
-        failed_at: float | None = None
-        while len(replies) < self.size:
-            for rank in range(self.size):
-                if rank not in replies and (reply := self._reply(rank)) is not None:
-                    replies[rank] = reply
-                    if isinstance(reply, Raised | Died):
-                        failed_at = failed_at or time.monotonic()
-            now = time.monotonic()
-            if now - start > limit or (failed_at is not None and now - failed_at > 10 * Pace.after_failure):
-                self._give_up(replies)
-                break
-            time.sleep(_POLL_SECONDS)
-        run = Run(tuple(replies[rank] for rank in range(self.size)), time.monotonic() - start)
-        if run.outcome == "returned":
+        assert self._job is not None
+        job, self._job = self._job, None
+        new = self._begun != self._generation
+        self._begun = self._generation
+        patient = START_SECONDS + LOAD_SECONDS if new or job.procedure == "load" else 0.0
+        run = self._collect(max(patient, self.pace.resting), max(patient, self.pace.busy))
+        if run.outcome != "returned" or any(getattr(reply, "spoiled", False) for reply in run.replies):
+            self._generation += 1
+        elif not patient:
             self.pace.saw(run.seconds)
         return run
 
@@ -118,15 +128,20 @@ class JoinedWorlds:
         """Run jobs until rank 0 dismisses the world; returns the exit status that rank 0 gave."""
         while True:
             self._count += 1
-            job = self._next_job()
-            if isinstance(job, int):
-                return job
-            self._caller.start(job)
-            while (reply := self._caller.reply()) is None:
-                if self._store.check([f"give-up/{self._count}"]):
-                    reply = Stuck(self._caller.stack(), "")
-                    self._stuck = True
-                    break
+            message = self._next()
+            if isinstance(message, int):
+                self._put(f"heard/{self.rank}", True)
+                return message
+            self._host.begin(*message)
+            looked = 0.0
+            while (reply := self._host.reply()) is None:
+                now = time.monotonic()
+                if now - looked > _LOOK_SECONDS:
+                    looked = now
+                    self._put(f"pace/{self._count}/{self.rank}", self._host.look())
+                    if self._store.check([f"give-up/{self._count}"]):
+                        reply = self._host.stuck()
+                        break
                 time.sleep(_POLL_SECONDS)
             self._put(f"reply/{self._count}/{self.rank}", reply)
 
@@ -134,85 +149,140 @@ class JoinedWorlds:
         """End ``serve`` on all other ranks with that exit status; waits until they have heard."""
         self._count += 1
         self._put(f"job/{self._count}", status)
-        deadline = time.monotonic() + 10 * _STACK_SECONDS
+        deadline = time.monotonic() + _ANSWER_SECONDS
         heard = [f"heard/{rank}" for rank in range(1, self.size)]
         while heard and not self._store.check(heard) and time.monotonic() < deadline:
-            time.sleep(_POLL_SECONDS)
+            time.sleep(_IDLE_SECONDS)
 
     def close(self) -> None:
-        """Leave the world. A process whose target is stuck cannot leave in order and ends at once."""
-        if self._stuck:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(1)
-        dist.destroy_process_group()
+        """End this process's rank and all that it started; safe to call more than once."""
+        self._host.close()
 
-    def _put(self, key: str, value: object) -> None:
-        self._store.set(key, pickle.dumps(value))  # type: ignore[arg-type]  # it takes bytes, whatever its stub says
-
-    def _next_job(self) -> Job | int:
-        key = f"job/{self._count}"
-        while not self._store.check([key]):
+    def _collect(self, resting: float, busy: float) -> Run:
+        start = looked = time.monotonic()
+        replies: dict[int, Reply] = {}
+        failed_at: float | None = None
+        while len(replies) < self.size:
+            for rank in range(self.size):
+                if rank not in replies and (reply := self._reply(rank)) is not None:
+                    replies[rank] = reply
+                    if isinstance(reply, Raised | Died):
+                        failed_at = failed_at or time.monotonic()
+            now = time.monotonic()
+            if failed_at is not None and now - failed_at > 4 * Pace.after_failure:
+                break
+            if now - looked > _LOOK_SECONDS:
+                looked = now
+                paces = [self._pace_of(rank) for rank in range(self.size) if rank not in replies]
+                if paces and (min(rest for rest, _ in paces) > resting or max(work for _, work in paces) > busy):
+                    break
             time.sleep(_POLL_SECONDS)
-        job: Job | int = pickle.loads(self._store.get(key))
-        if isinstance(job, int):
-            self._store.set(f"heard/{self.rank}", "")
-        return job
+        self._give_up(replies)
+        return Run(tuple(replies[rank] for rank in range(self.size)), time.monotonic() - start)
+
+    def _give_up(self, replies: dict[int, Reply]) -> None:
+        """Have those ranks that did not answer say where they are, and forget the job."""
+        if len(replies) < self.size:
+            self._put(f"give-up/{self._count}", True)
+            if self.rank not in replies:
+                replies[self.rank] = self._host.stuck()
+        deadline = time.monotonic() + _ANSWER_SECONDS
+        while len(replies) < self.size and time.monotonic() < deadline:
+            for rank in range(self.size):
+                if rank not in replies and (reply := self._reply(rank)) is not None:
+                    replies[rank] = reply
+            time.sleep(_POLL_SECONDS)
+        for rank in range(self.size):
+            replies.setdefault(rank, Died("does not answer: its machine, or the way there, is gone", ""))
+        self._store.delete_key(f"job/{self._count}")
 
     def _reply(self, rank: int) -> Reply | None:
         if rank == self.rank:
-            return self._caller.reply()
+            return self._host.reply()
         key = f"reply/{self._count}/{rank}"
         if not self._store.check([key]):
             return None
         reply: Reply = pickle.loads(self._store.get(key))
         self._store.delete_key(key)
+        self._store.delete_key(f"pace/{self._count}/{rank}")
         return reply
 
-    def _give_up(self, replies: dict[int, Reply]) -> None:
-        self._stuck = True
-        self._store.set(f"give-up/{self._count}", "")
-        deadline = time.monotonic() + _STACK_SECONDS
-        while len(replies) < self.size and time.monotonic() < deadline:
-            for rank in range(self.size):
-                if rank not in replies and rank != self.rank and (reply := self._reply(rank)) is not None:
-                    replies[rank] = reply
+    def _pace_of(self, rank: int) -> tuple[float, float]:
+        """For how long the rank has been at rest, and at work on this job, as its keeper saw it last."""
+        if rank == self.rank:
+            return self._host.look()
+        key = f"pace/{self._count}/{rank}"
+        if not self._store.check([key]):
+            return 0.0, 0.0
+        pace: tuple[float, float] = pickle.loads(self._store.get(key))
+        return pace
+
+    def _put(self, key: str, value: object) -> None:
+        self._store.set(key, pickle.dumps(value))  # type: ignore[arg-type]  # it takes bytes, whatever its stub says
+
+    def _next(self) -> Any:
+        key = f"job/{self._count}"
+        while not self._store.check([key]):
             time.sleep(_POLL_SECONDS)
-        for rank in range(self.size):
-            if rank not in replies:
-                own = self._caller.stack() if rank == self.rank else "  (it did not answer)"
-                replies[rank] = Stuck(own, "")
+        return pickle.loads(self._store.get(key))
 
 
-class _Caller:
-    """Runs jobs in a thread of its own; its reply, or where it is, can be asked for at any time."""
+class _Host:
+    """Keeps this process's rank; a new generation is a new process that joins a new process group."""
 
-    def __init__(self, rank: Rank) -> None:
-        self._rank = rank
-        self._reply: Reply | None = None
-        self._thread: threading.Thread | None = None
+    def __init__(self, rank: int, size: int, device: str, backend: str) -> None:
+        self._rank, self._size = rank, size
+        self._device, self._backend = device, backend
+        self._keeper: Keeper | None = None
+        self._member: Member | None = None
+        self._generation = 0
+        self._joining = False
+        self._activity = Activity()
 
-    def start(self, job: Job) -> None:
-        self._reply = None
-        self._thread = threading.Thread(target=self._answer, args=(job,), daemon=True)
-        self._thread.start()
+    def begin(self, generation: int, job: Job) -> None:
+        """Give the rank a job; it is started first if there is none of that generation."""
+        if self._member is None or generation != self._generation:
+            self.close()
+            self._start(generation)
+        assert self._member is not None
+        self._activity = Activity()
+        self._member.submit(job)
 
     def reply(self) -> Reply | None:
-        return self._reply
+        """The rank's reply to the job, or None while there is none."""
+        assert self._member is not None
+        reply: Reply | None = self._member.reply()
+        if self._joining and isinstance(reply, Returned):
+            self._joining = False
+            return None
+        return reply
 
-    def stack(self) -> str:
-        assert self._thread is not None
-        frame = sys._current_frames().get(self._thread.ident or 0)
-        if frame is None:
-            return "  (in no Python code)"
-        frames = [f for f in traceback.extract_stack(frame) if not _is_harness(f.filename)]
-        return "\n".join(f'  File "{f.filename}", line {f.lineno}, in {f.name}' for f in frames)
+    def look(self) -> tuple[float, float]:
+        """For how long the rank has been at rest, and at work on the job."""
+        assert self._member is not None
+        self._activity.look([self._member.pid])
+        return self._activity.resting, self._activity.working
 
-    def _answer(self, job: Job) -> None:
-        if self._rank.device.type == "cuda":
-            torch.cuda.set_device(self._rank.device)  # the current device is a thread's own
-        self._reply = self._rank.answer(job)
+    def stuck(self) -> Stuck:
+        """Where the rank is now."""
+        assert self._member is not None
+        return self._member.stuck()
 
+    def close(self) -> None:
+        """End the rank and all that it started."""
+        if self._member is not None:
+            if self._keeper is not None:
+                self._keeper.clear([self._member.process])
+            self._member.close()
+            self._member = None
 
-def _is_harness(filename: str) -> bool:
-    return filename == threading.__file__ or os.path.join("verify", "world") in filename or "procedures" in filename
+    def _start(self, generation: int) -> None:
+        address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+        host = f"[{address}]" if ":" in address else address
+        store = f"tcp://{host}:{port}/attention-gate/ranks/{generation}"
+        share = memory.share(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        surroundings = Surroundings(list(sys.path), os.getcwd(), dict(os.environ), share)
+        self._keeper = keeper()
+        seat = Seat(self._rank, self._size, store, self._device, self._backend)
+        self._member = Member(self._keeper, seat, surroundings, None)
+        self._generation, self._joining = generation, True

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
@@ -35,7 +36,7 @@ CUT_OFF = 113
 
 @dataclass(frozen=True)
 class Seat:
-    """Where a worker sits: its rank, the world's size, the rendezvous file, device and backend."""
+    """Where a worker sits: its rank, the world's size, the rendezvous (a file, or tcp://…), device and backend."""
 
     rank: int
     world_size: int
@@ -125,11 +126,24 @@ def join(seat: Seat, channel: Channel | None = None) -> torch.device:
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    store = dist.FileStore(seat.store, seat.world_size)
+        if not seat.store.startswith("tcp:"):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    store = _rendezvous(seat)
     options: dict[str, Any] = {"device_id": device} if seat.device == "cuda" else {}
     dist.init_process_group(seat.backend, store=store, rank=seat.rank, world_size=seat.world_size, **options)
     return device
+
+
+def _rendezvous(seat: Seat) -> dist.Store:
+    """Where the ranks find each other: a file on this machine, or a launcher's store as tcp://host:port/prefix."""
+    place = urlsplit(seat.store)
+    if place.scheme != "tcp":
+        return dist.FileStore(seat.store, seat.world_size)
+    assert place.hostname is not None
+    assert place.port is not None
+    return dist.PrefixStore(
+        place.path.lstrip("/"), dist.TCPStore(place.hostname, place.port, is_master=False, wait_for_workers=False)
+    )
 
 
 class Rank:
