@@ -42,8 +42,9 @@ def _public(tree):
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             yield node
-            # A class of another library says what its methods do.
-            if isinstance(node, ast.ClassDef) and not any(isinstance(base, ast.Attribute) for base in node.bases):
+            # A class of another library, perhaps under a private name, says itself what its methods do.
+            foreign = [base for base in getattr(node, "bases", ()) if re.search(r"\.|^_", ast.unparse(base))]
+            if isinstance(node, ast.ClassDef) and not foreign:
                 yield from (part for part in _public(node) if isinstance(part, ast.FunctionDef))
 
 
