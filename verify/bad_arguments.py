@@ -69,7 +69,15 @@ BAD_ARGUMENTS: dict[str, BadArgument] = {
         "a sequence_length that the shards do not add up to",
         _with(sequence_length=lambda a: 1000 + (a["sequence_length"] or 0)),
     ),
+    "length-float": BadArgument("a float as the sequence_length", _with(sequence_length=lambda a: 2.5)),
     "length-negative": BadArgument("a negative sequence_length", _with(sequence_length=lambda a: -1)),
+    "lengths-number": BadArgument("a number, and no list, as segment_lengths", _with(segment_lengths=lambda a: 4)),
+    "scale-text": BadArgument("a text as the scale", _with(scale=lambda a: "0.5")),
+    "causal-text": BadArgument("a text, which is true whatever it says, as is_causal", _with(is_causal=lambda a: "no")),
+    "unknown-window": BadArgument(
+        "an option that the contract does not have (window_size=2), which must not be ignored",
+        _with(window_size=lambda a: 2),
+    ),
     "unknown-option": BadArgument(
         "an option that the contract does not have (dropout_p=0.5), which must not be ignored",
         _with(dropout_p=lambda a: 0.5),

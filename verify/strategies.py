@@ -88,10 +88,15 @@ def _length(draw: st.DrawFn, shards: str, ranks: int, max_rows: int) -> int:
 def _branches(draw: st.DrawFn, branches: str, length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if branches == "dense":
         return (max(length, 1),), (1,)
-    count = 1 if branches == "single" else draw(st.integers(2, 4))
-    segments = [draw(st.integers(1, length + 2)) for _ in range(count)]
-    rates = [draw(st.integers(1, min(segment + 1, 5))) for segment in segments]
-    return tuple(segments), tuple(rates)
+    drawn: list[tuple[int, int]] = []
+    for _ in range(1 if branches == "single" else draw(st.integers(2, 4))):
+        if drawn and draw(st.integers(0, 4)) == 4:  # a branch that is given twice counts twice
+            drawn.append(drawn[0])
+            continue
+        segment = draw(st.integers(1, length + 2))
+        drawn.append((segment, draw(st.integers(1, min(segment + 1, 5)))))
+    segments, rates = zip(*drawn, strict=True)
+    return segments, rates
 
 
 def _heads(draw: st.DrawFn, heads: str) -> tuple[int, int]:
