@@ -149,14 +149,14 @@ OTHER_CALLS = (
                 "out = q.new_empty((*q.shape[:3], value.shape[-1]))\n        lse",
             ),
         ),
-        caught_by=(),
+        caught_by=("fresh-memory",),
     ),
     Mutant(
         name="X52",
         mistake="the gradients of a block start as uninitialised memory",
         base="ring",
         changes=(("torch.zeros_like(kv, dtype=q.dtype)", "torch.empty_like(kv, dtype=q.dtype)"),),
-        caught_by=(),
+        caught_by=("fresh-memory",),
     ),
     Mutant(
         name="X53",
@@ -170,7 +170,7 @@ OTHER_CALLS = (
                 "        return heads_first(result).to(query.dtype), lse",
             ),
         ),
-        caught_by=(),
+        caught_by=("fresh-memory",),
     ),
     Mutant(
         name="X54",
@@ -309,7 +309,7 @@ OTHER_CALLS = (
         mistake="is_causal may be anything that is true or false",
         base="ring",
         changes=(("if not isinstance(is_causal, bool):", "if is_causal is NotImplemented:"),),
-        caught_by=(),
+        caught_by=("refusals",),
     ),
     Mutant(
         name="X68",
@@ -366,20 +366,5 @@ OTHER_CALLS = (
             ("ctx.saved_tensors", "_CACHE['saved']"),
         ),
         caught_by=("state",),
-    ),
-    Mutant(
-        name="X73",
-        mistake="the backward pass changes what it saved, so that a graph that is retained cannot be used again",
-        base="ring",
-        changes=(("grad_q = torch.zeros_like(q)", "grad_q = torch.zeros_like(q)\n        out.data.zero_()"),),
-        caught_by=(),
-    ),
-    Mutant(
-        name="X74",
-        mistake="the lse depends on gradients that nobody gave: it requires grad and has none",
-        base="ring",
-        changes=(("        ctx.mark_non_differentiable(lse)\n", ""),),
-        caught_by=(),
-        keeps=True,
     ),
 )

@@ -339,7 +339,7 @@ OTHER_VALUES = (
                 "grad_kv = torch.nn.functional.pad(grad_kv, (0, 0, 0, rest - k.shape[2]))",
             ),
         ),
-        caught_by=(),
+        caught_by=("sizes",),
     ),
     Mutant(
         name="X38",
@@ -354,6 +354,6 @@ OTHER_VALUES = (
                 ),
             ),
         ),
-        caught_by=(),
+        caught_by=("sizes",),
     ),
 )
