@@ -9,7 +9,7 @@ import sys
 import time
 
 from verify.cli import CONFORMS, DOES_NOT
-from verify.mutants import KNOWN, MUTANTS, OTHERS, SAME
+from verify.mutants import KNOWN, MUTANTS, OTHERS, SAME, Mutant
 from verify.mutants.matrix import record, to_json
 from verify.mutants.table import line, matrix, summary
 from verify.mutants.trial import Bench, Trial
@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="the first seed (default: 0)")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="how many seeds (default: 1)")
     parser.add_argument("--only", metavar="M08,X12", help="only these mutants, or those whose names begin so")
+    parser.add_argument("--brief", action="store_true", help="no matrix and no minimal cases: only what catches each")
     parser.add_argument("--json", metavar="FILE", help="write all figures as JSON")
     parser.add_argument("--record", action="store_true", help="keep the matrix as the one that reports quote")
 
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
                 first = seed == options.seed
                 if mutant in SAME and not first:
                     continue
-                whole = first and mutant not in OTHERS
+                whole = first and mutant not in OTHERS and not options.brief
                 trials.append(trial := bench.trial(mutant, seed=seed, matrix=whole, shrink=whole))
                 if first or not trial.as_expected:
                     print(line(trial) if first else f"seed {seed}: {line(trial)}", flush=True)
@@ -55,11 +56,11 @@ def run(options: argparse.Namespace) -> int:
         write_whole(options.json, json.dumps(data, indent=1) + "\n")
     if options.record:
         record(data)
-    _conclude(trials, options.seed, seconds)
+    _conclude(trials, options.seed, seconds, not options.brief)
     return CONFORMS if all(trial.as_expected for trial in trials) else DOES_NOT
 
 
-def _wanted(only: str | None) -> list:
+def _wanted(only: str | None) -> list[Mutant]:
     if only is None:
         return list(MUTANTS)
     prefixes = [prefix.strip().upper() for prefix in only.split(",")]
@@ -69,9 +70,10 @@ def _wanted(only: str | None) -> list:
     return [mutant for mutant in MUTANTS if mutant.name.startswith(tuple(prefixes))]
 
 
-def _conclude(trials: list[Trial], seed: int, seconds: float) -> None:
-    print()
-    print("\n".join(matrix([trial for trial in trials if trial.seed == seed and trial.mutant not in OTHERS])))
+def _conclude(trials: list[Trial], seed: int, seconds: float, whole: bool) -> None:
+    if whole:
+        print()
+        print("\n".join(matrix([trial for trial in trials if trial.seed == seed and trial.mutant not in OTHERS])))
     print()
     for mutants, what in ((KNOWN, "known mistakes"), (OTHERS, "relatives of theirs")):
         for text in summary([trial for trial in trials if trial.mutant in mutants], what):
