@@ -121,8 +121,8 @@ def check(
     'pass'
 
     ``target`` is a Target, a callable of the contract at the top level of a module, or what the command line takes;
-    ``claims`` are added to those of the Target. The same arguments judge the same examples. Raises TargetError if the target does not load and ValueError for bad
-    options; a world that cannot be started is the report's ``error``.
+    ``claims`` are added to those of the Target. The same arguments judge the same examples. Raises TargetError if the
+    target does not load and ValueError for bad options; a world that cannot be started is the report's ``error``.
     """
     options = Options(
         profile=profile,
