@@ -200,8 +200,8 @@ def _blocks(s: Setting, right: Parts) -> Iterator[tuple[str, Callable[[], Grads 
             "with dQ of the last block alone (= for +=)",
             lambda: {"query.grad": right.dq(right.dS[-1:] * last)},
         )
-        yield "with dQ of the last hop alone (= for +=)", lambda: {"query.grad": right.dq(right.dS * last)}
     if len(s.pairs) > 1:
+        yield "with dQ of the last hop alone (= for +=)", lambda: {"query.grad": right.dq(right.dS * last)}
         yield "with dQ of the last branch alone (= for +=)", lambda: {"query.grad": right.dq(right.dS[-1:])}
     if s.ranks > 1:
         yield "with dQ of the rank's own keys alone", lambda: {"query.grad": right.dq(right.dS * (hop == 0))}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from verify.diagnosis.values import of_values
 from verify.findings import Finding
 from verify.report import Example
 
@@ -20,7 +22,20 @@ def of_conduct(session: Session, example: Example, finding: Finding) -> tuple[st
             return ("every rank that hangs is in a blocking send: nobody receives, and nothing is buffered",)
     if example.case.group is not None:
         return _in_other_groups(session, example.case)
-    return ()
+    return _with_equal_shards(session, example, finding)
+
+
+def _with_equal_shards(session: Session, example: Example, finding: Finding) -> tuple[str, ...]:
+    """What is wrong where shards differ in size may show in values where they do not."""
+    case = example.case
+    if case.length % case.shards == 0:
+        return ()
+    length = (case.length // case.shards + 1) * case.shards
+    dense = case.segment_lengths == (case.length,)
+    even = case.replace(length=length, segment_lengths=(length,) if dense else case.segment_lengths)
+    even = even if session.target.fit is None else session.target.fit(even)
+    sentences = of_values(session, replace(example, case=even), finding)
+    return tuple(f"with equal shards (length={length}) it returns, and {sentence}" for sentence in sentences)
 
 
 def _in_other_groups(session: Session, case: Case) -> tuple[str, ...]:

@@ -140,11 +140,11 @@ def _missing(s: Setting) -> Iterator[Guess]:
 
     yield "only the keys of the rank's own shard", lambda: without(hop != 0)
     for missing in range(s.ranks):
-        words = "the rank's own keys missing" if missing == 0 else f"the keys of hop {missing} missing"
-        yield (
-            words + (" (the last hop of the ring)" if missing == s.ranks - 1 else ""),
-            partial(without, hop == missing),
-        )
+        if missing == s.ranks - 1:
+            words = "the keys of the last hop of the ring missing"
+        else:
+            words = f"the keys of hop {missing} missing" if missing else "the rank's own keys missing"
+        yield words, partial(without, hop == missing)
     if s.case.is_causal:
         yield (
             "one block too many skipped under the causal mask (hop >= rank for hop > rank)",

@@ -125,17 +125,20 @@ def _larger(session: Session, case: Case) -> Iterator[Case]:
     """Cases like this one in which more formulas differ."""
     target, fit = session.target, session.target.fit or (lambda case: case)
     dense = case.segment_lengths == (max(case.length, 1),) and case.dilation_rates == (1,)
-    for more, world in ((1, case.world_size), (2, case.world_size), (2, session.largest_world)):
+    uneven = target.uneven
+    for more, world, left_over in (
+        (2, case.world_size, 0),
+        (2, session.largest_world, 0),
+        (3, case.world_size, uneven),
+    ):
         if world != case.world_size and case.group is not None:
             continue
         shards = world if case.group is None else case.shards
-        length = case.length + more * shards + (1 if shards > 1 and target.uneven else 0)
-        if not target.uneven:
-            length = -(-length // shards) * shards
+        length = (case.length // shards + more) * shards + (1 if left_over and shards > 1 else 0)
         changes: dict[str, Any] = {
             "world_size": world,
             "length": length,
-            "pass_length": True if target.uneven else case.pass_length,
+            "pass_length": case.pass_length or bool(length % shards),
             "head_dim": case.head_dim + 1,
             "value_dim": case.value_dim + 1,
             "seed": case.seed + more,

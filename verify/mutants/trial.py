@@ -29,6 +29,9 @@ from verify.world.local import Worlds
 GLANCE = 10
 _SHORT_GLANCES = {"wire": 2, "traffic": 2, "overlap": 1, "memory": 1, "schedules": 4, "sizes": 3}
 
+#: Examples are drawn in steps, as most mutants are caught by the first ones; None: all that the profile has.
+_STEPS = (20, 100, None)
+
 #: Seconds that the search for the minimal case of a mutant may take.
 SHRINK_SECONDS = 2.0
 
@@ -90,8 +93,15 @@ class _Enough(BaseException):
 class Bench:
     """Where mutants are tried: worlds that stay up, a folder for their modules, and the profile's own examples."""
 
-    def __init__(self, *, profile: str = "standard", world_sizes: Sequence[int] = (1, 2, 3, 4)) -> None:
+    def __init__(
+        self,
+        *,
+        profile: str = "standard",
+        world_sizes: Sequence[int] = (1, 2, 3, 4),
+        shrink_seconds: float = SHRINK_SECONDS,
+    ) -> None:
         self.profile = profile
+        self.shrink_seconds = shrink_seconds
         self.world_sizes = tuple(world_sizes)
         self._worlds = Worlds()
         self._folder = tempfile.TemporaryDirectory(prefix="attention-gate-mutants-")
@@ -157,7 +167,7 @@ class Bench:
         planned = examples(self.profile, check.weight)
         wanted = planned if limit is None else limit
         found, whole = self._examples.get(key, ([], False))
-        if not whole and len(found) < wanted:
+        if not whole and (limit is None or len(found) < wanted):
             found = []
 
             def note(session: Session, case: Case, detail: Detail) -> Verdict:
@@ -173,20 +183,22 @@ class Bench:
         return found if limit is None else found[:limit]
 
     def _try(self, check: Check, session: Session, seed: int, limit: int | None) -> Cell:
-        todo = self.examples(check, session.target, seed, limit)
-        start = time.monotonic()
-        for count, (case, detail) in enumerate(todo, 1):
-            finding = check.examine(session, case, detail).finding
-            if finding is not None:
-                seconds = time.monotonic() - start
-                return Cell(check.name, True, count, seconds, finding, Example(check.name, case, detail))
-        return Cell(check.name, False, len(todo), time.monotonic() - start)
+        start, count = time.monotonic(), 0
+        for wanted in (limit,) if limit is not None else _STEPS:
+            todo = self.examples(check, session.target, seed, wanted)
+            for case, detail in todo[count:]:
+                count += 1
+                finding = check.examine(session, case, detail).finding
+                if finding is not None:
+                    seconds = time.monotonic() - start
+                    return Cell(check.name, True, count, seconds, finding, Example(check.name, case, detail))
+        return Cell(check.name, False, count, time.monotonic() - start)
 
     def _shrink(self, trial: Trial, session: Session) -> None:
         assert trial.first is not None
         check = BY_NAME[trial.first.check]
         planned = examples(self.profile, check.weight)
         with self._worlds.hurried():
-            found = search(check, session, examples=planned, seed=trial.seed, shrink_seconds=SHRINK_SECONDS)
+            found = search(check, session, examples=planned, seed=trial.seed, shrink_seconds=self.shrink_seconds)
         trial.minimal = found.example or trial.first.example
         trial.finding = found.finding or trial.first.finding

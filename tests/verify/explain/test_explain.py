@@ -1,0 +1,140 @@
+"""Explanations: the report names the mistake that was made, and none that was not."""
+
+import time
+
+import pytest
+
+from verify.case import Case
+from verify.checks import BY_NAME as CHECKS
+from verify.explain import explain
+from verify.findings import Finding
+from verify.mutants import MUTANTS
+from verify.report import Example
+
+BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
+
+
+def dense(world_size, length, **options):
+    """One branch that spans the sequence."""
+    return Case(world_size=world_size, length=length, segment_lengths=(length,), dilation_rates=(1,), **options)
+
+
+def branched(world_size, length, *branches, **options):
+    """Branches as pairs of segment length and dilation rate."""
+    lengths, rates = zip(*branches, strict=True)
+    return Case(world_size=world_size, length=length, segment_lengths=lengths, dilation_rates=rates, **options)
+
+
+#: The case of each mistake, the check that finds it there, and what the explanation says.
+NAMED = {
+    "M01": (dense(2, 2), "forward", "base-2 logarithm"),
+    "M02": (branched(2, 2, (1, 1)), "forward", "log(1 + exp(block_lse - lse))"),
+    "M03": (dense(1, 1), "forward", "the two weights of each merge exchanged"),
+    "M04": (dense(3, 3), "forward", "the lse from before the merge"),
+    "M05": (branched(3, 9, (9, 3)), "forward", "merges of two empty rows giving NaN"),
+    "M07": (dense(1, 2, head_dim=2), "forward", "the scale 1 / sqrt(value_dim)"),
+    "M08": (dense(2, 4, is_causal=True), "forward", "positions within the shards instead of in the sequence"),
+    "M09": (dense(3, 3, is_causal=True), "forward", "masked as that of rank + hop"),
+    "M10": (branched(2, 3, (1, 1), pass_length=True), "forward", "which uneven shards do not have"),
+    "M11": (dense(2, 2, is_causal=True), "forward", "one block too many skipped"),
+    "M12": (dense(2, 2, is_causal=True), "forward", "without its diagonal"),
+    "M13": (branched(1, 2, (1, 1)), "forward", "masked scores of 0"),
+    "M14": (branched(1, 1, (1, 1), (1, 1), heads=5, kv_heads=5), "forward", "head groups of unequal size"),
+    "M15": (branched(2, 6, (5, 2)), "forward", "selected by their index within the shard"),
+    "M16": (branched(2, 6, (4, 1)), "forward", "segments counted from the start of each shard"),
+    "M17": (branched(1, 3, (1, 1), (3, 1)), "forward", "averaged with equal weights"),
+    "M18": (branched(1, 3, (1, 1), (3, 1)), "gradients", "the branches' weights detached"),
+    "M19": (branched(1, 4, (4, 2), heads=2, kv_heads=2), "forward", "offset 0 for all heads"),
+    "M20": (dense(2, 2), "gradients", "they stop one hop from home"),
+    "M21": (dense(3, 3), "gradients", "against the ring"),
+    "M22": (dense(2, 2), "gradients", "own keys and values at every hop"),
+    "M23": (dense(2, 2, is_causal=True), "gradients", "it passes on zeros"),
+    "M24": (dense(2, 2), "gradients", "dQ of the last block alone"),
+    "M25": (dense(3, 3), "forward", "the keys of the last hop of the ring missing"),
+    "M26": (dense(2, 2), "gradients", "normalised by its own lse"),
+    "M27": (dense(1, 3, head_dim=3, value_dim=3, upstream="transposed"), "strides", "as if it were contiguous"),
+    "M28": (dense(2, 2), "gradients", "divided by the number of ranks"),
+    "M29": (dense(1, 1, requires_grad="v"), "grad-subsets", "only if query requires one"),
+    "M30": (dense(1, 1), "gradients", "torch.distributed.all_gather has none"),
+    "M31": (dense(2, 2), "gradients", "without the sum over the ranks"),
+    "M32": (dense(3, 3, is_causal=True), "forward", "the order from the own rank on"),
+    "M36": (dense(3, 2, group=(0, 2)), "sub-groups", "one is taken for the other"),
+    "X06": (branched(1, 2, (1, 1)), "forward", "masked scores of -10000"),
+    "X12": (dense(1, 2, heads=4, kv_heads=2), "forward", "kv head h mod kv_heads"),
+    "X14": (dense(1, 2, heads=2, kv_heads=1), "gradients", "of the first query head of each kv head alone"),
+    "X16": (branched(1, 6, (3, 2)), "forward", "i mod r instead of (i mod w) mod r"),
+    "X17": (branched(1, 5, (3, 1)), "forward", "the short last segment left out"),
+    "X19": (branched(1, 4, (2, 3), heads=3, kv_heads=3), "forward", "cut to their segment lengths"),
+    "X20": (dense(1, 2, scale=2.0), "forward", "the scale ignored"),
+    "X21": (dense(1, 2, scale=0.0), "forward", "the default scale for scale=0.0"),
+    "X22": (dense(1, 2, scale=-0.7), "forward", "the sign of the scale lost"),
+    "X23": (branched(1, 3, (1, 1), (3, 1)), "forward", "the branches after the first ignored"),
+    "X25": (branched(1, 3, (2, 1), (3, 1)), "forward", "each key counted once"),
+    "X27": (dense(1, 2, scale=2.0), "gradients", "without the scale in dK"),
+    "X28": (dense(1, 2), "gradients", "without the term D"),
+}
+
+
+def explained(bench, name, case, check, detail=None):
+    """The finding of the check in that case, and its explanation."""
+    session = bench.session(BY_NAME[name])
+    finding = CHECKS[check].examine(session, case, detail or {}).finding
+    assert finding is not None, f"{check} does not find {name} in {case}"
+    return explain(session, Example(check, case, detail or {}), finding)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_the_mistake_is_named(bench, name):
+    case, check, words = NAMED[name]
+    sentences = explained(bench, name, case, check)
+    assert 1 <= len(sentences) <= 3
+    assert words in sentences[0], sentences
+
+
+def test_at_least_25_of_the_forty_are_named():
+    assert sum(name.startswith("M") for name in NAMED) >= 25
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("M35", "the gradients of call 2 are computed with the keys and values of call 1"),
+        ("X46", "the output of call 1 is that of call 2: both lie in one buffer"),
+        ("X72", "computed with all that call"),
+    ],
+)
+def test_what_calls_do_to_each_other_is_named(bench, name, words):
+    sentences = explained(bench, name, dense(1, 2), "state", {"change": "seed", "order": [0, 1, 2]})
+    assert any(words in sentence for sentence in sentences), sentences
+
+
+@pytest.mark.parametrize("name", ["X31", "X34", "X70"])
+def test_a_mistake_that_has_no_formula_is_given_no_wrong_name(bench, name):
+    case, check = {
+        "X31": (branched(1, 4, (4, 2)), "gradients"),
+        "X34": (dense(2, 4), "forward"),
+        "X70": (dense(1, 3, batch=2), "gradients"),
+    }[name]
+    assert explained(bench, name, case, check) == ()
+
+
+def test_a_right_implementation_is_not_explained(bench):
+    session = bench.session(BY_NAME["E02"])
+    for example in (Example("forward", dense(2, 4)), Example("gradients", dense(2, 4, is_causal=True))):
+        assert explain(session, example, Finding("fail", "a rumour", tensor="out")) == ()
+
+
+def test_an_explanation_is_quick(bench):
+    session = bench.session(BY_NAME["M08"])
+    example = Example("forward", dense(2, 4, is_causal=True))
+    finding = CHECKS["forward"].examine(session, example.case, {}).finding
+    explain(session, example, finding)
+    start = time.process_time()
+    explain(session, example, finding)
+    assert time.process_time() - start < 0.5
+
+
+def test_what_goes_wrong_while_explaining_stays_there(bench, monkeypatch):
+    session = bench.session(BY_NAME["M12"])
+    monkeypatch.setattr("verify.diagnosis.values.fits", None)
+    assert explain(session, Example("forward", dense(2, 2, is_causal=True)), Finding("fail", "", tensor="out")) == ()

@@ -1,0 +1,54 @@
+"""The mutants themselves: all are there, each changes its base in one way, and the bases are right."""
+
+import pytest
+
+import verify
+from verify.checks import BY_NAME
+from verify.mutants import KNOWN, MUTANTS, OTHERS, SAME
+from verify.mutants.build import base_text, text_of, write
+from verify.mutants.mutant import Mutant
+from verify.target import load, parse_source
+
+
+def test_the_forty_known_mistakes_are_there_and_many_relatives():
+    assert [mutant.name for mutant in KNOWN] == [f"M{number:02}" for number in range(1, 41)]
+    assert len(OTHERS) >= 25
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
+    assert all(mutant.keeps == (mutant in SAME) for mutant in MUTANTS)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_each_mutant_is_a_module_that_differs_from_its_base(mutant):
+    text = text_of(mutant)
+    compile(text, mutant.name, "exec")
+    assert not text.startswith(base_text(mutant.base))
+    assert mutant.keeps or mutant.waits_for or mutant.caught_by
+    assert all(name in BY_NAME for name in mutant.caught_by)
+
+
+def test_a_change_that_fits_nowhere_or_twice_is_refused():
+    for old in ("no such text", "rows"):
+        with pytest.raises(ValueError, match="not once"):
+            text_of(Mutant(name="X99", mistake="", base="ring", changes=((old, ""),)))
+
+
+def test_a_mutant_is_loaded_with_its_capabilities(tmp_path):
+    (grouped,) = (mutant for mutant in KNOWN if mutant.name == "M14")
+    target = load(parse_source(write(grouped, tmp_path)))
+    assert target.dialect == "grouped-mean"
+    assert target.returns_lse
+
+
+@pytest.mark.parametrize("base", ["ring", "gather"])
+def test_the_bases_are_right(base):
+    checks = ["forward", "lse", "gradients", "grad-subsets", "sub-groups", "state", "refusals", "fresh-memory"]
+    report = verify.check(f"verify.mutants.bases.{base}:attend", profile="quick", checks=checks)
+    assert report.verdict == "pass", verify.text(report)
+
+
+def test_the_grouped_base_is_right(bench):
+    right = Mutant(
+        name="E99", mistake="none", base="grouped", changes=(), capabilities={"dialect": "grouped-mean"}, keeps=True
+    )
+    trial = bench.trial(right, shrink=False)
+    assert trial.as_expected, trial.first
