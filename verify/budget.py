@@ -38,7 +38,7 @@ SMALLEST = {"float64": 2.0**-1074, "float32": 2.0**-149, "bfloat16": 2.0**-133, 
 LARGEST = {"float64": 1.7976931348623157e308, "float32": 3.4028234e38, "bfloat16": 3.3895314e38, "float16": 65504.0}
 
 #: An error up to this many times the analysis is within the budget: second-order terms and constants it leaves out.
-CONSTANT = 4.0
+CONSTANT = 2.5
 
 
 @np.errstate(all="ignore")
@@ -76,15 +76,15 @@ def error_budget(
     mean_sigma = (P * sigma).sum(axis=-1)
     rho = u + a * keys_seen[..., None] + sigma + mean_sigma[..., None]
 
-    out = (
-        (P * (rho + u)) @ V + (P * sigma).sum(axis=-1, keepdims=True) * out_size + u * out_size + tiny * (1 + seen @ V)
-    )
+    out = (P * (rho + u)) @ V + (P * sigma).sum(axis=-1, keepdims=True) * out_size
+    out += u * out_size + tiny * (1 + seen @ V)
     lse_error = mean_sigma + a * (keys_seen + lse_size) + SMALLEST["float32" if a > 1e-10 else "float64"]
 
     dP_size = dO @ _T(V)
     delta = (dO * out).sum(axis=-1, keepdims=True) + a * value_dim * (dO * out_size).sum(axis=-1, keepdims=True)
-    dS = P * (dP_size + (dO * out_size).sum(axis=-1, keepdims=True))
-    epsilon = dS * (rho + u) + P * (a * value_dim * dP_size + delta) + tiny * seen
+    dP_and_D = dP_size + (dO * out_size).sum(axis=-1, keepdims=True)
+    dS = P * dP_and_D
+    epsilon = dS * (rho + u) + P * (a * value_dim * dP_size + delta) + tiny * seen * (1 + dP_and_D)
     dV = _T(P * (rho + u + a * queries_seen)) @ dO + tiny * (1 + _T(seen) @ dO)
     dQ = scale * ((epsilon + a * keys_seen[..., None] * dS) @ K) + tiny
     dK = scale * (_T(epsilon + a * queries_seen * dS) @ Q) + tiny
