@@ -38,7 +38,7 @@ class Margin:
 
 
 def margin(bench: Bench, mutant: Mutant, seed: int = 0) -> Margin | None:
-    """The margin of a mutant in the first check of logic that is meant for it; None if there is none or it misses it."""
+    """The margin of a mutant in the first check of logic that is meant for it and catches it; None if none does."""
     session = bench.session(mutant)
     for name in (name for name in mutant.caught_by if name in LOGIC):
         check = BY_NAME[name]

@@ -12,6 +12,7 @@ the same kernels in the same orders, without the wire; from there on everything 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -48,6 +49,13 @@ NAMES = tuple(STYLES)
 Roundings = dict[tuple[tuple[int, str], str, str], list[float]]
 
 
+class _Here:
+    """What a session asks of its worlds that the ranks of one process need not have: patience."""
+
+    def hurried(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+
 class InOneProcess(Session):
     """A session whose ranks are simulated, in the style that it is told."""
 
@@ -55,7 +63,7 @@ class InOneProcess(Session):
     results: list[Attended]
 
     def __init__(self, target: Target, world_sizes: tuple[int, ...] = WORLD_SIZES) -> None:
-        super().__init__(target, Source("tests.verify.correct.targets", None, "plain"), None, world_sizes)  # type: ignore[arg-type]
+        super().__init__(target, Source("tests.verify.correct.targets", None, "plain"), _Here(), world_sizes)  # type: ignore[arg-type]
 
     @property
     def device(self) -> str:

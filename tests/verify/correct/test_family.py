@@ -1,0 +1,64 @@
+"""The correct family passes the gate, over real ranks, and simulated ranks return the very same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from tests.verify.correct.simulated import attended
+from tests.verify.correct.style import STYLES
+from tests.verify.correct.targets import TARGETS
+from verify.case import Case
+from verify.gate import Options, Silent, judge
+from verify.session import Session
+from verify.target import parse_source
+from verify.world.local import Worlds
+
+SIZES = (1, 2, 3, 4)
+
+#: One style for each way to travel, between them all ways to compute; the others differ from these in one thing each.
+OVER_REAL_RANKS = ("flash", "flash_heads", "flash_exp2", "tree", "flash_tree")
+
+
+@pytest.fixture(scope="module")
+def worlds() -> Iterator[Worlds]:
+    with Worlds() as running:
+        yield running
+
+
+def session(name: str, worlds: Worlds) -> Session:
+    return Session(TARGETS[name], parse_source(f"tests.verify.correct.targets:{name}"), worlds, SIZES)
+
+
+@pytest.mark.parametrize("name", OVER_REAL_RANKS)
+def test_passes_the_gate(name: str, worlds: Worlds) -> None:
+    checks = ("forward", "lse", "gradients", "sub-groups", "state", "precision", "non-finite", "combinations")
+    report = judge(session(name, worlds), Options(profile="quick", checks=checks), Silent())
+    assert report.verdict == "pass", [check.failure for check in report.checks]
+    assert [check.outcome for check in report.checks] == ["pass"] * len(checks)
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_simulated_ranks_return_the_very_same(name: str, worlds: Worlds) -> None:
+    case = Case(
+        world_size=4,
+        length=14,
+        pass_length=True,
+        batch=2,
+        heads=8,
+        kv_heads=4,
+        head_dim=3,
+        value_dim=5,
+        segment_lengths=(6, 14),
+        dilation_rates=(2, 1),
+        is_causal=True,
+        dtype="bfloat16",
+    )
+    real, finding = session(name, worlds).attend(case, lse=True)
+    assert finding is None, finding
+    for ours, theirs in zip(attended(case, STYLES[name]), real, strict=True):
+        assert ours.facts == theirs.facts
+        for tensor, values in ours.arrays.items():
+            np.testing.assert_array_equal(values, theirs.arrays[tensor], err_msg=tensor)

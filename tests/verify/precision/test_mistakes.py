@@ -1,0 +1,71 @@
+"""Mistakes of precision are caught by the precision check in its standard profile, whatever the seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import verify
+from tests.calibration.sweep import InOneProcess
+from tests.verify.correct.style import STYLES, Style
+from tests.verify.precision.mistakes import MISTAKES
+from verify.checks.precision import PRECISION
+from verify.measuring import HALF_TYPES
+from verify.profiles import examples
+from verify.search import Searched, search
+from verify.target import Target
+
+SEEDS = range(10)
+
+
+def searched(style: Style, dtype: str, seed: int, *, profile: str = "standard", lse: bool = False) -> Searched:
+    """What the precision check finds, all ranks being in this process; the lse, which would tell much, is not shown."""
+    session = InOneProcess(Target(attend=searched, dtypes=("float64", dtype), lse=lse))
+    session.style = style
+    planned = examples(profile, PRECISION.weight)
+    return search(PRECISION, session, examples=planned, seed=seed, shrink_seconds=0.01)
+
+
+@pytest.mark.parametrize("dtype", HALF_TYPES)
+@pytest.mark.parametrize("mistake", ["running_output", "lse", "travelling_gradients", "scores"])
+def test_caught_at_every_seed(mistake: str, dtype: str) -> None:
+    missed = [seed for seed in SEEDS if searched(MISTAKES[mistake], dtype, seed).finding is None]
+    assert missed == []
+
+
+@pytest.mark.parametrize("dtype", HALF_TYPES)
+@pytest.mark.parametrize("mistake", sorted(set(MISTAKES) - {"running_output", "lse", "travelling_gradients", "scores"}))
+def test_its_relatives_are_caught(mistake: str, dtype: str) -> None:
+    assert searched(MISTAKES[mistake], dtype, 0).finding is not None
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_correct_styles_are_not(name: str) -> None:
+    for dtype in HALF_TYPES:
+        found = searched(STYLES[name], dtype, 0, profile="quick", lse=True)
+        assert found.finding is None, found.finding
+        assert found.examples == examples("quick", PRECISION.weight)
+
+
+def test_scores_in_float16_overflow() -> None:
+    style = MISTAKES["scores"]
+    session = InOneProcess(Target(attend=searched, dtypes=("float64", "float16"), lse=False))
+    session.style = style
+    case = verify.Case(
+        length=24, head_dim=5, value_dim=5, segment_lengths=(24,), dilation_rates=(1,), dtype="float16", data="huge"
+    )
+    attended, _ = session.attend(case)
+    assert np.isnan(attended[0].arrays["out"]).any()
+    finding = PRECISION.examine(session, case, {}).finding
+    assert finding is not None
+
+
+def test_over_real_ranks_and_in_words() -> None:
+    report = verify.check(
+        "tests.verify.precision.mistakes:travelling_gradients", profile="quick", checks=("precision",)
+    )
+    (check,) = report.checks
+    assert check.failure is not None
+    assert "times as inexact as one rounding to bfloat16 leaves it" in check.failure.finding.headline
+    assert "as it travels from rank to rank" in check.failure.finding.details[1]
+    assert check.failure.example.case.data == "one-sided"
