@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from verify.network.collectives import REDUCTIONS
 from verify.network.endpoint import Endpoint
 from verify.network.messages import ANY
 from verify.world.channel import Channel
@@ -298,7 +299,10 @@ def _reduction(opts: Any) -> str:
     if operation is None:
         return "SUM"
     operation = getattr(operation, "op", operation)
-    return str(getattr(operation, "name", operation)).rpartition(".")[2]
+    name = str(getattr(operation, "name", operation)).rpartition(".")[2]
+    if name not in REDUCTIONS:
+        raise NotImplementedError(f"reduction {name}: the simulated network has {', '.join(REDUCTIONS)}")
+    return name
 
 
 def _root(opts: Any) -> int:

@@ -1,8 +1,8 @@
 """The network itself: knows what every rank has posted and waits for, and decides which transfer completes next.
 
-It acts only when no rank can go on by itself. Then it completes one of the transfers that the delivery model allows,
-the one that the schedule says, and wakes the ranks whose wait is over. If there is none and ranks wait, that is a
-deadlock, known at once.
+It acts only when no rank can go on by itself. Then it completes transfers that the delivery model allows, those that
+the schedule says, and wakes the ranks whose wait is over. If there is none and ranks wait, that is a deadlock, known at
+once.
 """
 
 from __future__ import annotations
@@ -31,18 +31,26 @@ _TEASING = 3
 
 @dataclass(frozen=True)
 class Schedule:
-    """Who comes when: a delivery model, and at each turn which of the transfers that could complete does.
+    """Who comes when: a delivery model, and at each turn which of the transfers that could complete do.
 
-    The choices are used over and over; turn t completes transfer ``choices[t % len] % possible`` in the order of
-    posting. No choices at all: always the one posted first.
+    The choices are used over and over, one for each turn. 0: all complete; odd, 2 k + 1: the k-th alone, in the order of
+    posting; even, 2 k + 2: all but the k-th, which is held back. No choices at all: always all.
     """
 
     model: str = "rendezvous"
     choices: tuple[int, ...] = ()
 
-    def choose(self, turn: int, possible: int) -> int:
-        """Which of so many possible transfers completes at that turn."""
-        return self.choices[turn % len(self.choices)] % possible if self.choices else 0
+    def choose(self, turn: int, possible: int) -> list[int]:
+        """Which of so many possible transfers complete at that turn: at least one."""
+        choice = self.choices[turn % len(self.choices)] if self.choices else 0
+        if choice % 2:
+            return [choice // 2 % possible]
+        held = (choice // 2 - 1) % possible if choice and possible > 1 else -1
+        return [k for k in range(possible) if k != held]
+
+    def stalls(self, turn: int) -> bool:
+        """Whether nothing completes at that turn, should a rank ask."""
+        return bool(self.choices) and self.choices[turn % len(self.choices)] % 4 == 3
 
 
 @dataclass
@@ -143,23 +151,24 @@ class Network:
         return answers
 
     def _advance(self) -> bool:
-        """Complete one transfer, or let the pollers go on; False if nothing can happen any more."""
+        """Complete some transfers, or let the pollers go on; False if nothing can happen any more."""
         ready = self._matcher.ready()
         pollers = [member for member in self.members if member.state == "poll"]
         if not ready and not pollers:
             return False
-        options = len(ready) + bool(pollers and self._teased < _TEASING)
-        pick = self.schedule.choose(self._turn, options) if ready else options
-        self._turn += 1
+        turn, self._turn = self._turn, self._turn + 1
         for member in pollers:
             member.polled = True
-        if pick < len(ready):
-            self._idle = self._teased = 0
-            self._complete(ready[pick])
-            return True
-        self._teased += 1
-        self._idle += not ready
-        return self._idle < _PATIENCE
+        if not ready or (pollers and self._teased < _TEASING and self.schedule.stalls(turn)):
+            self._teased += 1
+            self._idle += not ready
+            return self._idle < _PATIENCE
+        self._idle = self._teased = 0
+        for pick in self.schedule.choose(turn, len(ready)):
+            # Of two that want the same message, as receives from any rank may, one has come too late.
+            if not any(operation.through for operation in ready[pick].operations):
+                self._complete(ready[pick])
+        return True
 
     def _complete(self, transfer: Transfer) -> None:
         posts = [operation.post for operation in transfer.operations]

@@ -31,7 +31,7 @@ def svg(traces: Sequence[tuple[str, Trace]]) -> str:
     for title, line in lines:
         parts += _run(title, line, top, _WIDTH / longest)
         top += _TOP + _LANE * line.size
-    legend = "green, blue: computing, forward and backward; yellow: waiting; red: never returned; time is made up"
+    legend = "green, blue: computing, forward and backward; yellow: waiting; red: never returned, dashed: never arrived"
     parts.append(f'<text x="{_LEFT}" y="{top + 18:.0f}" fill="{_ARROW}" font-size="11">{legend}</text>')
     size = f'width="{_LEFT + _WIDTH + 20:.0f}" height="{top + 30:.0f}"'
     head = (
@@ -64,8 +64,9 @@ def _run(title: str, line: Timeline, top: float, scale: float) -> list[str]:
         y1 = lane(arrow.source) + (_BAR if down else 0)
         y2 = lane(arrow.destination) + (0 if down else _BAR)
         x1, x2 = _LEFT + arrow.start * scale, _LEFT + arrow.end * scale
+        stroke = f'stroke="{_NEVER}" stroke-dasharray="4 3"' if arrow.open else f'stroke="{_ARROW}"'
         parts.append(
-            f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{_ARROW}" stroke-width="0.8" '
+            f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" {stroke} stroke-width="0.8" '
             f'marker-end="url(#head)"><title>{escape(arrow.text)}: {arrow.nbytes:,} bytes</title></line>'
         )
     return parts
@@ -86,7 +87,7 @@ def chrome_trace(trace: Trace) -> str:
         name = "never returned" if span.open else span.kind
         event: dict[str, object] = {"name": name, "cat": span.stage, "ph": "X", "pid": 0, "tid": span.rank}
         events.append(event | {"ts": span.start, "dur": span.end - span.start, "args": {"what": span.text}})
-    for number, arrow in enumerate(line.arrows):
+    for number, arrow in enumerate(arrow for arrow in line.arrows if not arrow.open):
         flow = {"name": "message", "cat": "message", "id": number, "pid": 0, "args": {"what": arrow.text}}
         events.append(flow | {"ph": "s", "tid": arrow.source, "ts": arrow.start})
         events.append(flow | {"ph": "f", "bp": "e", "tid": arrow.destination, "ts": arrow.end})

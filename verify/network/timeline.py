@@ -31,7 +31,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Arrow:
-    """A message: from whom, to whom, from when to when."""
+    """A message: from whom, to whom, from when to when; ``open``: it was sent and never received."""
 
     source: int
     destination: int
@@ -39,6 +39,7 @@ class Arrow:
     end: float
     nbytes: int
     text: str
+    open: bool = False
 
 
 @dataclass
@@ -81,6 +82,11 @@ class _Clock:
         for rank in range(self.trace.size):
             self._never_ended(rank, end)
         self.result.arrows = [arrow for message in self.trace.messages for arrow in self._arrows(message)]
+        for (rank, number), start in self.posted.items():
+            post = self.trace.posts(rank)[number]
+            if post.kind == "send" and (rank, number) not in self.messages:
+                text, nbytes = describe(post, rank), post.sends[0].nbytes
+                self.result.arrows.append(Arrow(rank, post.peer, start, end, nbytes, text, open=True))
         return self.result
 
     def _advance(self, rank: int) -> bool:
