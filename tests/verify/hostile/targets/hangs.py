@@ -21,6 +21,17 @@ def loops_in_c(query, key, value, **options):
     re.match("(a+)+$", "a" * 64 + "b")  # takes longer than the universe has, in C and with the interpreter's lock held
 
 
+def loops_beside_a_daemon(query, key, value, **options):
+    """The daemon is in a session of its own, and its parent has gone."""
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            signal.pause()
+        os._exit(0)
+    while True:
+        pass
+
+
 def sleeps(query, key, value, **options):
     time.sleep(1000)
 

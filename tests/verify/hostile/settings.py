@@ -1,0 +1,22 @@
+"""Settings under which a hostile target is judged in seconds: few examples, little patience, little memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from verify import profiles
+from verify.world import local, memory, pace
+
+
+def hurry(change: Callable[[Any, str, Any], None]) -> None:
+    """Make the settings by that function, which is called as setattr is."""
+    change(profiles, "PROFILES", profiles.PROFILES | {"quick": 4.0})
+    change(pace, "RESTING", 0.8)
+    change(pace, "BUSY", 1.5)
+    change(pace, "BUSY_HURRIED", 1.0)
+    change(local, "LOAD_SECONDS", 6.0)
+    change(local, "LEAK_BYTES", 200 << 20)
+    change(memory, "share", lambda size: 700 << 20)
+    os.environ["ATTENTION_GATE_TEST_IMPORT_SECONDS"] = "1.2"
