@@ -140,7 +140,7 @@ def _larger(session: Session, case: Case) -> Iterator[Case]:
             "length": length,
             "pass_length": case.pass_length or bool(length % shards),
             "head_dim": case.head_dim + 1,
-            "value_dim": case.value_dim + 1,
+            "value_dim": case.head_dim + (3 if target.value_dim else 1),
             "seed": case.seed + more,
         }
         if dense:
