@@ -17,6 +17,7 @@ COMMANDS = {
     "gate": "judge an implementation",
     "replay": "run one saved failing example again",
     "mutants": "judge the gate itself: every known mistake must be caught",
+    "init": "write the test and the CI lines that judge an implementation",
     "doctor": "say what this machine can run, with a tiny real exchange on each backend",
 }
 
