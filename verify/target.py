@@ -182,7 +182,12 @@ def parse_source(text: str) -> Source:
     if not colon or not place or not all(part.isidentifier() for part in name.split(".")):
         raise TargetError(f"target {text!r} is neither module:name nor path/to/file.py:name")
     if place.endswith(".py"):
-        return Source(None, str(Path(place).resolve()), name)
+        try:
+            path = Path(place).resolve()
+            path.is_file()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise TargetError(f"target file {place[:200]!r} cannot be looked up: {type(error).__name__}") from error
+        return Source(None, str(path), name)
     if "/" in place or not all(part.isidentifier() for part in place.split(".")):
         raise TargetError(f"target {text!r}: {place!r} is neither the name of a module nor a file ending in .py")
     return Source(place, None, name)
