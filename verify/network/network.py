@@ -33,8 +33,8 @@ _TEASING = 3
 class Schedule:
     """Who comes when: a delivery model, and at each turn which of the transfers that could complete do.
 
-    The choices are used over and over, one for each turn. 0: all complete; odd, 2 k + 1: the k-th alone, in the order of
-    posting; even, 2 k + 2: all but the k-th, which is held back. No choices at all: always all.
+    The choices are used over and over, one for each turn. 0: all complete; odd, 2 k + 1: the k-th alone, in the order
+    of posting; even, 2 k + 2: all but the k-th, which is held back. No choices at all: always all.
     """
 
     model: str = "rendezvous"
