@@ -1,0 +1,110 @@
+"""Figures about the simulated network that a reader may want to measure again.
+
+python -m tests.verify.network.figures table           bytes of Robust and Collective against the least, 20 patterns
+python -m tests.verify.network.figures throughput      examples per second beside gloo, in one run
+python -m tests.verify.network.figures picture OUT     both timelines, side by side, as OUT (SVG)
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from pathlib import Path
+
+from tests.verify.network.test_wire import PATTERNS, pattern
+from verify.case import Case
+from verify.checks.wire import widened
+from verify.network.laws import least
+from verify.network.network import MODELS, Schedule
+from verify.network.picture import svg
+from verify.network.simulate import simulate
+from verify.network.world import SimulatedWorlds
+from verify.session import Session
+from verify.target import as_target
+from verify.world.local import Worlds
+
+
+def table(sessions: dict[str, Session]) -> None:
+    """Bytes received by all ranks together; the ratio to what must be."""
+    print(
+        "| segments / rates | p | mask | least forward | Robust | Collective | least backward | Robust | Collective |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for number, (segments, rates) in enumerate(PATTERNS):
+        case = pattern(number, 2 + number % 3, is_causal=bool(number // 3 % 2))
+        case = widened(case, sessions["robust"].target)
+        positions = sessions["robust"].positions(case)
+        traces = [simulate(session, case, judged=False).trace for session in sessions.values()]
+        cells = [f"{segments} / {rates}", str(case.world_size), "causal" if case.is_causal else "full"]
+        for stage in ("forward", "backward"):
+            bound = sum(allowance.received for allowance in least(case, "longnet", positions, stage))
+            cells.append(f"{bound:,.0f}")
+            for trace in traces:
+                got = sum(trace.load(rank, [stage]).bytes_received for rank in case.ranks)
+                cells.append(f"{got:,} ({got / bound:.4f})" if bound else f"{got:,}")
+        print(f"| {' | '.join(cells)} |")
+
+
+def throughput(sessions: dict[str, Session], examples: int = 60) -> None:
+    """The same cases over gloo and over the simulated network under random schedules, in turns, both judged."""
+    for name, session in sessions.items():
+        for size in (2, 4):
+            case = Case(
+                world_size=size,
+                length=3 * size + 1,
+                pass_length=True,
+                heads=2,
+                head_dim=3,
+                value_dim=2,
+                segment_lengths=(3 * size, 4),
+                dilation_rates=(1, 2),
+            )
+            seconds = {"gloo": 0.0, "simulated": 0.0}
+            for k in range(-4, examples):
+                draws = random.Random(k)
+                made = case.replace(seed=max(k, 0), is_causal=bool(k % 2))
+                schedule = Schedule(MODELS[k % 3], tuple(draws.randrange(8) for _ in range(draws.randrange(13))))
+                for transport in seconds:
+                    start = time.perf_counter()
+                    if transport == "gloo":
+                        finding = session.judged(made).finding
+                    else:
+                        run = simulate(session, made, schedule=schedule).run
+                        finding = session.judge(made, [run.value(rank)[0] for rank in made.ranks]).finding
+                    assert finding is None
+                    seconds[transport] += (time.perf_counter() - start) * (k >= 0)
+            rates = {transport: examples / spent for transport, spent in seconds.items()}
+            ratio = rates["simulated"] / rates["gloo"]
+            print(
+                f"{name}, world {size}: " + ", ".join(f"{t} {r:.1f}/s" for t, r in rates.items()), f"ratio {ratio:.2f}"
+            )
+
+
+def picture(sessions: dict[str, Session], path: str) -> None:
+    """One dense call on four ranks."""
+    case = Case(
+        world_size=4, length=64, head_dim=32, value_dim=32, segment_lengths=(64,), dilation_rates=(1,), heads=2
+    ).replace(kv_heads=2)
+    traces = [
+        (name.capitalize(), simulate(session, case, judged=False, count_work=True).trace)
+        for name, session in sessions.items()
+    ]
+    Path(path).write_text(svg(traces))
+
+
+def main(what: str = "", *arguments: str) -> None:
+    """Measure what is asked for."""
+    functions = {"table": table, "throughput": throughput, "picture": picture}
+    if what not in functions:
+        sys.exit(__doc__)
+    with SimulatedWorlds() as network, Worlds() as worlds:
+        sessions = {}
+        for name in ("robust", "collective"):
+            target, source = as_target(f"impls.{name}:attend")
+            sessions[name] = Session(target, source, worlds, (1, 2, 3, 4), network=network)
+        functions[what](sessions, *arguments)  # type: ignore[operator]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
