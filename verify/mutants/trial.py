@@ -18,6 +18,7 @@ from verify.findings import Finding
 from verify.judge import Verdict
 from verify.mutants.build import write
 from verify.mutants.mutant import Mutant
+from verify.network.world import SimulatedWorlds
 from verify.profiles import examples
 from verify.report import Example
 from verify.search import search
@@ -103,7 +104,7 @@ class Bench:
         self.profile = profile
         self.shrink_seconds = shrink_seconds
         self.world_sizes = tuple(world_sizes)
-        self._worlds = Worlds()
+        self._worlds, self._network = Worlds(), SimulatedWorlds()
         self._folder = tempfile.TemporaryDirectory(prefix="attention-gate-mutants-")
         self._examples: dict[Any, tuple[list[tuple[Case, Detail]], bool]] = {}
 
@@ -116,6 +117,7 @@ class Bench:
     def close(self) -> None:
         """End the worlds and remove the modules."""
         self._worlds.close()
+        self._network.close()
         self._folder.cleanup()
 
     def start(self) -> None:
@@ -126,7 +128,7 @@ class Bench:
     def session(self, mutant: Mutant) -> Session:
         """The judgement of a mutant."""
         source = parse_source(write(mutant, Path(self._folder.name)))
-        return Session(load(source), source, self._worlds, self.world_sizes)
+        return Session(load(source), source, self._worlds, self.world_sizes, network=self._network)
 
     def trial(self, mutant: Mutant, *, seed: int = 0, matrix: bool = True, shrink: bool = True) -> Trial:
         """Put a mutant before the checks: those meant for it until they catch it, the others for a glance.
@@ -176,7 +178,7 @@ class Bench:
                     raise _Enough
                 return Verdict(0.0)
 
-            session = Session(target, parse_source("none:none"), self._worlds, self.world_sizes)
+            session = Session(target, parse_source("none:none"), self._worlds, self.world_sizes, network=self._network)
             with contextlib.suppress(_Enough):
                 search(dataclasses.replace(check, examine=note), session, examples=planned, seed=seed)
             self._examples[key] = found, limit is None
