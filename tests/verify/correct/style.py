@@ -16,8 +16,9 @@ class Style:
     - ``order`` of merges: "forward", "reverse" or "tree"; ``branchwise``: each branch is a block of its own, instead of
       counts within one; ``query_rows``, ``key_rows``: the size of a chunk.
     - ``wide``: accumulate in float64 whatever the inputs; ``scale_query``: scale the queries, in the accumulator.
-    - ``round_weights``, ``round_blocks``, ``round_dS``, ``round_delta``: what a fused kernel rounds to the inputs'
-      dtype: P before P V and P^T dO; each block's output and gradients; dS; the output that D is taken from.
+    - ``round_weights``, ``round_blocks``, ``round_dS``, ``round_delta``, ``round_heads``: what a fused kernel rounds to
+      the inputs' dtype: P before P V and P^T dO; each block's output and gradients; dS; the output that D is taken
+      from; each query head's gradients of keys and values, before those of a kv head are added up.
     - ``guard``: what is added to a denominator.
     """
 
@@ -32,6 +33,7 @@ class Style:
     round_weights: bool = False
     round_blocks: bool = False
     round_dS: bool = False
+    round_heads: bool = False
     round_delta: bool = True
     guard: float = 0.0
 
@@ -55,6 +57,7 @@ STYLES = {
     "flash": Style(**_FLASH, transport="ring"),
     "flash_gathered": Style(**_FLASH, branchwise=True, softmax="running"),
     "flash_branches": Style(**_FLASH, branchwise=True, transport="ring", key_rows=5),
+    "flash_grouped": Style(**_FLASH, round_heads=True, transport="ring"),
     "kernel_of_float32_blocks": Style(round_weights=True, round_dS=True, transport="ring"),
     "reverse": Style(order="reverse", transport="ring-back", branchwise=True),
     "tree": Style(order="tree", branchwise=True, key_rows=5),

@@ -34,7 +34,7 @@ def session(name: str, worlds: Worlds) -> Session:
 
 @pytest.mark.parametrize("name", OVER_REAL_RANKS)
 def test_passes_the_gate(name: str, worlds: Worlds) -> None:
-    checks = ("forward", "lse", "gradients", "sub-groups", "state", "precision", "non-finite", "combinations")
+    checks = ("forward", "lse", "gradients", "state", "precision", "non-finite")
     report = judge(session(name, worlds), Options(profile="quick", checks=checks), Silent())
     assert report.verdict == "pass", [check.failure for check in report.checks]
     assert [check.outcome for check in report.checks] == ["pass"] * len(checks)
