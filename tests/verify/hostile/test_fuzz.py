@@ -15,11 +15,11 @@ from verify.cli import main
 from verify.replay import ReplayError, load_saved
 from verify.target import TargetError, look, parse_source
 
-WORDS = st.sampled_from(
-    "gate replay doctor mutants compare --help --profile quick --seed -1 --world-sizes 0 1,2 1,,2 99 --checks forward "
-    "nothing --device cuda --json /not/there/x.json - -- none_such:attend /not/there.py:attend os.path : a:b:c \x00 é:ü "
-    "--save".split(" ")
-)
+COMMANDS = ("gate", "replay", "doctor", "mutants", "compare", "--help")
+OPTIONS = ("--profile", "--seed", "--world-sizes", "--checks", "--device", "--json", "--save", "-", "--")
+VALUES = ("quick", "-1", "0", "1,2", "1,,2", "99", "forward", "nothing", "cuda", "/not/there/x.json", "")
+PLACES = ("none_such:attend", "/not/there.py:attend", "os.path", ":", "a:b:c", "\x00", "é:ü")
+WORDS = st.one_of(*(st.sampled_from(words) for words in (COMMANDS, OPTIONS, VALUES, PLACES)))
 TYPED = st.lists(st.one_of(WORDS, st.text(max_size=12)), max_size=6)
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 
@@ -78,8 +78,8 @@ def test_a_command_line_is_answered(arguments):
     if status != 0:
         assert status == 2
         assert error.strip()
-        # argparse prints its usage first; what is wrong is one line.
-        assert error.strip().splitlines()[-1].startswith(("attention-gate", "python", "pytest", "__main__"))
+        # argparse prints its usage first, and in the last line what was typed, in which there may be anything.
+        assert any(line.startswith(("attention-gate", "usage: attention-gate")) for line in error.splitlines())
 
 
 @FUZZ
