@@ -1,0 +1,64 @@
+"""scaled_dot_product_attention behind an all-gather of keys and values: context parallelism in its plainest form.
+
+python -m verify gate examples/all_gather_target.py:target
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+import verify
+
+
+class GatherRows(torch.autograd.Function):
+    """All ranks' rows of keys and values (batch, rows, heads, dim), in order; backward, each rank's sum comes home.
+
+    One function for both: autograd may reach two of them in another order on another rank, and mix up their sums.
+    """
+
+    @staticmethod
+    def forward(ctx, key, value, counts, group):
+        ctx.counts, ctx.group = counts, group
+        return tuple(_gather(rows, counts, group) for rows in (key, value))
+
+    @staticmethod
+    def backward(ctx, *grads):
+        own = []
+        for grad in grads:
+            grad = grad.clone(memory_format=torch.contiguous_format)
+            dist.all_reduce(grad, group=ctx.group)
+            own.append(grad.split(ctx.counts, dim=1)[dist.get_rank(ctx.group)])
+        return *own, None, None
+
+
+def _gather(rows, counts, group):
+    padded = F.pad(rows, (0, 0, 0, 0, 0, max(counts) - rows.shape[1])).contiguous()
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded, group=group)
+    return torch.cat([part[:, :count] for part, count in zip(parts, counts, strict=True)], dim=1)
+
+
+def attend(query, key, value, *, is_causal=False, scale=None, sequence_length=None, group=None, **_):
+    world_size, rank = dist.get_world_size(group), dist.get_rank(group)
+    length = sequence_length if sequence_length is not None else query.shape[1] * world_size
+    counts = [len(part) for part in torch.arange(length).tensor_split(world_size)]
+    keys, values = GatherRows.apply(key, value, counts, group)
+    mask = None
+    if is_causal:
+        own = torch.arange(length, device=query.device).split(counts)[rank]
+        mask = torch.arange(length, device=query.device) <= own[:, None]
+    heads_first = (tensor.transpose(1, 2) for tensor in (query, keys, values))
+    out = F.scaled_dot_product_attention(
+        *heads_first, attn_mask=mask, scale=scale, enable_gqa=query.shape[2] != key.shape[2]
+    )
+    return out.transpose(1, 2)
+
+
+target = verify.Target(
+    attend=attend,
+    branches="dense",
+    refusals=False,
+    because={"branches": "it is dense attention", "refusals": "arguments are not checked"},
+)

@@ -1,0 +1,76 @@
+"""yunchang (long-context-attention): Ulysses, and its hybrid with a ring. pip install yunchang
+
+python -m verify gate examples/yunchang_target.py:ulysses
+"""
+
+from __future__ import annotations
+
+import flash_attn_stand_in
+import torch.distributed as dist
+
+import verify
+
+flash_attn_stand_in.install()
+
+import yunchang  # noqa: E402
+from yunchang.kernels import AttnType  # noqa: E402
+from yunchang.ulysses import UlyssesAttention  # noqa: E402
+
+
+def attend_ulysses(query, key, value, *, is_causal, scale, group, **_):
+    layer = UlyssesAttention(group or dist.group.WORLD, attn_type=AttnType.FA)
+    return layer(query, key, value, softmax_scale=scale, causal=is_causal)
+
+
+def attend_hybrid(query, key, value, *, is_causal, scale, **_):
+    """Ulysses over pairs of neighbours, a ring over the pairs."""
+    if yunchang.PROCESS_GROUP.RING_PG is None:
+        rank, world_size = dist.get_rank(), dist.get_world_size()
+        yunchang.set_seq_parallel_pg(2, world_size // 2, rank, world_size)
+    layer = yunchang.LongContextAttention(ring_impl_type="basic", attn_type=AttnType.FA)
+    return layer(query, key, value, softmax_scale=scale, causal=is_causal)
+
+
+def heads_for_every_rank(case: verify.Case) -> verify.Case:
+    return case.replace(heads=_up(case.heads, case), kv_heads=_up(case.kv_heads, case))
+
+
+def heads_for_every_pair(case: verify.Case) -> verify.Case:
+    return case.replace(heads=2 * ((case.heads + 1) // 2), kv_heads=2 * ((case.heads + 1) // 2))
+
+
+def _up(heads: int, case: verify.Case) -> int:
+    return heads if case.kv_heads % case.shards == 0 else heads * case.shards
+
+
+LIMITS = {"branches": "dense", "dtypes": ("bfloat16", "float16"), "uneven": False, "refusals": False}
+BECAUSE = {
+    "branches": "it is dense attention",
+    "dtypes": "flash-attn takes half types",
+    "uneven": "all-to-all in equal parts",
+    "refusals": "arguments are not checked",
+}
+
+ulysses = verify.Target(
+    attend=attend_ulysses,
+    **LIMITS,
+    fit=heads_for_every_rank,
+    because=BECAUSE | {"fit": "each rank takes an equal part of the key heads"},
+)
+hybrid = verify.Target(
+    attend=attend_hybrid,
+    **LIMITS,
+    least_ranks=4,
+    subgroups=False,
+    grouped_query=False,
+    value_dim=False,
+    fit=heads_for_every_pair,
+    because=BECAUSE
+    | {
+        "least_ranks": "two by two; run it with --world-sizes 4",
+        "subgroups": "its groups are made once, of all ranks",
+        "grouped_query": "not tried here",
+        "value_dim": "flash-attn's kernels want one head_dim",
+        "fit": "an even number of heads",
+    },
+)
