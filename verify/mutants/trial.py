@@ -34,7 +34,7 @@ _SHORT_GLANCES = {"wire": 2, "traffic": 2, "overlap": 1, "memory": 1, "schedules
 _STEPS = (20, 100, None)
 
 #: Seconds that the search for the minimal case of a mutant may take.
-SHRINK_SECONDS = 2.0
+SHRINK_SECONDS = 4.0
 
 #: What the cells of a mutant may cost before the rest is left out: a hang or a crash takes new processes.
 _COSTS = {"hang": 3, "crash": 1}
