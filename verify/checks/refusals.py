@@ -69,6 +69,6 @@ REFUSALS = Check(
     axes=_axes,
     examine=_refusal,
     detail=_mistakes,
-    weight=1,
+    weight=2,
     needs=lambda target, sizes: "" if target.refusals else "the target declares that it refuses no bad arguments",
 )
