@@ -114,7 +114,7 @@ def _memory(session: Session, case: Case, detail: Detail) -> Verdict:
             return Verdict(worst, Finding("fail", headline, (detail_line,), "memory"))
     if detail["many_rows"]:
         return _with_length(session, case, worst)
-    return Verdict(worst)
+    return Verdict(0.0)
 
 
 def _with_length(session: Session, case: Case, worst: float) -> Verdict:
@@ -135,7 +135,7 @@ def _with_length(session: Session, case: Case, worst: float) -> Verdict:
             )
             lines = (f"{factor:.2f} times as much for twice the rows: blocks of scores are not bounded",)
             return Verdict(worst, Finding("fail", headline, lines, "memory"))
-    return Verdict(worst)
+    return Verdict(0.0)
 
 
 def _peaks(session: Session, case: Case) -> dict[str, int] | Finding:

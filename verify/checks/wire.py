@@ -82,7 +82,7 @@ def _judged(session: Session, case: Case, bounds: dict[str, list[Allowance]], to
                         "bytes",
                     )
                 worst = max(worst, share)
-    return Verdict(worst, finding)
+    return Verdict(worst if finding else 0.0, finding)  # a share of bytes is no share of an error budget
 
 
 def _table(trace: Trace, case: Case, bounds: dict[str, list[Allowance]]) -> tuple[str, ...]:

@@ -120,8 +120,10 @@ class _Clock:
             self._span(rank, "compute", self.now[rank], until, entry.stage, "computes")
         self.done[rank] = entry.work
 
-    def _span(self, *fields: object, open: bool = False) -> None:
-        self.result.spans.append(Span(*fields, open=open))  # type: ignore[arg-type]
+    def _span(
+        self, rank: int, kind: str, start: float, end: float, stage: str, text: str, *, never_ended: bool = False
+    ) -> None:
+        self.result.spans.append(Span(rank, kind, start, end, stage, text, never_ended))
 
     def _end(self, operation: tuple[int, int]) -> float | None:
         """When an operation ended; None as long as that cannot be told."""
@@ -155,4 +157,4 @@ class _Clock:
         if isinstance(entry, Wait):
             start = self.now[rank] + self._computed(rank, entry)
             self._lay_out(rank, entry, start)
-            self._span(rank, "wait", start, end, entry.stage, f"never returned, at {entry.line}", open=True)
+            self._span(rank, "wait", start, end, entry.stage, f"never returned, at {entry.line}", never_ended=True)
