@@ -1,0 +1,121 @@
+"""What a target may say of itself: reasons, not yet, cases that fit, known failures that do not outlive their cause."""
+
+import datetime
+from typing import Any
+
+import numpy as np
+import pytest
+
+from verify import NOT_YET, Case, KnownFailure, Target, TargetError
+from verify.checks import BY_NAME
+from verify.findings import Finding
+from verify.known import with_known_failures
+from verify.report import CheckResult, Example, Failure, verdict_of
+from verify.session import Session
+from verify.target import Source
+from verify.world.local import Worlds
+
+
+def attend(query: Any, key: Any, value: Any, **_: Any) -> Any:
+    return value
+
+
+def entry(**changes: str) -> KnownFailure:
+    fields = {"check": "forward", "reason": "it rounds", "link": "https://example.org/1", "until": "2999-12-31"}
+    return KnownFailure(**fields | changes)
+
+
+def result(outcome: str, name: str = "forward") -> CheckResult:
+    failure = Failure(Finding(outcome, "the output is wrong"), Example(name, Case()), (2, 2))
+    return CheckResult(name, "is right", outcome, 3, 1.0, failure=failure if outcome in ("fail", "crash") else None)
+
+
+def test_what_is_not_supported_is_told_with_its_reason() -> None:
+    because = {"uneven": "it does not pad", "gradients": "forward only"}
+    told = Target(attend=attend, uneven=False, gradients=NOT_YET, least_ranks=2, because=because).unsupported()
+    assert "uneven shards (it does not pad)" in told
+    assert "gradients (not yet: forward only)" in told
+    assert "fewer than 2 ranks" in told
+
+
+def test_not_yet_is_no() -> None:
+    assert not NOT_YET
+    target = Target(attend=attend, gradients=NOT_YET)
+    assert BY_NAME["gradients"].missing(target, (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"because": {"uneven": "it does not pad"}}, "declares no limit"),
+        ({"uneven": "no"}, "must be True, False or NOT_YET"),
+        ({"least_ranks": 0}, "positive integer"),
+        ({"known_failures": (entry(), entry())}, "two entries"),
+    ],
+)
+def test_a_target_that_contradicts_itself_is_refused(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Target(attend=attend, **fields)
+
+
+@pytest.mark.parametrize("changes", [{"reason": " "}, {"link": "the tracker"}, {"until": "soon"}])
+def test_an_entry_without_reason_link_or_day_is_refused(changes: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=f"KnownFailure.{next(iter(changes))}"):
+        entry(**changes)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "counts_as", "verdict"),
+    [
+        ("fail", "known", "incomplete"),
+        ("crash", "known", "incomplete"),
+        ("pass", "stale", "fail"),
+        ("unsupported", "stale", "fail"),
+        ("blocked", "blocked", "incomplete"),
+    ],
+)
+def test_a_known_failure_is_accepted_and_anything_else_is_not(outcome: str, counts_as: str, verdict: str) -> None:
+    counted = with_known_failures(result(outcome), Target(attend=attend, known_failures=(entry(),)))
+    assert counted.outcome == counts_as
+    assert verdict_of((counted,)) == verdict
+
+
+def test_known_failures_beside_checks_that_pass_are_a_pass() -> None:
+    target = Target(attend=attend, known_failures=(entry(check="precision"),))
+    counted = [with_known_failures(r, target) for r in (result("pass"), result("fail", "precision"))]
+    assert verdict_of(tuple(counted)) == "pass"
+    assert "it rounds (https://example.org/1, accepted until 2999-12-31)" in counted[1].reason
+
+
+def test_an_entry_is_accepted_to_the_end_of_its_day() -> None:
+    day = datetime.date(2030, 1, 31)
+    assert not entry(until="2030-01-31").expired(day)
+    assert entry(until="2030-01-31").expired(day + datetime.timedelta(days=1))
+    counted = with_known_failures(result("fail"), Target(attend=attend, known_failures=(entry(until="2001-01-01"),)))
+    assert counted.outcome == "fail"
+    assert counted.failure is not None
+    assert "no longer accepted" in counted.failure.finding.details[0]
+
+
+def session(target: Target) -> Session:
+    return Session(target, Source(__name__, None, "attend"), Worlds(), (1, 2, 3))
+
+
+def test_worlds_that_are_too_small_are_left_out() -> None:
+    assert session(Target(attend=attend, least_ranks=2)).world_sizes == (2, 3)
+    with pytest.raises(TargetError, match="needs 4 ranks"):
+        session(Target(attend=attend, least_ranks=4))
+
+
+def test_a_layout_gives_each_position_to_one_rank() -> None:
+    def everything(rank: int, world_size: int, length: int) -> np.ndarray:
+        return np.arange(length)
+
+    with pytest.raises(TargetError, match="each position must have one owner"):
+        session(Target(attend=attend, layout=everything)).positions(Case(world_size=2, length=2))
+
+
+def test_cases_are_fitted_once_and_for_all() -> None:
+    target = Target(attend=attend, fit=lambda case: case.replace(heads=2, kv_heads=2))
+    assert not target.fits(Case())
+    assert target.fits(Case(heads=2, kv_heads=2))
