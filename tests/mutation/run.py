@@ -35,6 +35,7 @@ TESTS = {
         "tests/reference/test_against_torch.py",
         "tests/reference/test_against_differences.py",
         "tests/reference/test_against_fifty_digits.py",
+        "tests/mutation/test_survivors.py",
     ],
 }
 
