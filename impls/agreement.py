@@ -26,6 +26,7 @@ class Call:
 
     layout: Layout
     scale: float
+    is_zigzag: bool
     group: dist.ProcessGroup | None
 
 
@@ -47,7 +48,9 @@ def admit(implementation: str, arguments: Arguments, group: dist.ProcessGroup | 
         _agree({"implementation": implementation, **signature}, objection, rank, members)
     if objection is not None:
         raise objection
-    return Call(layout, scale, members)
+    # Of one rank both layouts are the same.
+    is_zigzag = arguments.layout == "zigzag" and world_size > 1
+    return Call(layout, scale, is_zigzag, members)
 
 
 def _position(group: Any) -> tuple[int, int, Exception | None]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from impls.plan import Layout, bounded_branches
 
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+LAYOUTS = ("contiguous", "zigzag")
 _DIMENSIONS = {
     "query": "(batch, local_length, heads, head_dim)",
     "key": "(batch, local_length, kv_heads, head_dim)",
@@ -31,6 +32,7 @@ class Arguments(NamedTuple):
     scale: Any
     sequence_length: Any
     return_lse: Any
+    layout: Any
     unknown: dict[str, object]
 
 
@@ -72,6 +74,15 @@ def check_sequence_length(sequence_length: int | None) -> int | None:
     return length
 
 
+def check_layout(layout: str) -> str:
+    """Return the layout, or raise TypeError or ValueError."""
+    if not isinstance(layout, str):
+        raise TypeError(f"layout: {shown(layout)} is not a text")
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout: {shown(layout)} is not one of {', '.join(map(repr, LAYOUTS))}")
+    return layout
+
+
 def check(arguments: Arguments, rank: int, world_size: int) -> tuple[Layout, float, dict[str, object]]:
     """Return the layout and the scale, and what of the arguments must be the same on every rank.
 
@@ -82,6 +93,7 @@ def check(arguments: Arguments, rank: int, world_size: int) -> tuple[Layout, flo
     lengths, rates = check_branches(arguments.segment_lengths, arguments.dilation_rates)
     is_causal = _flag("is_causal", arguments.is_causal)
     _flag("return_lse", arguments.return_lse)
+    shards = check_layout(arguments.layout)
     scale, sequence_length = check_scale(arguments.scale), check_sequence_length(arguments.sequence_length)
     tensors = {"query": arguments.query, "key": arguments.key, "value": arguments.value}
     _check_kinds(tensors)
@@ -92,7 +104,7 @@ def check(arguments: Arguments, rank: int, world_size: int) -> tuple[Layout, flo
     total = local_length * world_size if sequence_length is None else sequence_length
     branches = bounded_branches(lengths, rates, total, heads)
     layout = Layout(total, world_size, rank, heads, kv_heads, branches, is_causal)
-    owned = len(layout.shard(rank))
+    owned = len(layout.shard(rank)) if shards == "contiguous" else sum(map(len, layout.zigzag(rank)))
     if local_length != owned:
         raise ValueError(
             f"sequence_length: of {total} rows rank {rank} of {world_size} owns {owned}; "
@@ -110,6 +122,7 @@ def check(arguments: Arguments, rank: int, world_size: int) -> tuple[Layout, flo
         "segment_lengths": lengths,
         "dilation_rates": rates,
         "is_causal": is_causal,
+        "layout": shards,
         "scale": scale,
         "requires_grad": [name for name, tensor in tensors.items() if torch.is_grad_enabled() and tensor.requires_grad],
     }

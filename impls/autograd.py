@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +11,11 @@ from torch.autograd.function import once_differentiable
 
 from impls.agreement import Call
 from impls.block import accumulation_dtype
+from impls.fused import engine, task_for
+from impls.fused.engine import Result, Task, Tensors
+from impls.fused.grid import usable
 from impls.rows import as_rows
+from impls.zigzag import to_contiguous, to_zigzag
 
 
 class Inputs(NamedTuple):
@@ -34,17 +39,58 @@ class Scheme(NamedTuple):
 
     `forward(inputs, call, out, lse)` merges all attention into out and lse, 0 and -inf at first; `backward(inputs,
     upstream, call, grads, moves_home)` adds to grads of the inputs; where `moves_home` is false, the gradients of keys
-    and values are of no interest. All results are rows in the accumulation dtype.
+    and values are of no interest. All results are rows in the accumulation dtype. Fused kernels, where they serve, take
+    rows of other ranks `in_parts`, by heads, or all at once.
     """
 
     forward: Callable[[Inputs, Call, Tensor, Tensor], None]
     backward: Callable[[Inputs, Upstream, Call, Inputs, bool], None]
+    in_parts: bool
 
 
 def attend_by(scheme: Scheme, query: Tensor, key: Tensor, value: Tensor, call: Call) -> tuple[Tensor, Tensor]:
     """Return out (batch, local_length, heads, value_dim) and lse (batch, heads, local_length), out differentiable."""
-    out, lse = _Attend.apply(query, key, value, scheme, call)
+    if call.is_zigzag and call.layout.is_symmetric:
+        call = replace(call, is_zigzag=False)  # Queries and keys have no order: any even shards are as good as others.
+    task = task_for(query, value, call.layout, call.is_zigzag, call.scale, call.group, scheme.in_parts)
+    if isinstance(task, Task):
+        out, lse = _AttendFused.apply(query, key, value, task)
+    elif call.is_zigzag:
+        shards = (to_contiguous(tensor, call.layout, call.group) for tensor in (query, key, value))
+        out, lse = _Attend.apply(*shards, scheme, call)
+        out = to_zigzag(out, call.layout, call.group)
+        with torch.no_grad():
+            lse = to_zigzag(lse.transpose(1, 2).unsqueeze(-1), call.layout, call.group).squeeze(-1).transpose(1, 2)
+    else:
+        out, lse = _Attend.apply(query, key, value, scheme, call)
     return out, lse
+
+
+class _AttendFused(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+        inputs = Tensors(usable(query), usable(key), usable(value))
+        with _exact(query.device):
+            out, lse = engine.forward(inputs, task)
+        lse = lse.transpose(1, 2).contiguous()
+        ctx.task = task
+        ctx.save_for_backward(query, key, value, out, lse)
+        ctx.mark_non_differentiable(lse)
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_out: Tensor | None, _grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
+        query, key, value, out, lse = ctx.saved_tensors
+        if grad_out is None:  # The other ranks count on this one all the same.
+            grad_out = torch.zeros_like(out)
+        wanted = ctx.needs_input_grad[:3]
+        inputs = Tensors(usable(query), usable(key), usable(value))
+        result = Result(out, lse.transpose(1, 2), usable(grad_out))
+        with _exact(query.device):
+            grads = engine.backward(inputs, result, ctx.task, wanted[1] or wanted[2])
+        return (*(grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True)), None)
 
 
 class _Attend(torch.autograd.Function):

@@ -34,6 +34,7 @@ def attend(
     sequence_length: int | None = None,
     group: dist.ProcessGroup | None = None,
     return_lse: bool = False,
+    layout: str = "contiguous",
     **unknown: object,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Return this rank's rows of the dilated attention of a sequence that is sharded over the ranks of a group.
@@ -57,6 +58,7 @@ def attend(
         scale,
         sequence_length,
         return_lse,
+        layout,
         unknown,
     )
     call = admit("impls.collective", arguments, group)
@@ -106,4 +108,4 @@ def _reduce_scatter(gathered_grads: Tensor, grads: Inputs, plan: Gathering, call
         grads.value.index_add_(1, index, grad_values)
 
 
-_GATHER = Scheme(_forward, _backward)
+_GATHER = Scheme(_forward, _backward, in_parts=False)

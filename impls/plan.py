@@ -43,9 +43,25 @@ class Layout:
 
     def shard(self, rank: int) -> range:
         """Return the positions that `rank` owns: the shards of torch.tensor_split, the first ones longer by one."""
-        size, longer = divmod(self.sequence_length, self.world_size)
-        start = rank * size + min(rank, longer)
-        return range(start, start + size + (rank < longer))
+        return part(self.sequence_length, self.world_size, rank)
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether the order of the rows means nothing: even shards, in each branch every query sees every key."""
+        is_even = self.sequence_length % (2 * self.world_size) == 0
+        return is_even and not self.is_causal and set(self.branches) == {Branch(max(1, self.sequence_length), 1)}
+
+    def zigzag(self, rank: int) -> tuple[range, range]:
+        """Return the positions that `rank` owns in the zigzag layout: parts rank and 2p - 1 - rank of 2p."""
+        parts = 2 * self.world_size
+        return part(self.sequence_length, parts, rank), part(self.sequence_length, parts, parts - 1 - rank)
+
+
+def part(length: int, parts: int, index: int) -> range:
+    """Return one part of so many rows as torch.tensor_split deals them out."""
+    size, longer = divmod(length, parts)
+    start = index * size + min(index, longer)
+    return range(start, start + size + (index < longer))
 
 
 def bounded_branches(

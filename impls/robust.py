@@ -37,6 +37,7 @@ def attend(
     sequence_length: int | None = None,
     group: dist.ProcessGroup | None = None,
     return_lse: bool = False,
+    layout: str = "contiguous",
     **unknown: object,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Return this rank's rows of the dilated attention of a sequence that is sharded over the ranks of a group.
@@ -65,6 +66,7 @@ def attend(
         scale,
         sequence_length,
         return_lse,
+        layout,
         unknown,
     )
     call = admit("impls.robust", arguments, group)
@@ -125,4 +127,4 @@ def _welcome(hop: Hop, returning: Flight, grads: Inputs) -> None:
     grads.value.index_add_(1, hop.sent, grad_values)
 
 
-_RING = Scheme(_forward, _backward)
+_RING = Scheme(_forward, _backward, in_parts=True)

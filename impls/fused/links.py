@@ -1,0 +1,114 @@
+"""How rows of other ranks come to a buffer here, and gradients go home: batched messages, on any backend.
+
+A link serves one pass of one call. Rows that travel are packed once, as (parts, rows, elements); part by part they are
+fetched into buffers, and part by part gradients are sent to where the rows came from.
+"""
+
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from impls.fused.plan import Span, Transfer
+
+
+class Gradients(NamedTuple):
+    """Gradients of rows `start` to `stop` of a shard, each (rows, elements)."""
+
+    start: int
+    stop: int
+    keys: Tensor
+    values: Tensor
+
+
+class Link(Protocol):
+    """What brings rows and gradients from rank to rank."""
+
+    packed: Tensor  # (parts, rows, elements), to be filled before `publish`
+
+    def publish(self) -> None:
+        """Let the other ranks have what is packed."""
+
+    def fetch(self, part: int, buffer: Tensor) -> None:
+        """Start to bring one part of all wanted rows to the buffer (rows, elements), which was released before."""
+
+    def arrived(self, part: int) -> None:
+        """Make what follows wait until the part has arrived."""
+
+    def released(self, part: int) -> None:
+        """Note that the buffer of this part will not be read any more by what follows."""
+
+    def send_home(self, part: int, outgoing: list[tuple[Transfer, Tensor, Tensor]]) -> None:
+        """Start to bring the gradients of one part, of keys and of values, to the ranks that own the rows."""
+
+    def home(self, part: int) -> list[Gradients]:
+        """Return the gradients of this rank's own rows that came home, once they have arrived."""
+
+    def consumed(self, part: int) -> None:
+        """Note that what came home will not be read any more by what follows."""
+
+
+class Messages:
+    """A link of batched sends and receives: NCCL and gloo."""
+
+    def __init__(
+        self, span: Span, like: Tensor, parts: int, widths: tuple[int, int], group: dist.ProcessGroup | None
+    ) -> None:
+        self.packed = torch.empty((parts, span.rows, sum(widths)), dtype=like.dtype, device=like.device)
+        self._span, self._widths, self._group = span, widths, group
+        self._fetching: dict[int, list[dist.Work]] = {}
+        self._homing: dict[int, tuple[list[dist.Work], list[Gradients], list[Tensor]]] = {}
+
+    def publish(self) -> None:
+        """Nothing: what is packed is sent when it is fetched."""
+
+    def fetch(self, part: int, buffer: Tensor) -> None:
+        """As Link.fetch."""
+        receives = [
+            self._operation(dist.irecv, buffer[want.place : want.place + want.stop - want.start], want.peer)
+            for want in self._span.wants
+        ]
+        sends = [
+            self._operation(dist.isend, self.packed[part, give.start : give.stop], give.peer)
+            for give in self._span.gives
+        ]
+        self._fetching[part] = _start(receives + sends)
+
+    def arrived(self, part: int) -> None:
+        """As Link.arrived."""
+        for work in self._fetching.pop(part):
+            work.wait()
+
+    def released(self, part: int) -> None:
+        """Nothing: what is received later is received in order."""
+
+    def send_home(self, part: int, outgoing: list[tuple[Transfer, Tensor, Tensor]]) -> None:
+        """As Link.send_home."""
+        operations, kept = [], []
+        for want, *grads in outgoing:
+            kept += grads
+            operations += [self._operation(dist.isend, grad, want.peer) for grad in grads]
+        coming = []
+        for give in self._span.gives:
+            keys, values = (self.packed.new_empty((give.stop - give.start, width)) for width in self._widths)
+            coming.append(Gradients(give.start, give.stop, keys, values))
+            operations += [self._operation(dist.irecv, grad, give.peer) for grad in (keys, values)]
+        self._homing[part] = _start(operations), coming, kept
+
+    def home(self, part: int) -> list[Gradients]:
+        """As Link.home."""
+        works, coming, _ = self._homing.pop(part)
+        for work in works:
+            work.wait()
+        return coming
+
+    def consumed(self, part: int) -> None:
+        """Nothing: what came home has a buffer of its own."""
+
+    def _operation(self, operation: object, tensor: Tensor, peer: int) -> dist.P2POp:
+        return dist.P2POp(operation, tensor, group=self._group, group_peer=peer)  # type: ignore[arg-type]
+
+
+def _start(operations: list[dist.P2POp]) -> list[dist.Work]:
+    return dist.batch_isend_irecv(operations) if operations else []

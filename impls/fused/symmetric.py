@@ -1,0 +1,187 @@
+"""A link over memory that the GPUs of one host share: copy engines move the rows, and kernels keep all processors.
+
+Rows are pulled from where their owner packed them; gradients are pushed to an inbox of the owner. A barrier on the
+device separates those who write from those who read; the host waits for nothing once a workspace is there. No
+multicast.
+"""
+
+import socket
+import warnings
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from impls.exchange import gather_bytes
+from impls.fused.links import Gradients
+from impls.fused.plan import Span, Transfer
+
+# Off, rows and gradients travel as messages: set it alike on all ranks, before their first call.
+is_wanted = True
+
+_PUBLISHED, _HOME = 0, 1  # channels of barriers
+
+
+class Workspace:
+    """Memory of one size on every rank of a group, and the streams that copy to and from it."""
+
+    def __init__(self, size: int, group: dist.ProcessGroup, device: torch.device) -> None:
+        import torch.distributed._symmetric_memory as symmetric_memory
+
+        self.size, self.rank, self.world_size = size, dist.get_rank(group), dist.get_world_size(group)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.local = symmetric_memory.empty(size, dtype=torch.uint8, device=device)
+            self.handle = symmetric_memory.rendezvous(self.local, group)
+        self.fetching = torch.cuda.Stream(device, priority=-1)
+        self.homing = torch.cuda.Stream(device, priority=-1)
+        self.quiet: torch.cuda.Event | None = None
+
+    def of(self, peer: int, start: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Return a tensor in a rank's part of the memory, `start` bytes into it."""
+        return self.handle.get_buffer(peer, shape, dtype, start // dtype.itemsize)
+
+
+_workspaces: WeakKeyDictionary[dist.ProcessGroup, Workspace | None] = WeakKeyDictionary()
+
+
+def held_bytes() -> int:
+    """Return how much memory workspaces hold on this rank, beyond what torch.cuda.memory_allocated counts."""
+    return sum(workspace.size for workspace in _workspaces.values() if workspace is not None)
+
+
+def workspace(size: int, group: dist.ProcessGroup | None, device: torch.device) -> Workspace | None:
+    """Return memory of at least that many bytes on each rank, or None on all ranks where they cannot share any."""
+    members = group if group is not None else dist.group.WORLD
+    assert members is not None
+    if members not in _workspaces and not (is_wanted and _share_a_host(members, device)):
+        _workspaces[members] = None
+    there = _workspaces.get(members)
+    if members in _workspaces and (there is None or there.size >= size):
+        return there
+    torch.cuda.synchronize(device)
+    dist.barrier(members)
+    _workspaces.pop(members, None)
+    del there
+    made: Workspace | None = None
+    try:
+        made = Workspace(-(-size // _GRAIN) * _GRAIN, members, device)
+    except RuntimeError as error:
+        warnings.warn(f"ranks send messages, as their GPUs do not share memory: {error}", stacklevel=2)
+    if set(gather_bytes(bytes([made is not None]), members, device)) != {b"\x01"}:
+        made = None
+    _workspaces[members] = made
+    return made
+
+
+_GRAIN = 2 << 20
+
+
+def _share_a_host(group: dist.ProcessGroup, device: torch.device) -> bool:
+    host = socket.gethostname().encode()[:64].ljust(64, b"\0")
+    return device.type == "cuda" and len(set(gather_bytes(host, group, device))) == 1
+
+
+class SharedMemory:
+    """A link over a workspace; passes of one group follow one another on one stream."""
+
+    @staticmethod
+    def bytes_needed(span: Span, parts: int, widths: tuple[int, int], dtype: torch.dtype, world_size: int) -> int:
+        """Return how much a workspace must hold: what is packed, and two parts' gradients from each other rank."""
+        part = span.rows * sum(widths) * dtype.itemsize
+        return part * (parts + min(2, parts) * (world_size - 1))
+
+    def __init__(self, place: Workspace, span: Span, dtype: torch.dtype, parts: int, widths: tuple[int, int]) -> None:
+        self._place, self._span, self._dtype, self._parts, self._widths = place, span, dtype, parts, widths
+        self._part_bytes = span.rows * sum(widths) * dtype.itemsize
+        shape = (parts, span.rows, sum(widths))
+        self.packed = place.of(place.rank, 0, shape, dtype)
+        self._remote = {want.peer: place.of(want.peer, 0, shape, dtype) for want in span.wants}
+        self._arrivals: dict[int, torch.cuda.Event] = {}
+        self._releases: dict[int, torch.cuda.Event] = {}
+        self._homecomings: dict[int, torch.cuda.Event] = {}
+        self._consumptions: dict[int, torch.cuda.Event] = {}
+        self._leaving: dict[int, list[tuple[Transfer, Tensor, Tensor]]] = {}
+        if place.quiet is not None:
+            place.quiet.wait()
+
+    def publish(self) -> None:
+        """As Link.publish."""
+        place = self._place
+        place.fetching.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(place.fetching):
+            place.handle.barrier(channel=_PUBLISHED)
+
+    def fetch(self, part: int, buffer: Tensor) -> None:
+        """As Link.fetch."""
+        place = self._place
+        with torch.cuda.stream(place.fetching):
+            if part >= 2:
+                self._releases.pop(part - 2).wait()
+            for want in self._span.wants:
+                rows = self._remote[want.peer][part, want.start : want.stop]
+                buffer[want.place : want.place + len(rows)].copy_(rows, non_blocking=True)
+            self._arrivals[part] = _event()
+            if part == self._parts - 1:
+                # Whoever packs next must know that all have fetched.
+                place.handle.barrier(channel=_PUBLISHED)
+                place.quiet = _event()
+
+    def arrived(self, part: int) -> None:
+        """As Link.arrived."""
+        self._arrivals.pop(part).wait()
+
+    def released(self, part: int) -> None:
+        """As Link.released."""
+        self._releases[part] = _event()
+
+    def send_home(self, part: int, outgoing: list[tuple[Transfer, Tensor, Tensor]]) -> None:
+        """As Link.send_home."""
+        place = self._place
+        self._leaving[part] = outgoing
+        place.homing.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(place.homing):
+            for want, *grads in outgoing:
+                inboxes = self._inboxes(want.peer, part, place.rank)
+                for inbox, grad in zip(inboxes, grads, strict=True):
+                    inbox[want.start : want.stop].copy_(grad, non_blocking=True)
+            if part - 1 in self._consumptions:
+                self._consumptions.pop(part - 1).wait()
+            # All gradients of this part are here, and all ranks are done with those of the part before.
+            place.handle.barrier(channel=_HOME)
+            self._homecomings[part] = _event()
+
+    def home(self, part: int) -> list[Gradients]:
+        """As Link.home."""
+        self._homecomings.pop(part).wait()
+        del self._leaving[part]
+        coming = []
+        for give in self._span.gives:
+            keys, values = self._inboxes(self._place.rank, part, give.peer)
+            rows = slice(give.start, give.stop)
+            coming.append(Gradients(give.start, give.stop, keys[rows], values[rows]))
+        return coming
+
+    def consumed(self, part: int) -> None:
+        """As Link.consumed."""
+        self._consumptions[part] = _event()
+
+    def _inboxes(self, owner: int, part: int, sender: int) -> tuple[Tensor, Tensor]:
+        """Return where at its owner a sender's gradients of keys and of values lie, (rows, elements) each."""
+        place = self._place
+        others = place.world_size - 1
+        slot = part % 2 * others + (sender - owner - 1) % place.world_size
+        start = self._part_bytes * (self._parts + slot)
+        rows, (keys, values) = self._span.rows, self._widths
+        middle = start + rows * keys * self._dtype.itemsize
+        return (
+            place.of(owner, start, (rows, keys), self._dtype),
+            place.of(owner, middle, (rows, values), self._dtype),
+        )
+
+
+def _event() -> torch.cuda.Event:
+    event = torch.cuda.Event()
+    event.record()
+    return event

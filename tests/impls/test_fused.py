@@ -1,0 +1,126 @@
+"""The path through fused kernels, with plain products in their place: what is a view, what travels, what is merged."""
+
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from impls.fused import plan as fused_plan
+from impls.plan import Branch, Layout
+from tests.impls.cases import (
+    IMPLEMENTATIONS,
+    Case,
+    assert_close,
+    attend,
+    collect,
+    expected,
+    run_case,
+    whole,
+)
+from tests.impls.worlds import results
+
+CASES = {
+    "dense": Case(16, ((16, 1),), heads=4, kv_heads=4),
+    "dense causal": Case(16, ((16, 1),), is_causal=True, heads=4, kv_heads=2),
+    "nested branches": Case(16, ((4, 1), (8, 4), (16, 4)), heads=4, kv_heads=4, batch=2),
+    "nested branches causal": Case(32, ((4, 1), (8, 2), (32, 8)), is_causal=True, heads=8, kv_heads=8),
+    "spanning at one rate": Case(32, ((4, 2), (16, 4), (32, 4)), heads=4, kv_heads=4, batch=2),
+    "spanning at two rates": Case(64, ((8, 2), (32, 4), (64, 8)), is_causal=True, heads=4, kv_heads=4),
+    "many offsets, heads and batches": Case(32, ((32, 2),), heads=8, kv_heads=8, batch=3),
+    "two dense branches": Case(16, ((4, 1), (16, 1)), is_causal=True, heads=4, kv_heads=2),
+}
+
+
+def run_fused(rank: int, implementation: str, case: Case) -> dict[str, np.ndarray]:
+    """Run a case for which fused kernels serve, and fail if another path is taken."""
+    with (
+        patch("impls.fused.kernels.objection", lambda *_: None),
+        patch("impls.fused.kernels.least_rows", 1),
+        patch("impls.fused.plan.least_elements", 0),
+        patch("impls.autograd._Attend.apply", None),
+    ):
+        return run_case(rank, implementation, case)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("name", CASES)
+def test_fused_kernels_compute_the_same(implementation: str, name: str, size: int) -> None:
+    assert_close(results(size, run_fused, implementation, CASES[name]), CASES[name])
+
+
+def run_zigzag(rank: int, case: Case, is_fused: bool) -> dict[str, np.ndarray]:
+    size = dist.get_world_size()
+    layout = Layout(case.length, size, rank, case.heads, case.kv_heads, (), case.is_causal)
+    rows = [row for part in layout.zigzag(rank) for row in part]
+    *inputs, grad_out = (torch.from_numpy(array[:, rows].copy()) for array in whole(case))
+    for tensor in inputs:
+        tensor.requires_grad_()
+    objection: Any = (lambda *_: None) if is_fused else (lambda *_: "not here")
+    with (
+        patch("impls.fused.kernels.objection", objection),
+        patch("impls.fused.kernels.least_rows", 1),
+        patch("impls.fused.plan.least_elements", 0),
+    ):
+        out, lse = attend("robust")(
+            *inputs, sequence_length=case.length, layout="zigzag", return_lse=True, **case.options
+        )
+        out.backward(grad_out)
+    return {"rows": np.array(rows), **collect(out, lse, *inputs)}
+
+
+@pytest.mark.parametrize("is_fused", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("case", [CASES["dense causal"], Case(18, ((7, 2), (18, 1)), is_causal=True), Case(5)])
+def test_the_zigzag_layout(case: Case, size: int, is_fused: bool) -> None:
+    answers = results(size, run_zigzag, case, is_fused)
+    for name, right in expected(case).items():
+        for answer in answers:
+            mine = right[:, :, answer["rows"]] if name == "lse" else right[:, answer["rows"]]
+            np.testing.assert_allclose(answer[name], mine, rtol=0, atol=1e-12)
+
+
+def test_a_zigzag_rank_has_as_much_to_do_as_any_other() -> None:
+    for size in (2, 4, 8):
+        work = []
+        for rank in range(size):
+            layout = Layout(size * 16, size, rank, 2, 2, (Branch(size * 16, 1),), True)
+            made = fused_plan.plan_of(layout, True)
+            assert isinstance(made, fused_plan.Plan)
+            assert made.span is not None
+            for blocks in (made.span.blocks, made.span.backward_blocks):
+                pairs = 0
+                for block in blocks:
+                    queries = len(range(*block.segments.indices(16 // block.length))) * block.length
+                    pairs += queries * (len(block.keys) if block.keys is not None else block.length // 2)
+                work.append(pairs)
+        assert len(set(work)) == 1
+
+
+def test_the_memory_for_rows_under_way_does_not_grow_with_the_ranks() -> None:
+    for size in (2, 4, 8, 16):
+        layout = Layout(size * 1024, size, 0, 32, 32, (Branch(size * 1024, 1),), False)
+        made = fused_plan.plan_of(layout, False)
+        assert isinstance(made, fused_plan.Plan)
+        assert made.span is not None
+        parts = fused_plan.chunks(made.span, 32, size, 1 << 30)
+        assert 2 * made.span.buffer_rows // parts <= 1024
+
+
+@pytest.mark.parametrize(
+    ("layout", "words"),
+    [
+        (Layout(10, 4, 0, 2, 2, (Branch(10, 1),), False), "not equal shards"),
+        (Layout(12, 2, 0, 2, 2, (Branch(4, 3),), False), "does not divide segment length"),
+        (Layout(12, 2, 0, 3, 3, (Branch(4, 2),), False), "does not divide 3 heads"),
+        (Layout(12, 2, 0, 4, 2, (Branch(4, 2),), False), "share keys"),
+        (Layout(12, 2, 0, 4, 4, (Branch(4, 2),), False), "neither whole shards"),
+    ],
+)
+def test_what_is_not_regular_takes_another_path_and_says_why(layout: Layout, words: str) -> None:
+    made = fused_plan.plan_of(layout, False)
+    assert isinstance(made, str)
+    assert words in made
