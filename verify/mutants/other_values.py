@@ -242,10 +242,9 @@ OTHER_VALUES = (
     ),
     Mutant(
         name="X29",
-        mistake="D comes from the rows' own block alone",
+        mistake="no gradient goes through the softmax denominators",
         base="gather",
         changes=(
-            ("grad = grad.clone()", "grad = grad.clone() * 1.0"),
             (
                 "weights = torch.exp(scores - top)\n    total = weights.sum(dim=-1, keepdim=True)\n    branch_out",
                 "weights = torch.exp(scores - top)\n    total = weights.sum(dim=-1, keepdim=True)"
