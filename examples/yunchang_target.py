@@ -13,6 +13,7 @@ import verify
 flash_attn_stand_in.install()
 
 import yunchang  # noqa: E402
+from yunchang.globals import PROCESS_GROUP  # noqa: E402
 from yunchang.kernels import AttnType  # noqa: E402
 from yunchang.ulysses import UlyssesAttention  # noqa: E402
 
@@ -24,7 +25,7 @@ def attend_ulysses(query, key, value, *, is_causal, scale, group, **_):
 
 def attend_hybrid(query, key, value, *, is_causal, scale, **_):
     """Ulysses over pairs of neighbours, a ring over the pairs."""
-    if yunchang.PROCESS_GROUP.RING_PG is None:
+    if PROCESS_GROUP.RING_PG is None:
         rank, world_size = dist.get_rank(), dist.get_world_size()
         yunchang.set_seq_parallel_pg(2, world_size // 2, rank, world_size)
     layer = yunchang.LongContextAttention(ring_impl_type="basic", attn_type=AttnType.FA)
