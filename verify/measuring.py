@@ -39,16 +39,14 @@ def _cases(draw: st.DrawFn, target: Target, ranks: int, dtypes: tuple[str, ...])
     least = -(-_ROWS // ranks)
     length = ranks * draw(st.integers(least, least + 8))
     count = max(1, draw(st.integers(0, 5)) - 1) if target.branches == "any" else 1
-    heads, kv_heads, batch = draw(st.sampled_from([(1, 1, 4), (4, 4, 1), (2, 2, 2), (4, 2, 2)]))
-    if not target.grouped_query:
-        kv_heads, batch = heads, 4 // heads
+    heads = draw(st.sampled_from([1, 2, 4]))
     return Case(
         world_size=ranks,
         length=length,
         pass_length=draw(st.booleans()),
-        batch=batch,
+        batch=4 // heads,
         heads=heads,
-        kv_heads=kv_heads,
+        kv_heads=heads,
         head_dim=_WIDTH // 4,
         value_dim=_WIDTH // 4,
         segment_lengths=(length,) * count,
