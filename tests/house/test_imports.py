@@ -21,7 +21,10 @@ MAY_IMPORT = {
 }
 
 #: Files that may import more, and why.
-EXCEPTIONS: dict[str, set[str]] = {}
+EXCEPTIONS: dict[str, set[str]] = {
+    # It comes with torch's CUDA builds and is imported on a GPU alone.
+    "impls.fused.triton_kernels": {"triton"},
+}
 
 
 @cache
