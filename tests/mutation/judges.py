@@ -7,6 +7,7 @@ import importlib
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -35,6 +36,24 @@ def survives_tests(mutant: Mutant, tests: Sequence[str], seconds: float) -> bool
     with tempfile.TemporaryDirectory() as folder:
         changed_package(mutant, Path(folder))
         return _forked(lambda: _pytest(mutant, folder, tests), seconds) == 0
+
+
+def survives_tests_of_ranks(mutant: Mutant, tests: Sequence[str], seconds: float) -> bool:
+    """The same for tests that start processes of their own, which must find the mutant too: in a copy of everything."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("reference", "impls", "verify", "tests"):
+            shutil.copytree(REPOSITORY / name, Path(folder) / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(REPOSITORY / "pyproject.toml", folder)
+        (Path(folder) / mutant.file).write_text(mutant.source)
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+        with subprocess.Popen(
+            command, cwd=folder, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            try:
+                return process.wait(seconds) == 0
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                return False
 
 
 def _pytest(mutant: Mutant, folder: str, tests: Sequence[str]) -> int:

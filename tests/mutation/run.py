@@ -1,7 +1,7 @@
 """Mutate a package mechanically and list the mutants that nobody notices.
 
     python -m tests.mutation.run reference                      # against tests/reference
-    python -m tests.mutation.run impls --every 5                # every fifth, against the gate in its quick profile
+    python -m tests.mutation.run impls --every 5                # every fifth, against the gate, then tests/impls
     python -m tests.mutation.run reference/_attention.py
 
 Prints each survivor, and at the end the counts; those that the ledger does not know are marked NEW and make the exit
@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from tests.mutation.gate import Gate
-from tests.mutation.judges import REPOSITORY, survives_tests
+from tests.mutation.judges import REPOSITORY, survives_tests, survives_tests_of_ranks
 from tests.mutation.operators import Mutant, mutants
 
 LEDGER = Path(__file__).with_name("ledger.json")
@@ -36,6 +36,15 @@ TESTS = {
         "tests/reference/test_against_differences.py",
         "tests/reference/test_against_fifty_digits.py",
         "tests/mutation/test_survivors.py",
+    ],
+    "impls": [
+        "tests/impls/test_plan.py",
+        "tests/impls/test_modules.py",
+        "tests/impls/test_refusals.py",
+        "tests/impls/test_autograd.py",
+        "tests/impls/test_groups.py",
+        "tests/impls/test_wire.py",
+        "tests/impls/test_against_the_oracle.py",
     ],
 }
 
@@ -82,6 +91,7 @@ def main() -> int:
             survived = survives_tests(mutant, TESTS[package], options.seconds)
         else:
             survived = not gate().noticed_by(mutant)
+            survived = survived and survives_tests_of_ranks(mutant, TESTS[package], options.seconds)
         if survived:
             survivors.append(mutant)
             reason = known.get(mutant.key, "NEW")
