@@ -128,9 +128,10 @@ def backward(inputs: Tensors, result: Result, task: Task, moves_home: bool) -> T
                 travelling += [(block.keys, k.rows, v.rows) for k, v in zip(keys, values, strict=True)]
         journey.release(part)
         add(here.query, of_query)
-        remote_keys, remote_values = journey.send_home(part, travelling, moves_home)
+        # What came home while this part was computed is added up first: its place is taken by the part after this one.
         if finish:
             finish()
+        remote_keys, remote_values = journey.send_home(part, travelling, moves_home)
         finish = _finisher(journey, part, here, (of_key + remote_keys, of_value + remote_values), moves_home)
     if finish:
         finish()

@@ -146,9 +146,10 @@ class SharedMemory:
                 inboxes = self._inboxes(want.peer, part, place.rank)
                 for inbox, grad in zip(inboxes, grads, strict=True):
                     inbox[want.start : want.stop].copy_(grad, non_blocking=True)
-            if part - 1 in self._consumptions:
+            if part:
                 self._consumptions.pop(part - 1).wait()
-            # All gradients of this part are here, and all ranks are done with those of the part before.
+            # After it all gradients of this part are here, and no rank reads those of the part before any more, whose
+            # place the next part takes.
             place.handle.barrier(channel=_HOME)
             self._homecomings[part] = _event()
 
