@@ -27,8 +27,8 @@ def attend(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The contract's attention."""
     call = admit(query, key, value, segment_lengths, dilation_rates, is_causal, scale, sequence_length, group, unknown)
-    q, k, v = (heads_first(tensor).to(accumulator(tensor.dtype)) for tensor in (query, key, value))
-    groups = q.shape[1] // k.shape[1]
+    q, k, v = (heads_first(tensor) for tensor in (query, key, value))
+    q, groups = q.to(accumulator(q.dtype)), q.shape[1] // k.shape[1]
     k, v = (_Gather.apply(tensor, call).repeat_interleave(groups, dim=1) for tensor in (k, v))
     rows, keys = call.shard(call.rank), torch.arange(call.length)
     outs, tops, totals = [], [], []
@@ -66,20 +66,20 @@ def mix(outs: list[Tensor], tops: list[Tensor], totals: list[Tensor]) -> tuple[T
 
 
 class _Gather(torch.autograd.Function):
-    """All ranks' rows (batch, heads, rows, dim) in the order of their positions; backward sums over the ranks."""
+    """All ranks' rows (batch, heads, rows, dim) by position, to accumulate with; backward sums over the ranks."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, call: Call) -> Tensor:
-        ctx.call = call
+        ctx.call, ctx.dtype = call, own.dtype
         if call.world_size == 1:
-            return own.clone()
+            return own.to(accumulator(own.dtype), copy=True)
         longest = len(call.shard(0))
         padded = own.new_zeros((*own.shape[:2], longest, own.shape[3]))
         padded[:, :, : own.shape[2]] = own
         received = [torch.empty_like(padded) for _ in range(call.world_size)]
         dist.all_gather(received, padded, group=call.group)
         shards = [block[:, :, : len(call.shard(rank))] for rank, block in enumerate(received)]
-        return torch.cat(shards, dim=2)
+        return torch.cat(shards, dim=2).to(accumulator(own.dtype))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -88,4 +88,4 @@ class _Gather(torch.autograd.Function):
         if call.world_size > 1:
             grad = grad.clone()
             dist.all_reduce(grad, group=call.group)
-        return grad[:, :, call.shard(call.rank)], None
+        return grad[:, :, call.shard(call.rank)].to(ctx.dtype), None

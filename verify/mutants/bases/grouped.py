@@ -27,8 +27,8 @@ def attend(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The contract's attention in the grouped-mean dialect."""
     call = admit(query, key, value, segment_lengths, dilation_rates, is_causal, scale, sequence_length, group, unknown)
-    q, k, v = (heads_first(tensor).to(accumulator(tensor.dtype)) for tensor in (query, key, value))
-    groups = q.shape[1] // k.shape[1]
+    q, k, v = (heads_first(tensor) for tensor in (query, key, value))
+    q, groups = q.to(accumulator(q.dtype)), q.shape[1] // k.shape[1]
     k, v = (_Gather.apply(tensor, call).repeat_interleave(groups, dim=1) for tensor in (k, v))
     rows, keys = call.shard(call.rank), torch.arange(call.length)
     out = q.new_zeros((*q.shape[:3], v.shape[-1]))
