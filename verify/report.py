@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
 from verify.case import Case
 from verify.findings import Finding
+from verify.strength import MEASURED_WORLD_SIZES, Strength, strength
 
 SCHEMA = 1
 
@@ -99,6 +101,13 @@ class Report:
         return sum(check.outcome in ("pass", "fail", "crash", "hang", "known") for check in self.checks)
 
     @property
+    def strength(self) -> Strength | None:
+        """The known mistakes that a judgement like this one catches; None for other numbers of ranks than measured."""
+        if not set(MEASURED_WORLD_SIZES) <= set(self.world_sizes):
+            return None
+        return strength(self.profile, [check.name for check in self.checks if check.outcome == "pass"])
+
+    @property
     def exit_status(self) -> int:
         """0 conforms, 1 does not, 3 not finished or the harness failed."""
         return {"pass": 0, "fail": 1}.get(self.verdict, 3)
@@ -118,6 +127,7 @@ class Report:
             "world_sizes": list(self.world_sizes),
             "examples": self.examples,
             "coverage": {"pairs": self.coverage.pairs, "covered": self.coverage.covered},
+            "strength": None if self.strength is None else dataclasses.asdict(self.strength),
             "error": self.error,
             "notes": list(self.notes),
         }

@@ -88,6 +88,7 @@ def _summary(report: Report) -> list[str]:
         f"ran {report.ran} of {len(report.checks)} checks, {report.examples:,} examples, {worlds}, "
         f"{coverage.covered:,} of {coverage.pairs:,} pairs of options, "
         f"profile {report.profile}, seed {report.seed}, {report.seconds:.0f} s",
+        *([f"what this is worth: {report.strength}"] if report.verdict == "pass" and report.strength else []),
         f"{report.target}: {_VERDICTS[report.verdict]}",
     ]
     return lines

@@ -4,64 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from verify.checks import BY_NAME, CHECKS
-from verify.mutants import KNOWN, OTHERS
+from verify.checks import CHECKS
 from verify.mutants.trial import Trial
-from verify.profiles import examples
+from verify.strength import RECORD, recorded
 
 SCHEMA = 1
-
-#: The matrix that was measured last, for reports to quote.
-RECORD = Path(__file__).with_name("matrix.json")
-
-
-@dataclass(frozen=True)
-class Strength:
-    """How many mistakes a profile catches. ``survivors`` are the names of known mistakes that it does not."""
-
-    profile: str
-    known: int
-    caught: int
-    survivors: tuple[str, ...]
-    others: int
-    others_caught: int
-
-    def __str__(self) -> str:
-        text = f"this profile catches {self.caught} of {self.known} known mistakes"
-        if self.survivors:
-            text += f" (not {', '.join(self.survivors)})"
-        return f"{text} and {self.others_caught} of {self.others} relatives of theirs"
-
-
-def strength(profile: str) -> Strength:
-    """What the recorded matrix says of a profile: a check catches a mistake if it gets so many examples.
-
-    >>> str(strength("standard"))
-    'this profile catches 40 of 40 known mistakes and 70 of 70 relatives of theirs'
-    """
-    rows = recorded()["mutants"]
-    caught = {
-        name
-        for name, row in rows.items()
-        if any(number <= examples(profile, BY_NAME[check].weight) for check, number in row["caught_at"].items())
-    }
-    known, others = [m.name for m in KNOWN], [m.name for m in OTHERS]
-    survivors = tuple(name for name in known if name not in caught)
-    return Strength(
-        profile, len(known), len(known) - len(survivors), survivors, len(others), len(caught.intersection(others))
-    )
-
-
-@lru_cache(maxsize=1)
-def recorded() -> dict[str, Any]:
-    """The matrix that was measured last."""
-    data: dict[str, Any] = json.loads(RECORD.read_text())
-    return data
 
 
 def to_json(trials: Iterable[Trial], *, profile: str, seconds: float) -> dict[str, Any]:

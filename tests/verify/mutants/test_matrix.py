@@ -5,8 +5,8 @@ import json
 from verify.checks import BY_NAME
 from verify.commands import mutants as command
 from verify.mutants import KNOWN, OTHERS
-from verify.mutants.matrix import recorded, strength
 from verify.profiles import PROFILES
+from verify.strength import recorded, strength
 
 
 def test_the_record_is_of_the_mutants_and_checks_that_there_are():
