@@ -19,8 +19,8 @@ MISTAKES = {
     ),
     "last_hop_left_out": (
         "robust.py",
-        "    if returning is not None:\n        _welcome(*returning, grads)\n\n\n",
-        "    if returning is not None:\n        returning[1].wait()\n\n\n",
+        "    if returning:\n        _welcome(*returning, grads)\n\n\n",
+        "    if returning:\n        returning[1].wait()\n\n\n",
     ),
     "hangs_on_rank_2": (
         "robust.py",
