@@ -18,6 +18,7 @@ COMMANDS = {
     "replay": "run one saved failing example again",
     "mutants": "judge the gate itself: every known mistake must be caught",
     "init": "write the test and the CI lines that judge an implementation",
+    "compare": "time and memory of implementations, side by side in one run",
     "doctor": "say what this machine can run, with a tiny real exchange on each backend",
 }
 

@@ -1,0 +1,61 @@
+"""Measure implementations side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+import torch
+
+from verify.compare import tables, worlds
+from verify.compare.workloads import WORKLOADS
+from verify.replay import write_whole
+from verify.target import load, parse_source
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``compare``."""
+    parser.add_argument("targets", nargs="+", metavar="TARGET", help="module:name or path/to/file.py:name")
+    parser.add_argument(
+        "--workload", required=True, type=_workloads, metavar="A,B", help=f"what to measure: {', '.join(WORKLOADS)}"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="gloo or NCCL (default: cpu)")
+    parser.add_argument("--world-size", type=int, metavar="P", help="ranks (default: all GPUs, or 2 on the CPU)")
+    parser.add_argument("--limit", type=float, default=120.0, metavar="S", help="seconds per target (default: 120)")
+    parser.add_argument("--json", metavar="FILE", help="write what was measured as JSON")
+    parser.add_argument("--plot", metavar="FILE", help="write fractions of the floor as SVG")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure the floor and each target, print a table, write the files; 0 if every target was measured, 1 if not."""
+    count = torch.cuda.device_count() if options.device == "cuda" else 2
+    size = count if options.world_size is None else options.world_size
+    if options.device == "cuda" and (size > count or not count):
+        raise ValueError(f"--device cuda needs a GPU for each rank, and this machine has {count}")
+    if not 1 <= size <= 64:
+        raise ValueError(f"--world-size is {size}; it must be from 1 to 64")
+    for path in (options.json, options.plot):
+        if path is not None and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+            raise ValueError(f"the folder of {path} is not there")
+    for target in options.targets:
+        load(parse_source(target))
+    rows: tables.Rows = {name: {} for name in options.workload}
+    for row in (worlds.FLOOR, *dict.fromkeys(options.targets)):
+        for name, measured in worlds.run(row, options.workload, options.device, size, options.limit).items():
+            rows[name][row] = measured
+    where = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
+    print(f"{size} ranks, {where}, torch {torch.__version__}; medians of the slowest rank\n\n{tables.text(rows)}")
+    if options.json is not None:
+        report = {"schema": 1, "world_size": size, "device": where, "torch": torch.__version__, "rows": rows}
+        write_whole(options.json, json.dumps(report, indent=2) + "\n")
+    if options.plot is not None:
+        write_whole(options.plot, tables.plot(rows))
+    return int(any("error" in entry for measured in rows.values() for entry in measured.values()))
+
+
+def _workloads(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if unknown := [name for name in names if name not in WORKLOADS]:
+        raise argparse.ArgumentTypeError(f"there is no workload {unknown[0]!r}; there are {', '.join(WORKLOADS)}")
+    return names

@@ -1,0 +1,1 @@
+"""How fast, how large: implementations side by side on one workload, in one run."""

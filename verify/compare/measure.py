@@ -1,0 +1,152 @@
+"""What one rank does: run a target, or the floor, on each workload, and say how long it took and what it held."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from verify.compare.workloads import WORKLOADS, Workload
+from verify.target import Target, as_target
+
+_REPEATS, _WARM_UPS = 7, 2
+
+
+def floor(name: str, device: torch.device) -> dict[str, Any]:
+    """The time of the faster fused kernels of torch alone, for a rank's share of the work, evenly balanced."""
+    workload, world_size = WORKLOADS[name], dist.get_world_size()
+    backends = [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+    if device.type == "cuda":
+        backends = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]
+    forward = both = 0.0
+    for batch, queries, keys, is_causal, share in _problems(workload, world_size):
+        best = [_kernel(workload, device, backend, batch, queries, keys, is_causal) for backend in backends]
+        forward += share * min(entry[0] for entry in best)
+        both += share * min(entry[1] for entry in best)
+    return {"forward_ms": forward, "both_ms": both}
+
+
+def target(name: str, path: str, device: torch.device) -> dict[str, Any]:
+    """Time forward, and forward and backward; peak bytes beyond the inputs; or why the target does not take it."""
+    workload = WORKLOADS[name]
+    judged, _ = as_target(path)
+    if reason := _refusal(judged, workload):
+        return {"refused": reason}
+    world_size = dist.get_world_size()
+    shape = (1, workload.rows, workload.heads, workload.head_dim)
+    dtype = getattr(torch, workload.dtype)
+    torch.manual_seed(dist.get_rank())
+    query, key, value, upstream = (torch.randn(shape, dtype=dtype, device=device) for _ in range(4))
+    inputs = [tensor.requires_grad_() for tensor in (query, key, value)]
+    options: dict[str, Any] = {
+        "segment_lengths": list(workload.lengths(world_size)),
+        "dilation_rates": list(workload.dilation_rates),
+        "is_causal": workload.is_causal,
+        "scale": None,
+        "sequence_length": None,
+        "group": None,
+    }
+
+    def forward() -> Any:
+        with torch.no_grad():
+            return judged.attend(*inputs, **options)
+
+    def both() -> Any:
+        return torch.autograd.grad(judged.attend(*inputs, **options), inputs, upstream)
+
+    outside = _outside(device)
+    measured = {"forward_ms": timed(forward, device), "both_ms": timed(both, device)}
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        kept = both()
+        torch.cuda.synchronize()
+        measured["peak_bytes"] = torch.cuda.max_memory_allocated() - before
+        measured["outside_bytes"] = max(0, _outside(device) - outside)
+        del kept
+    return measured
+
+
+def timed(call: Callable[[], Any], device: torch.device) -> float:
+    """The median of several calls in milliseconds, on the slowest rank."""
+    taken = []
+    for k in range(_WARM_UPS + _REPEATS):
+        dist.barrier()
+        _synchronize(device)
+        start = time.perf_counter()
+        call()
+        _synchronize(device)
+        if k >= _WARM_UPS:
+            taken.append(1000 * (time.perf_counter() - start))
+    slowest = torch.tensor(statistics.median(taken), dtype=torch.float64, device=device)
+    dist.all_reduce(slowest, dist.ReduceOp.MAX)
+    return float(slowest)
+
+
+def _problems(workload: Workload, world_size: int) -> list[tuple[int, int, int, bool, float]]:
+    """Dense problems as (batch, queries, keys, is_causal, share of the time), all heads each."""
+    rows, found = workload.rows, []
+    for length, rate in zip(workload.lengths(world_size), workload.dilation_rates, strict=True):
+        if length <= rows:
+            found.append((rows // length, length // rate, length // rate, workload.is_causal, 1.0))
+        elif workload.is_causal and rate == 1 and length == rows * world_size:
+            half = rows // 2
+            found.append((2, half, half, True, 1.0))
+            found.append((1, half, half * (2 * world_size - 1), False, 1.0))
+        else:
+            found.append((1, rows // rate, length // rate, False, 0.5 if workload.is_causal else 1.0))
+    return found
+
+
+def _kernel(
+    workload: Workload, device: torch.device, backend: SDPBackend, batch: int, queries: int, keys: int, is_causal: bool
+) -> tuple[float, float]:
+    dtype = getattr(torch, workload.dtype)
+    query, key, value, upstream = (
+        torch.randn((batch, rows, workload.heads, workload.head_dim), dtype=dtype, device=device).transpose(1, 2)
+        for rows in (queries, keys, keys, queries)
+    )
+    inputs = [tensor.requires_grad_() for tensor in (query, key, value)]
+
+    def forward() -> Any:
+        with torch.no_grad():
+            return F.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
+
+    def both() -> Any:
+        return torch.autograd.grad(
+            F.scaled_dot_product_attention(query, key, value, is_causal=is_causal), inputs, upstream
+        )
+
+    with sdpa_kernel(backend):
+        return timed(forward, device), timed(both, device)
+
+
+def _refusal(judged: Target, workload: Workload) -> str | None:
+    if workload.is_causal not in judged.masks:
+        return f"is_causal={workload.is_causal} is not supported"
+    if workload.dtype not in judged.dtypes:
+        return f"{workload.dtype} is not supported"
+    if judged.branches == "dense" and (workload.segment_lengths or workload.dilation_rates != (1,)):
+        return "only dense attention is supported"
+    return None
+
+
+def _outside(device: torch.device) -> int:
+    """Bytes of the device in use that torch's allocator did not reserve: shared memory, NCCL, code."""
+    if device.type != "cuda":
+        return 0
+    torch.cuda.synchronize()
+    free, total = torch.cuda.mem_get_info(device)
+    return total - free - torch.cuda.memory_reserved(device)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

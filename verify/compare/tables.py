@@ -1,0 +1,62 @@
+"""What was measured, as text and as a plot."""
+
+from __future__ import annotations
+
+from typing import Any
+from xml.sax.saxutils import escape
+
+Rows = dict[str, dict[str, dict[str, Any]]]  # workload -> row -> what was measured
+
+
+def text(rows: Rows) -> str:
+    """A table for each workload: milliseconds, fractions of the floor, GiB."""
+    lines = []
+    for workload, measured in rows.items():
+        width = max(map(len, measured))
+        lines.append(f"{workload:{width}}   fwd ms  of floor  fwd+bwd ms  of floor  peak GiB  outside GiB")
+        for row, entry in measured.items():
+            if told := entry.get("error") or entry.get("refused"):
+                lines.append(f"{row:{width}}   {'not supported: ' if 'refused' in entry else ''}{told}")
+                continue
+            shares = [_share(measured, entry, kind) for kind in ("forward_ms", "both_ms")]
+            lines.append(
+                f"{row:{width}} {entry['forward_ms']:8.2f}  {shares[0]:>8}  {entry['both_ms']:10.2f}  {shares[1]:>8}  "
+                f"{_gib(entry, 'peak_bytes'):>8}  {_gib(entry, 'outside_bytes'):>11}"
+            )
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def plot(rows: Rows) -> str:
+    """An SVG of bars: the fraction of the floor that each row reaches, forward and backward together."""
+    bars, height = [], 20
+    for workload, measured in rows.items():
+        bars.append(f'<text x="10" y="{height}" font-weight="bold">{escape(workload)}</text>')
+        height += 20
+        for row, entry in measured.items():
+            share = _fraction(measured, entry, "both_ms")
+            if share is None or row == "floor":
+                continue
+            width = round(300 * min(share, 1.2))
+            bars.append(f'<rect x="330" y="{height - 12}" width="{width}" height="14" fill="#4878a8"/>')
+            bars.append(f'<text x="20" y="{height}">{escape(row)}</text>')
+            bars.append(f'<text x="{340 + width}" y="{height}">{share:.2f}</text>')
+            height += 20
+        height += 10
+    size = f'width="760" height="{height}" font-family="sans-serif" font-size="12"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size}>'
+    return "\n".join([head, "<title>fraction of the floor, forward and backward</title>", *bars, "</svg>"]) + "\n"
+
+
+def _fraction(measured: dict[str, dict[str, Any]], entry: dict[str, Any], kind: str) -> float | None:
+    floor = measured.get("floor", {}).get(kind)
+    return floor / entry[kind] if floor and entry.get(kind) else None
+
+
+def _share(measured: dict[str, dict[str, Any]], entry: dict[str, Any], kind: str) -> str:
+    share = _fraction(measured, entry, kind)
+    return "" if share is None else f"{share:.3f}"
+
+
+def _gib(entry: dict[str, Any], kind: str) -> str:
+    return f"{entry[kind] / (1 << 30):.2f}" if kind in entry else "-"
