@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Collection
 
 from verify.checks import BY_NAME
@@ -101,10 +102,13 @@ def _run_launched(options: argparse.Namespace) -> int:
                     progress,
                 )
             status = _tell(report, options)
-        except (TargetError, ValueError):
+        except (TargetError, ValueError) as error:
             status = CANNOT_BE_JUDGED
-            raise
+            print(f"attention-gate: {' '.join(str(error).split())}", file=sys.stderr)
         finally:
+            # All is said before the others leave: their launcher ends this process as soon as one of them has failed.
+            sys.stdout.flush()
+            sys.stderr.flush()
             worlds.dismiss(status)
         return status
 

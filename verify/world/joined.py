@@ -31,6 +31,9 @@ _IDLE_SECONDS = 0.01
 _LOOK_SECONDS = 0.2
 _ANSWER_SECONDS = 15.0
 
+#: Seconds of rest and of work while ranks start and import the target, which may compile something.
+_PATIENT = (START_SECONDS + LOAD_SECONDS, START_SECONDS + LOAD_SECONDS)
+
 
 def launched_by_torchrun() -> bool:
     """Whether the environment names this process's rank and the world's size, as torchrun does."""
@@ -58,6 +61,7 @@ class JoinedWorlds:
         self._generation = 1
         self._begun = 0
         self._job: Job | None = None
+        self._early: Run | None = None
 
     def __enter__(self) -> JoinedWorlds:
         return self
@@ -100,22 +104,27 @@ class JoinedWorlds:
 
     def submit(self, job: Job) -> None:
         """Give the job to every rank; only rank 0 does."""
-        self._count += 1
-        self._put(f"job/{self._count}", (self._generation, job))
-        self._host.begin(self._generation, job)
         self._job = job
+        if self._begun != self._generation:
+            self._begun = self._generation
+            if job.procedure != "load":
+                # Ranks that are new import the target anew, which may take long and is no part of the job.
+                run = self._exchange(Job("load", job.source, (), ()), _PATIENT)
+                if run.outcome != "returned":
+                    self._early = run
+                    return
+        self._give(job)
 
     def collect(self) -> Run:
         """The run of the job that was submitted last."""
         assert self._job is not None
         job, self._job = self._job, None
-        new = self._begun != self._generation
-        self._begun = self._generation
-        patient = START_SECONDS + LOAD_SECONDS if new or job.procedure == "load" else 0.0
-        run = self._collect(max(patient, self.pace.resting), max(patient, self.pace.busy))
+        early, self._early = self._early, None
+        loads = job.procedure == "load"
+        run = early or self._collect(*(_PATIENT if loads else (self.pace.resting, self.pace.busy)))
         if run.outcome != "returned" or any(getattr(reply, "spoiled", False) for reply in run.replies):
             self._generation += 1
-        elif not patient:
+        elif not loads:
             self.pace.saw(run.seconds)
         return run
 
@@ -157,6 +166,15 @@ class JoinedWorlds:
     def close(self) -> None:
         """End this process's rank and all that it started; safe to call more than once."""
         self._host.close()
+
+    def _exchange(self, job: Job, limits: tuple[float, float]) -> Run:
+        self._give(job)
+        return self._collect(*limits)
+
+    def _give(self, job: Job) -> None:
+        self._count += 1
+        self._put(f"job/{self._count}", (self._generation, job))
+        self._host.begin(self._generation, job)
 
     def _collect(self, resting: float, busy: float) -> Run:
         start = looked = time.monotonic()
