@@ -37,7 +37,8 @@ SMALLEST = {"float64": 2.0**-1074, "float32": 2.0**-149, "bfloat16": 2.0**-133, 
 #: Largest finite number of each dtype.
 LARGEST = {"float64": 1.7976931348623157e308, "float32": 3.4028234e38, "bfloat16": 3.3895314e38, "float16": 65504.0}
 
-#: An error up to this many times the analysis is within the budget: second-order terms and constants it leaves out.
+#: An error up to this many times the analysis is within the budget, for second-order terms and constants that it leaves
+#: out: three times the largest that correct implementations showed; tests/calibration/fit.py has the rule and the data.
 CONSTANT = 2.5
 
 

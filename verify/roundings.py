@@ -12,14 +12,14 @@ import numpy as np
 
 from verify.budget import UNIT_ROUNDOFF
 
-#: The largest root-mean-square error of a correct implementation, in units of one rounding to the inputs' dtype (of the
-#: lse: to float32), by number of ranks, larger ones being judged as the last, and of branches: "one" or "several".
-#: Branches that are all the same have the same roundings, which add up. tests/calibration has the data.
+#: The largest root-mean-square error allowed, in units of one rounding to the inputs' dtype (of the lse: to float32).
+#: By number of ranks, larger ones being judged as the last, and of branches, "one" or "several": equal branches have
+#: equal roundings, which add up. Fitted on correct implementations: tests/calibration/fit.py has the rule and the data.
 RMS_LIMITS = {
-    (3, "one"): {"out": 1.3, "lse": 12.0, "query.grad": 1.8, "key.grad": 1.5, "value.grad": 1.5},
-    (3, "several"): {"out": 1.3, "lse": 12.0, "query.grad": 1.8, "key.grad": 1.6, "value.grad": 1.6},
-    (4, "one"): {"out": 1.25, "lse": 12.0, "query.grad": 1.8, "key.grad": 1.35, "value.grad": 1.33},
-    (4, "several"): {"out": 1.3, "lse": 12.0, "query.grad": 1.8, "key.grad": 1.6, "value.grad": 1.6},
+    (3, "one"): {"out": 1.27, "lse": 28.41, "query.grad": 1.71, "key.grad": 1.61, "value.grad": 1.42},
+    (3, "several"): {"out": 1.27, "lse": 59.29, "query.grad": 1.71, "key.grad": 1.64, "value.grad": 1.44},
+    (4, "one"): {"out": 1.28, "lse": 33.87, "query.grad": 1.59, "key.grad": 1.75, "value.grad": 1.29},
+    (4, "several"): {"out": 1.28, "lse": 47.6, "query.grad": 2.18, "key.grad": 1.94, "value.grad": 1.73},
 }
 
 #: Fewer elements than this make no reliable root-mean-square.

@@ -1,0 +1,46 @@
+"""The gate's constants follow from the committed sweep, by rules that are stated here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.calibration.fit import constant, limits
+from tests.calibration.sweep import sweep
+from tests.verify.correct.style import STYLES
+from verify.budget import CONSTANT
+from verify.choices import DTYPES
+from verify.roundings import RMS_LIMITS
+
+DATA = json.loads(Path(__file__).with_name("sweep.json").read_text())
+
+
+def test_the_sweep_flagged_nothing() -> None:
+    assert DATA["styles"] == len(STYLES)
+    assert DATA["seeds"] == 20
+    assert list(DATA["examples"]) == list(DTYPES)
+    assert all(flagged == [] for flagged in DATA["flagged"].values())
+
+
+def test_the_constants_follow_from_the_data() -> None:
+    assert constant(DATA) == CONSTANT
+    assert limits(DATA) == RMS_LIMITS
+
+
+def test_the_rules() -> None:
+    data = json.loads(json.dumps(DATA))
+    data["largest error in units of the analysis"]["bfloat16"]["out"]["units"] = 1.01
+    assert constant(data) == 3.5
+    rows = data["root-mean-square error in units of one rounding, by ranks and branches"]
+    rows["4 ranks, one"]["out"]["largest"] = 2.0
+    assert limits(data)[4, "one"]["out"] == 2.14
+    assert limits(data)[4, "several"]["out"] == 2.14
+
+
+def test_a_small_sweep_of_today_stays_within_what_was_seen() -> None:
+    *_, total = sweep(40, 2, jobs=2)
+    for dtype, seen in total.items():
+        assert seen.examples == 40
+        assert seen.flagged == [], dtype
+        for units, style, case in seen.largest.values():
+            assert units < CONSTANT / 2, (style, case)
