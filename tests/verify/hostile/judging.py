@@ -32,7 +32,7 @@ class Judged:
 def judge(hostile: Hostile) -> Judged:
     """Judge the target in this process, in few examples."""
     keeper = kept.keeper()
-    before = _descriptors()
+    before, others = _descriptors(), set(_left(keeper))  # the worlds of other tests in this process are no leftovers
     start = time.monotonic()
     try:
         report = verify.check(
@@ -45,7 +45,7 @@ def judge(hostile: Hostile) -> Judged:
         outcome, told = report.checks[0].outcome, text(report)
     seconds = time.monotonic() - start
     files = sorted(os.listdir(tempfile.gettempdir()) + os.listdir())
-    return Judged(outcome, told, seconds, _left(keeper), files, _descriptors() - before)
+    return Judged(outcome, told, seconds, sorted(set(_left(keeper)) - others), files, _descriptors() - before)
 
 
 def _left(keeper: kept.Keeper) -> list[int]:
