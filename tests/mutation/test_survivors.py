@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+import torch
 
 import reference
+from impls import collective, robust
 
 
 def test_nothing_is_causal_unless_it_is_asked_for() -> None:
@@ -26,3 +29,10 @@ def test_nothing_is_causal_unless_it_is_asked_for() -> None:
     pairs = reference.branches([5, 3], [1, 2])
     assert reference.branch_masks(5, 2, pairs)[0, 0, 0, 4]
     assert reference.multiplicity(5, 2, pairs)[0, 0, 4] == 1
+
+
+@pytest.mark.parametrize("implementation", [collective, robust])
+def test_no_kv_heads_at_all_are_refused_in_words(implementation) -> None:
+    query, none = torch.zeros(1, 3, 2, 4), torch.zeros(1, 3, 0, 4)
+    with pytest.raises(ValueError, match="positive multiple of the 0 kv_heads"):
+        implementation.attend(query, none, none, segment_lengths=[3], dilation_rates=[1])
