@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from verify import Case
-from verify.choices import BUFFERS, DATA_STYLES, DTYPES, UPSTREAMS
+from verify.choices import BUFFERS, DATA_STYLES, DTYPES, ONE_SIDED, UPSTREAMS
 
 
 @st.composite
@@ -96,7 +96,7 @@ def test_the_repr_leaves_defaults_out_but_for_what_every_reader_looks_for():
         ),
         ({"requires_grad": "vq"}, "Case.requires_grad is 'vq'; it must be a part of 'qkv', in that order"),
         ({"dtype": "int8"}, "Case.dtype is 'int8'; it must be one of float64, float32, bfloat16, float16"),
-        ({"data": "ones"}, f"Case.data is 'ones'; it must be one of {', '.join(DATA_STYLES)}"),
+        ({"data": "ones"}, f"Case.data is 'ones'; it must be one of {', '.join((*DATA_STYLES, ONE_SIDED))}"),
         ({"buffers": "x"}, f"Case.buffers is 'x'; it must be one of {', '.join(BUFFERS)}"),
         ({"upstream": "x"}, f"Case.upstream is 'x'; it must be one of {', '.join(UPSTREAMS)}"),
         (
