@@ -198,7 +198,7 @@ def table(data: dict[str, Any]) -> Iterator[str]:
         yield f"{dtype:10s}{data['examples'][dtype]:10,d}{len(data['flagged'][dtype]):9d}{cells}"
     total, flagged = sum(data["examples"].values()), sum(map(len, data["flagged"].values()))
     if not flagged:
-        bound = f"p < {3 / total:.1e} per example, with 95 % confidence (3 / N)"
+        bound = f"p < {3 / total:.1e} per example, 95 % sure (3 / N)"
         yield f"none of {total:,} flagged: a false alarm has {bound}"
     yield ""
     yield "root-mean-square error, in units of one rounding: largest seen; the worst style's mean and deviation; limit"
