@@ -34,7 +34,7 @@ class Strength:
     others_caught: int
 
     def __str__(self) -> str:
-        text = f"this profile catches {self.caught} of {self.known} known mistakes"
+        text = f"these checks catch {self.caught} of {self.known} known mistakes"
         if self.survivors:
             text += f" (not {', '.join(self.survivors)})"
         return f"{text} and {self.others_caught} of {self.others} relatives of theirs"
@@ -46,7 +46,7 @@ def strength(profile: str, checks: Collection[str] = tuple(BY_NAME)) -> Strength
     ``checks`` are those that ran, over world sizes 1 to 4, which the matrix was measured with.
 
     >>> str(strength("standard"))
-    'this profile catches 40 of 40 known mistakes and 70 of 70 relatives of theirs'
+    'these checks catch 40 of 40 known mistakes and 70 of 70 relatives of theirs'
     """
     rows: dict[str, Any] = recorded()["mutants"]
     caught = {
