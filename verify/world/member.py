@@ -17,6 +17,8 @@ from verify.world.messages import Died, Job, Raised, Returned, Stuck
 from verify.world.worker import CUT_OFF, Seat, Surroundings
 
 _OUTPUT_KEPT = 8192
+_OUTPUT_READ = 1 << 20
+_READS = 64
 _STACK_KEPT = 65536
 _SEND_SECONDS = 5.0
 _END_SECONDS = 0.5
@@ -107,7 +109,6 @@ class Member:
     def _died(self, closed: bool = False) -> Died:
         if not self.process.over(_END_SECONDS) and closed:
             return Died("closed its connection to the gate", self.output())
-        self._output.finish()
         stack = readable_stack(self._stack(0.0)) if (self.process.exit_status or 0) < 0 else ""
         return Died(how_it_ended(self.process.exit_status), self.output(), stack)
 
@@ -127,32 +128,40 @@ class _Drain:
         self._source = source
         self._kept = b""
         self._stop = False
-        self._thread = threading.Thread(target=self._read, name="attention-gate-output", daemon=True)
+        self._reading = threading.Lock()
+        os.set_blocking(source, False)
+        self._thread = threading.Thread(target=self._serve, name="attention-gate-output", daemon=True)
         self._thread.start()
 
-    def _read(self) -> None:
-        try:
-            while not self._stop:
-                if wait([self._source], timeout=0.5):
-                    if not (part := os.read(self._source, 1 << 20)):
-                        break
-                    self._kept = (self._kept + part[-_OUTPUT_KEPT:])[-_OUTPUT_KEPT:]
-        finally:
-            os.close(self._source)
+    def _serve(self) -> None:
+        while not self._stop:
+            if wait([self._source], timeout=0.5) and not self._read():
+                break
+
+    def _read(self) -> bool:
+        """Take what is in the pipe now; False once it has ended. A worker that prints on and on is left at some point."""
+        with self._reading:
+            for _ in range(_READS):
+                try:
+                    part = os.read(self._source, _OUTPUT_READ)
+                except BlockingIOError:
+                    return True
+                if not part:
+                    return False
+                self._kept = (self._kept + part[-_OUTPUT_KEPT:])[-_OUTPUT_KEPT:]
+        return True
 
     def text(self) -> str:
-        """The end of what was printed so far."""
+        """The end of what has been printed by now: of a worker that has ended, of all that it printed."""
+        self._read()
         text = self._kept.decode(errors="replace")
         return "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text)
-
-    def finish(self) -> None:
-        """Wait a little until all is read, once the worker has ended."""
-        self._thread.join(timeout=0.1)
 
     def close(self) -> None:
         """Stop reading, also if something holds the other end open."""
         self._stop = True
-        self._thread.join(timeout=1.0)
+        self._thread.join()
+        os.close(self._source)
 
 
 def how_it_ended(exit_status: int | None) -> str:
