@@ -139,7 +139,7 @@ class _Drain:
                 break
 
     def _read(self) -> bool:
-        """Take what is in the pipe now; False once it has ended. A worker that prints on and on is left at some point."""
+        """Take what is in the pipe now, though not for ever; False once it has ended."""
         with self._reading:
             for _ in range(_READS):
                 try:
