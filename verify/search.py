@@ -68,7 +68,7 @@ def search(
     besides = check.besides(session.target, session.world_sizes)
 
     def attempts(rows: list[Row], roam: bool) -> _Attempts:
-        usual = cases(axes, rows, largest, check.max_rows, roam)
+        usual = cases(axes, rows, session.world_sizes, check.max_rows, roam)
         drawn = usual
         if roam and besides is not None:
             drawn = st.integers(0, 5).flatmap(lambda number: besides if number == 5 else usual)
@@ -103,6 +103,10 @@ class _Attempts:
 
     def __init__(self, found: _Search, strategy: st.SearchStrategy[tuple[Case, Detail]], seed: int) -> None:
         self.made = 0
+        self._found = found
+        self._drawing = False
+        self._next: bytes | None = None
+        self._drawn: tuple[Case, Detail] | None = None
         self._random = random.Random(f"{found.check.name} {seed}")
 
         # Outside @seed, which takes the database away.
@@ -119,17 +123,49 @@ class _Attempts:
         @hypothesis_seed(seed)
         @given(strategy)
         def attempt(example: tuple[Case, Detail]) -> None:
-            found.attempt(*example)
+            if self._drawing:
+                self._drawn = example
+            else:
+                found.attempt(*example)
 
         self._attempt = attempt
         self._from_bytes = attempt.hypothesis.fuzz_one_input  # type: ignore[attr-defined]
 
     def make_one(self, simplest: bool = False) -> None:
-        """Judge one more example."""
-        chosen = bytes(_BYTES) if simplest else self._random.randbytes(_BYTES)
+        """Judge one more example; while the ranks work on it, the next one is drawn."""
+        if simplest:
+            self._next = bytes(_BYTES)
+            self._drawn = None
+        self._draw()
+        chosen, example = self._next, self._drawn
+        self._next = None
+        self._drawn = None
         self.made += 1
-        with contextlib.suppress(_Wrong):
-            self._from_bytes(chosen)
+        if example is None:
+            return  # those bytes make no example
+        session = self._found.session
+        session.meanwhile = self._draw_ahead
+        try:
+            self._found.attempt(*example)
+        except _Wrong:
+            with contextlib.suppress(_Wrong):
+                self._from_bytes(chosen)  # now Hypothesis knows it, to make it smaller
+        finally:
+            session.meanwhile = None
+
+    def _draw(self) -> None:
+        """Draw the next example, unless that has been done."""
+        if self._drawn is None:
+            self._next = self._next or self._random.randbytes(_BYTES)
+            self._drawing = True
+            try:
+                self._from_bytes(self._next)
+            finally:
+                self._drawing = False
+
+    def _draw_ahead(self) -> None:
+        with contextlib.suppress(Exception):  # it will be raised again where it is needed
+            self._draw()
 
     def shrink(self) -> None:
         """Look for a smaller example that fails as the last one did."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,8 @@ VALUES = ("out", "lse", "query.grad", "key.grad", "value.grad")
 class Session:
     """What every check works with. ``tried`` collects the cases whose runs returned, for the coverage.
 
-    ``network`` has worlds on the simulated network; whoever made the session closes it.
+    ``network`` has worlds on the simulated network; whoever made the session closes it. ``meanwhile`` is called while
+    the ranks work.
     """
 
     target: Target
@@ -37,6 +38,7 @@ class Session:
     world_sizes: tuple[int, ...]
     tried: set[Case] = field(default_factory=set)
     network: SimulatedWorlds = field(default_factory=SimulatedWorlds)
+    meanwhile: Callable[[], None] | None = None
     _rows: set[tuple[object, ...]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -80,6 +82,8 @@ class Session:
         if procedure != "refuse":
             for case in cases:
                 self.answer(case)
+        if self.meanwhile is not None:
+            self.meanwhile()
         run = world.collect()
         if run.outcome == "returned":
             self._note(cases)

@@ -1,13 +1,17 @@
 """The search in real worlds: what a known mistake shrinks to, and that a seed repeats itself."""
 
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 
 from tests.verify import targets
 from verify import Case
 from verify.checks import BY_NAME
-from verify.search import search
+from verify.search import _Attempts, search
 from verify.session import Session
 from verify.target import as_target
+from verify.world.messages import Job
 
 
 def session_of(worlds, target, sizes=(1, 2)):
@@ -80,3 +84,40 @@ def test_a_failure_that_does_not_repeat_ends_the_search_too(worlds, seed):
     found = searched(worlds, "wrong_at_random_times", "forward", sizes=(2,), seed=seed)
     assert found.finding is not None
     assert found.example is not None
+
+
+def test_the_next_example_is_drawn_while_the_ranks_work(worlds, monkeypatch):
+    session = session_of(worlds, "right")
+    drawn, while_working = [], []
+    collect = worlds[1].collect.__func__
+    draw = _Attempts._draw
+
+    def noted(attempts):
+        drawn.append(attempts._drawn is None)
+        draw(attempts)
+
+    def collected(world):
+        while_working.append(len(drawn))
+        return collect(world)
+
+    monkeypatch.setattr(_Attempts, "_draw", noted)
+    monkeypatch.setattr(type(worlds[1]), "collect", collected)
+    search(BY_NAME["forward"], session, examples=10, seed=0)
+    assert all(later > earlier for earlier, later in pairwise(while_working))
+    assert not any(drawn[2::2])  # what is asked for next is there already
+
+
+def test_an_example_that_cannot_be_drawn_ahead_raises_where_it_is_needed(worlds):
+    session = session_of(worlds, "right")
+    tried = []
+
+    def fit(case):
+        tried.append(case)
+        if len(tried) >= 3:
+            raise RuntimeError("no third case")
+        return case
+
+    session.target = replace(session.target, fit=fit)
+    with pytest.raises(RuntimeError, match="no third case"):
+        search(BY_NAME["forward"], session, examples=10, seed=0)
+    assert worlds[1].run(Job("load", session.source, (), ())).outcome == "returned"
