@@ -159,6 +159,14 @@ class Bench:
             self._shrink(trial, session)
         return trial
 
+    def again(self, mutant: Mutant, *, seed: int) -> Trial:
+        """Put a mutant that has been tried before the checks of another seed, until one catches it, with less patience.
+
+        It is known by now whether it hangs.
+        """
+        with self._worlds.hurried():
+            return self.trial(mutant, seed=seed, matrix=False, shrink=False)
+
     def examples(self, check: Check, target: Target, seed: int, limit: int | None = None) -> list[tuple[Case, Detail]]:
         """The very examples that the profile tries with this seed, or the first of them.
 

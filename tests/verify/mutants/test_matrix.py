@@ -1,6 +1,9 @@
 """The recorded matrix: it is of these mutants and these checks, and says how strong each profile is."""
 
+import argparse
 import json
+import tempfile
+from pathlib import Path
 
 from verify.checks import BY_NAME
 from verify.commands import mutants as command
@@ -27,13 +30,28 @@ def test_a_larger_profile_catches_no_less():
     assert caught == sorted(caught)
 
 
-def test_the_command_writes_its_figures(tmp_path, capsys):
-    import argparse
-
+def tried(capsys, *words):
+    """The exit status of the command, its data, and what it printed."""
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    options = parser.parse_args(["--only", "M12", "--brief", "--json", str(tmp_path / "m.json")])
-    assert command.run(options) == 0
-    data = json.loads((tmp_path / "m.json").read_text())
-    assert data["mutants"]["M12"]["caught_at"]["forward"] >= 1
-    assert "1 of 1 known mistakes caught at each of 1 seed" in capsys.readouterr().out
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        status = command.run(parser.parse_args([*words, "--brief", "--json", file.name]))
+        return status, json.loads(Path(file.name).read_text())["mutants"], capsys.readouterr().out
+
+
+def test_known_mistakes_are_tried_with_ten_seeds_and_their_relatives_with_one(capsys):
+    status, found, printed = tried(capsys, "--only", "M12,X07")
+    assert status == 0
+    assert found["M12"]["caught_at"]["forward"] >= 1
+    assert [seed["seed"] for seed in found["M12"]["seeds"]] == list(range(10))
+    assert [seed["seed"] for seed in found["X07"]["seeds"]] == [0]
+    assert "1 of 1 known mistakes caught at each of 10 seeds" in printed
+    assert "1 of 1 relatives of theirs caught at each of 1 seed\n" in printed
+
+
+def test_all_are_tried_with_as_many_seeds_as_are_asked_for(capsys):
+    status, found, _ = tried(capsys, "--only", "M12,X07,E01", "--seeds", "2", "--seed", "5")
+    assert status == 0
+    assert [seed["seed"] for seed in found["M12"]["seeds"]] == [5, 6]
+    assert [seed["seed"] for seed in found["X07"]["seeds"]] == [5, 6]
+    assert [seed["seed"] for seed in found["E01"]["seeds"]] == [5]
