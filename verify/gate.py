@@ -232,8 +232,16 @@ def _report(
         world_sizes=session.world_sizes,
         coverage=_coverage(session, [BY_NAME[c.name] for c in checks if c.examples]),
         error=error,
-        notes=session.worlds.notes(),
+        notes=session.worlds.notes() + _larger_worlds(session),
     )
+
+
+def _larger_worlds(session: Session) -> tuple[str, ...]:
+    """A note on the worlds that claims needed although they are larger than was asked for; nothing else has any."""
+    if not (sizes := session.network.beyond(session.largest_world)):
+        return ()
+    ranks = ", ".join(map(str, sizes))
+    return (f"claims were judged in simulated worlds of {ranks} ranks, too; no other check left the world sizes",)
 
 
 def load_everywhere(session: Session) -> None:

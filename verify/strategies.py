@@ -17,11 +17,17 @@ _SIMPLEST_IN = 256
 
 @st.composite
 def cases(
-    draw: st.DrawFn, axes: Space, rows: Sequence[Row], largest_world: int, max_rows: int = 6, roam: bool = True
+    draw: st.DrawFn,
+    axes: Space,
+    rows: Sequence[Row],
+    world_sizes: Sequence[int],
+    max_rows: int = 6,
+    roam: bool = True,
 ) -> Case:
     """Cases with the options of one of the rows, or half of the time, if they may roam, with any options.
 
-    ``max_rows`` bounds the rows of the sequence that a rank owns.
+    ``world_sizes`` are the worlds that may be launched; a sub-group is part of one of them. ``max_rows`` bounds the
+    rows of the sequence that a rank owns.
     Everything shrinks towards the first value of its axis and towards small sizes.
     """
     options: Row = dict(draw(st.sampled_from(rows)))
@@ -34,12 +40,12 @@ def cases(
             value = draw(st.sampled_from(values))
         else:
             value = options[name] if draw(st.integers(0, _SIMPLEST_IN - 1)) else values[0]
-        if feasible(options | {name: value}, largest_world):
+        if feasible(options | {name: value}, max(world_sizes)):
             options[name] = value
-    return _case(draw, options, largest_world, max_rows)
+    return _case(draw, options, world_sizes, max_rows)
 
 
-def _case(draw: st.DrawFn, options: Row, largest_world: int, max_rows: int) -> Case:
+def _case(draw: st.DrawFn, options: Row, world_sizes: Sequence[int], max_rows: int) -> Case:
     ranks = options["ranks"]
     length = _length(draw, options["shards"], ranks, max_rows)
     segment_lengths, dilation_rates = _branches(draw, options["branches"], length)
@@ -48,7 +54,7 @@ def _case(draw: st.DrawFn, options: Row, largest_world: int, max_rows: int) -> C
     value_dim = head_dim
     if options["value_dim"] == "different":
         value_dim = draw(st.integers(1, 6).filter(lambda dim: dim != head_dim))
-    world_size, group = _group(draw, options["group"], ranks, largest_world)
+    world_size, group = _group(draw, options["group"], ranks, world_sizes)
     return Case(
         world_size=world_size,
         group=group,
@@ -115,10 +121,10 @@ def _scale(draw: st.DrawFn, scale: str) -> float | None:
     return 0.0 if scale == "zero" else draw(st.sampled_from((0.5, 2.0, -0.7)))
 
 
-def _group(draw: st.DrawFn, group: str, ranks: int, largest_world: int) -> tuple[int, tuple[int, ...] | None]:
+def _group(draw: st.DrawFn, group: str, ranks: int, world_sizes: Sequence[int]) -> tuple[int, tuple[int, ...] | None]:
     if group == "default":
         return ranks, None
-    world_size = draw(st.integers(ranks + 1, largest_world))
+    world_size = draw(st.sampled_from([size for size in sorted(world_sizes) if size > ranks]))
     members: list[Any] = [
         subset for subset in itertools.combinations(range(world_size), ranks) if subset != tuple(range(ranks))
     ]

@@ -52,6 +52,14 @@ def test_every_case_has_options_that_the_check_allows(check):
                 assert options[name] in values, (name, case)
 
 
+@pytest.mark.parametrize("sizes", [(2,), (4,), (2, 4), (1, 5)])
+@pytest.mark.parametrize("name", ["sub-groups", "schedules", "combinations"])
+def test_no_world_is_launched_that_was_not_asked_for(name, sizes):
+    launched = {case.world_size for case in drawn(BY_NAME[name], 40, sizes=sizes)}
+    assert launched <= set(sizes)
+    assert max(sizes) in launched
+
+
 def test_nothing_is_drawn_that_the_target_does_not_support():
     for case in drawn(BY_NAME["combinations"], 200, few):
         assert (case.segment_lengths, case.dilation_rates) == ((max(case.length, 1),), (1,))

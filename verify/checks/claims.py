@@ -31,6 +31,8 @@ GROWTH_PER_RANK = 0.25
 #: With twice the rows on each rank, peak memory may grow by this factor: linear is 2, a block of scores makes it 4.
 GROWTH_WITH_LENGTH = 2.5
 
+#: With fewer ranks a ring has not yet as much under way at a time as it will have in any larger world.
+_SMALLEST_WORLD = 4
 _LARGEST_WORLD = 16
 _ROWS, _WIDTH = 8, 512
 _MANY_ROWS = 1100  # more than 2**20 scores with a block of its own size
@@ -90,7 +92,7 @@ def _carries_rows(post: Post) -> bool:
 
 def _memory(session: Session, case: Case, detail: Detail) -> Verdict:
     """The peak of live bytes does not grow with the number of ranks, and grows with their rows as these do."""
-    small = max(3, session.largest_world)
+    small = max(_SMALLEST_WORLD, session.largest_world)
     large = min(2 * small, _LARGEST_WORLD)
     worst = 0.0
     cases = [_dense(session, case, size, _ROWS, _WIDTH) for size in (small, large)]

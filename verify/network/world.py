@@ -135,3 +135,7 @@ class SimulatedWorlds(Worlds):
         world = self._worlds[size]
         assert isinstance(world, SimulatedWorld)
         return world
+
+    def beyond(self, largest: int) -> tuple[int, ...]:
+        """The sizes of the worlds that were started though they are larger than that."""
+        return tuple(sorted(size for size in self._worlds if size > largest))
