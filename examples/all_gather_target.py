@@ -27,9 +27,10 @@ class GatherRows(torch.autograd.Function):
     def backward(ctx, *grads):
         own = []
         for grad in grads:
-            grad = grad.clone(memory_format=torch.contiguous_format)
-            dist.all_reduce(grad, group=ctx.group)
-            own.append(grad.split(ctx.counts, dim=1)[dist.get_rank(ctx.group)])
+            # Half types are summed in float32: each sum in bfloat16 would round.
+            wide = grad.new_empty(grad.shape, dtype=torch.promote_types(grad.dtype, torch.float32)).copy_(grad)
+            dist.all_reduce(wide, group=ctx.group)
+            own.append(wide.split(ctx.counts, dim=1)[dist.get_rank(ctx.group)].to(grad.dtype))
         return *own, None, None
 
 

@@ -72,7 +72,7 @@ class Ring(torch.autograd.Function):
                 ctx.group,
                 2,
                 torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward,
-                grad_out,
+                grad_out.contiguous(),
                 "grad_out",
                 query,
                 key,
@@ -102,7 +102,8 @@ class configured:
 
 
 def attend_on_cpu(query, key, value, *, is_causal, scale, group, method="allgather", balanced=False, **_):
-    heads_first = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    # The kernel takes for granted that dims are next to each other; scaled_dot_product_attention looks before it calls.
+    heads_first = (tensor.transpose(1, 2).contiguous() for tensor in (query, key, value))
     group = group or dist.group.WORLD
     return Ring.apply(*heads_first, is_causal, scale, group, (method, balanced)).transpose(1, 2)
 

@@ -63,7 +63,7 @@ def no_padding(case: verify.Case) -> verify.Case:
     """Segments that divide the sequence, and rates that divide segments: where the library pads nothing."""
     segments = tuple(-(-w // r) * r for w, r in zip(case.segment_lengths, case.dilation_rates, strict=True))
     whole = math.lcm(*segments)
-    if whole > 60:
+    if whole > 60 and len(segments) > 1:
         return no_padding(case.replace(segment_lengths=segments[:1], dilation_rates=case.dilation_rates[:1]))
     return case.replace(length=-(-max(case.length, 1) // whole) * whole, segment_lengths=segments)
 
