@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import tempfile
 
 import torch
 
-from verify.compare import tables, worlds
+from verify.compare import tables, timelines, worlds
 from verify.compare.workloads import WORKLOADS
 from verify.replay import write_whole
 from verify.target import load, parse_source
@@ -25,23 +26,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=float, default=120.0, metavar="S", help="seconds per target (default: 120)")
     parser.add_argument("--json", metavar="FILE", help="write what was measured as JSON")
     parser.add_argument("--plot", metavar="FILE", help="write fractions of the floor as SVG")
+    parser.add_argument(
+        "--timelines",
+        metavar="FILE",
+        help="draw when the ranks of each target compute, wait and send, as SVG: a small call in the shape of each "
+        "workload on the simulated network, delivery as on NCCL; a target that hangs there is drawn up to its deadlock",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure the floor and each target, print a table, write the files; 0 if every target was measured, 1 if not."""
+    """Measure the floor and each target, print a table, write the files; 1 if a target failed at it, 0 if none did."""
     count = torch.cuda.device_count() if options.device == "cuda" else 2
     size = count if options.world_size is None else options.world_size
     if options.device == "cuda" and (size > count or not count):
         raise ValueError(f"--device cuda needs a GPU for each rank, and this machine has {count}")
     if not 1 <= size <= 64:
         raise ValueError(f"--world-size is {size}; it must be from 1 to 64")
-    for path in (options.json, options.plot):
-        if path is not None and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
-            raise ValueError(f"the folder of {path} is not there")
-    for target in options.targets:
+    for path in (options.json, options.plot, options.timelines):
+        if path is not None:
+            _check_file(path)
+    if options.timelines is not None:
+        timelines.check_size(size)
+    targets = tuple(dict.fromkeys(options.targets))
+    for target in targets:
         load(parse_source(target))
     rows: tables.Rows = {name: {} for name in options.workload}
-    for row in (worlds.FLOOR, *dict.fromkeys(options.targets)):
+    for row in (worlds.FLOOR, *targets):
         for name, measured in worlds.run(row, options.workload, options.device, size, options.limit).items():
             rows[name][row] = measured
     where = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
@@ -51,7 +61,27 @@ def run(options: argparse.Namespace) -> int:
         write_whole(options.json, json.dumps(report, indent=2) + "\n")
     if options.plot is not None:
         write_whole(options.plot, tables.plot(rows))
-    return int(any("error" in entry for measured in rows.values() for entry in measured.values()))
+    failed = any("error" in entry for measured in rows.values() for entry in measured.values())
+    if options.timelines is not None:
+        drawn = timelines.drawings(targets, options.workload, size)
+        write_whole(options.timelines, timelines.picture(drawn))
+        if told := timelines.text(drawn):
+            print(f"\n{told}")
+        failed = failed or any(drawing.stopped for drawing in drawn)
+    return int(failed)
+
+
+def _check_file(path: str) -> None:
+    """ValueError if no file can be written there, before anything is measured."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise ValueError(f"the folder of {path} is not there")
+    if os.path.isdir(path):
+        raise ValueError(f"{path} is a folder, not a file that could be written")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _workloads(text: str) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ def target(name: str, path: str, device: torch.device) -> dict[str, Any]:
     """Time forward, and forward and backward; peak bytes beyond the inputs; or why the target does not take it."""
     workload = WORKLOADS[name]
     judged, _ = as_target(path)
-    if reason := _refusal(judged, workload):
+    if reason := refusal(judged, workload):
         return {"refused": reason}
     world_size = dist.get_world_size()
     shape = (1, workload.rows, workload.heads, workload.head_dim)
@@ -90,6 +90,17 @@ def timed(call: Callable[[], Any], device: torch.device) -> float:
     return float(slowest)
 
 
+def refusal(judged: Target, workload: Workload) -> str | None:
+    """Why the target cannot be asked for that workload; None if it can."""
+    if workload.is_causal not in judged.masks:
+        return f"is_causal={workload.is_causal} is not supported"
+    if workload.dtype not in judged.dtypes:
+        return f"{workload.dtype} is not supported"
+    if judged.branches == "dense" and (workload.segment_lengths or workload.dilation_rates != (1,)):
+        return "only dense attention is supported"
+    return None
+
+
 def _problems(workload: Workload, world_size: int) -> list[tuple[int, int, int, bool, float]]:
     """Dense problems as (batch, queries, keys, is_causal, share of the time), all heads each."""
     rows, found = workload.rows, []
@@ -126,16 +137,6 @@ def _kernel(
 
     with sdpa_kernel(backend):
         return timed(forward, device), timed(both, device)
-
-
-def _refusal(judged: Target, workload: Workload) -> str | None:
-    if workload.is_causal not in judged.masks:
-        return f"is_causal={workload.is_causal} is not supported"
-    if workload.dtype not in judged.dtypes:
-        return f"{workload.dtype} is not supported"
-    if judged.branches == "dense" and (workload.segment_lengths or workload.dilation_rates != (1,)):
-        return "only dense attention is supported"
-    return None
 
 
 def _outside(device: torch.device) -> int:

@@ -20,7 +20,9 @@ _NEVER, _ARROW, _TEXT = "#c0392b", "#777", "#222"
 
 
 def svg(traces: Sequence[tuple[str, Trace]]) -> str:
-    """Runs below each other on one scale of time, each with its title; an SVG document.
+    """Runs below each other on one scale of time, each with its title, whose second line says what went wrong.
+
+    Returns an SVG document.
 
     >>> Path("runs.svg").write_text(svg([("Robust", one.trace), ("Collective", other.trace)]))
     """
@@ -29,22 +31,36 @@ def svg(traces: Sequence[tuple[str, Trace]]) -> str:
     parts: list[str] = []
     top = 0.0
     for title, line in lines:
-        parts += _run(title, line, top, _WIDTH / longest)
+        parts += _run(title, line, top, longest)
         top += _TOP + _LANE * line.size
     legend = "green, blue: computing, forward and backward; yellow: waiting; red: never returned, dashed: never arrived"
     parts.append(f'<text x="{_LEFT}" y="{top + 18:.0f}" fill="{_ARROW}" font-size="11">{legend}</text>')
     size = f'width="{_LEFT + _WIDTH + 20:.0f}" height="{top + 30:.0f}"'
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">\n'
-        f'<defs><marker id="head" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="6" markerHeight="6" orient="auto">'
-        f'<path d="M0 0 L8 4 L0 8 z" fill="{_ARROW}"/></marker></defs>\n'
+        f"<defs>{_head('head', _ARROW)}{_head('lost', _NEVER)}</defs>\n"
         '<rect width="100%" height="100%" fill="white"/>\n'
     )
     return head + "\n".join(parts) + "\n</svg>\n"
 
 
-def _run(title: str, line: Timeline, top: float, scale: float) -> list[str]:
-    parts = [f'<text x="{_LEFT}" y="{top + 22:.1f}" fill="{_TEXT}" font-size="14">{escape(title)}</text>']
+def _head(name: str, colour: str) -> str:
+    size = 'viewBox="0 0 8 8" refX="8" refY="4" markerWidth="6" markerHeight="6" orient="auto"'
+    return f'<marker id="{name}" {size}><path d="M0 0 L8 4 L0 8 z" fill="{colour}"/></marker>'
+
+
+def _title(text: str, y: float, colour: str, size: int) -> str:
+    """A line of text, cut to the width of the picture; all of it shows under the pointer."""
+    most = int(_WIDTH / size * 1.7)
+    shown = text if len(text) <= most else text[: most - 2] + " …"
+    words = f"{escape(shown)}<title>{escape(text)}</title>"
+    return f'<text x="{_LEFT}" y="{y:.1f}" fill="{colour}" font-size="{size}">{words}</text>'
+
+
+def _run(title: str, line: Timeline, top: float, longest: float) -> list[str]:
+    scale = _WIDTH / longest
+    name, _, wrong = title.partition("\n")
+    parts = [_title(name, top + 22, _TEXT, 14), *([_title(wrong, top + 38, _NEVER, 11)] if wrong else [])]
 
     def lane(rank: int) -> float:
         return top + _TOP + _LANE * rank
@@ -54,7 +70,7 @@ def _run(title: str, line: Timeline, top: float, scale: float) -> list[str]:
         parts.append(f'<text x="8" y="{y + 4:.1f}" fill="{_TEXT}">rank {rank}</text>')
         parts.append(f'<line x1="{_LEFT}" y1="{y:.1f}" x2="{_LEFT + _WIDTH}" y2="{y:.1f}" stroke="#ddd"/>')
     for span in line.spans:
-        x, width = _LEFT + span.start * scale, max((span.end - span.start) * scale, 0.5)
+        x, width = _LEFT + span.start * scale, max(((longest if span.open else span.end) - span.start) * scale, 0.5)
         parts.append(
             f'<rect x="{x:.1f}" y="{lane(span.rank):.1f}" width="{width:.1f}" height="{_BAR}" fill="{_colour(span)}">'
             f"<title>{escape(span.text)}</title></rect>"
@@ -65,9 +81,10 @@ def _run(title: str, line: Timeline, top: float, scale: float) -> list[str]:
         y2 = lane(arrow.destination) + (0 if down else _BAR)
         x1, x2 = _LEFT + arrow.start * scale, _LEFT + arrow.end * scale
         stroke = f'stroke="{_NEVER}" stroke-dasharray="4 3"' if arrow.open else f'stroke="{_ARROW}"'
+        head = "lost" if arrow.open else "head"
         parts.append(
             f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" {stroke} stroke-width="0.8" '
-            f'marker-end="url(#head)"><title>{escape(arrow.text)}: {arrow.nbytes:,} bytes</title></line>'
+            f'marker-end="url(#{head})"><title>{escape(arrow.text)}: {arrow.nbytes:,} bytes</title></line>'
         )
     return parts
 

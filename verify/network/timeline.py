@@ -78,7 +78,8 @@ class _Clock:
         moved = True
         while moved:
             moved = sum(self._advance(rank) for rank in range(self.trace.size)) > 0
-        end = max(self.result.length, *self.now) + 10 * CALL
+        pending = [self.now[rank] + self._computed(rank, log[at]) for rank, at, log in self._left()]
+        end = max(self.result.length, *self.now, *pending) + 10 * CALL
         for rank in range(self.trace.size):
             self._never_ended(rank, end)
         self.result.arrows = [arrow for message in self.trace.messages for arrow in self._arrows(message)]
@@ -86,8 +87,14 @@ class _Clock:
             post = self.trace.posts(rank)[number]
             if post.kind == "send" and (rank, number) not in self.messages:
                 text, nbytes = describe(post, rank), post.sends[0].nbytes
-                self.result.arrows.append(Arrow(rank, post.peer, start, end, nbytes, text, open=True))
+                lost = min(end, start + 3 * MESSAGE)
+                self.result.arrows.append(Arrow(rank, post.peer, start, lost, nbytes, text, open=True))
         return self.result
+
+    def _left(self) -> list[tuple[int, int, list[Post | Wait]]]:
+        """The ranks whose logs could not be gone through, and how far they were."""
+        logs = enumerate(self.trace.logs)
+        return [(rank, self.at[rank], log) for rank, log in logs if self.at[rank] < len(log)]
 
     def _advance(self, rank: int) -> bool:
         moved = False

@@ -2,7 +2,7 @@
 
 python -m tests.verify.network.figures table           bytes of Robust and Collective against the least, 20 patterns
 python -m tests.verify.network.figures throughput      examples per second beside gloo, in one run
-python -m tests.verify.network.figures picture OUT     both timelines, side by side, as OUT (SVG)
+python -m tests.verify.network.figures quiet [N]       findings in right targets: N random schedules each (300)
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from __future__ import annotations
 import random
 import sys
 import time
-from pathlib import Path
 
+from tests.verify.network.quiet import CORRECT, SIZES, runs
 from tests.verify.network.test_wire import PATTERNS, pattern
 from verify.case import Case
 from verify.checks.wire import widened
 from verify.network.laws import least
 from verify.network.network import MODELS, Schedule
-from verify.network.picture import svg
 from verify.network.simulate import simulate
 from verify.network.world import SimulatedWorlds
 from verify.session import Session
@@ -81,21 +80,21 @@ def throughput(sessions: dict[str, Session], examples: int = 60) -> None:
             )
 
 
-def picture(sessions: dict[str, Session], path: str) -> None:
-    """One dense call on four ranks."""
-    case = Case(
-        world_size=4, length=64, head_dim=32, value_dim=32, segment_lengths=(64,), dilation_rates=(1,), heads=2
-    ).replace(kv_heads=2)
-    traces = [
-        (name.capitalize(), simulate(session, case, judged=False, count_work=True).trace)
-        for name, session in sessions.items()
-    ]
-    Path(path).write_text(svg(traces))
+def quiet(sessions: dict[str, Session], schedules: str = "300") -> None:
+    """Right ones under random schedules, in all delivery models and many sizes of the world; nothing may be found."""
+    sizes = ", ".join(map(str, SIZES))
+    print(f"{schedules} random schedules each, {', '.join(MODELS)}; worlds of {sizes}")
+    for name in CORRECT:
+        start, judged, found = time.perf_counter(), 0, []
+        for finding in runs(name, int(schedules)):
+            judged += 1
+            found += [] if finding is None else [finding.headline]
+        print(f"{name}: {judged} runs, {len(found)} findings, {time.perf_counter() - start:.0f} s", *found, flush=True)
 
 
 def main(what: str = "", *arguments: str) -> None:
     """Measure what is asked for."""
-    functions = {"table": table, "throughput": throughput, "picture": picture}
+    functions = {"table": table, "throughput": throughput, "quiet": quiet}
     if what not in functions:
         sys.exit(__doc__)
     with SimulatedWorlds() as network, Worlds() as worlds:

@@ -43,7 +43,18 @@ def test_pictures_are_well_formed(session_of: Callable[..., Session]) -> None:
     assert {event["tid"] for event in events} == {0, 1, 2}
 
 
+def test_what_went_wrong_is_cut_to_the_width_and_whole_in_its_tooltip(session_of: Callable[..., Session]) -> None:
+    wrong = "deadlock: " + "which waits for rank 1, " * 40
+    picture = ElementTree.fromstring(svg([(f"mine\n{wrong}", trace_of(session_of("impls.robust:attend")))]))
+    (told,) = [element for element in picture.iter() if (element.text or "").startswith("deadlock") and len(element)]
+    assert told[0].text == wrong
+    assert told.text is not None
+    assert len(told.text) < 160
+    assert told.text.endswith(" …")
+
+
 def test_what_never_returned_is_drawn(session_of: Callable[..., Session]) -> None:
     line = timeline(trace_of(session_of("tests.verify.network.mistakes:unbatched"), "stream"))
     assert [span.rank for span in line.spans if span.open] == [0, 1, 2]
+    assert all(span.end > span.start for span in line.spans if span.open)
     assert any(arrow.open for arrow in line.arrows)
