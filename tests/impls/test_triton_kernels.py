@@ -1,0 +1,242 @@
+"""The kernels that merge and add pieces against their definition in numpy: compiled on a GPU, interpreted elsewhere."""
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from impls.fused.grid import Piece, grid
+from tests.impls.cases import Case, assert_close
+from tests.impls.test_fused import run_fused
+from tests.impls.worlds import results
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("triton is not installed", allow_module_level=True)
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+ROUNDING = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+
+
+#: The interpreter computes in numpy, which warns of 0 / 0 where a GPU is silent; the kernel then selects another value.
+pytestmark = pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
+
+
+def kernels() -> Any:
+    """Return the module of kernels; where there is no GPU this process interprets them from its first import on."""
+    if DEVICE == "cpu":
+        os.environ["TRITON_INTERPRET"] = "1"
+    from impls.fused import triton_kernels
+
+    return triton_kernels
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of what is made up: (batch, rows, heads, dim)."""
+
+    batch: int
+    rows: int
+    heads: int
+    dim: int
+
+
+SHAPES = {
+    "one program": Shape(1, 4, 2, 8),
+    "a program in two batches": Shape(3, 5, 3, 8),
+    "width of no power of two": Shape(2, 12, 4, 24),
+    "a single element": Shape(1, 1, 1, 1),
+    "many programs": Shape(1, 40, 4, 16),
+    "one head": Shape(2, 33, 1, 5),
+}
+
+
+def random_piece(source: np.random.Generator, shape: Shape, dtype: torch.dtype) -> Piece:
+    """Return a piece somewhere in the tensor, in odd strides: the rate divides the length, and may exceed the heads."""
+    rate = int(source.choice([1, 1, 2, 3, 4, 8]))
+    modulus = int(source.choice([1, rate]))
+    length = rate * int(source.integers(1, 1 + max(1, shape.rows // rate)))
+    start = int(source.integers(0, 1 + shape.rows // 2))
+    segments, offsets = -(-(shape.rows - start) // length), min(modulus, shape.heads)
+    columns, count = max(1, shape.heads // modulus), length // rate
+    origin, extents = [], []
+    for whole in (shape.batch, segments, offsets, columns):
+        first = int(source.integers(0, whole))
+        origin.append(first)
+        extents.append(int(source.integers(1, whole - first + 1)))
+    size = (*extents, int(source.integers(1, count + 1)))
+    order = [int(axis) for axis in source.permutation(5)]
+
+    def made(sizes: tuple[int, ...], axes: list[int]) -> Tensor:
+        # A part of something larger, its axes in any order.
+        larger = [2 * sizes[axis] + 1 for axis in axes] + list(sizes[5:])
+        values = torch.from_numpy(source.normal(size=larger)).to(DEVICE)
+        values = values.permute(*np.argsort(axes).tolist(), *range(5, len(larger)))
+        return values[tuple(slice(1, 2 * extent, 2) for extent in sizes[:5])]
+
+    rows = made((*size, shape.dim), order).to(dtype)
+    lse = made(size, [order[place] for place in (4, 2, 0, 1, 3)]).mul(8).to(torch.float32)
+    assert rows.stride(-1) == 1 or shape.dim == 1
+    return Piece(rows, lse, length, rate, modulus, start, (origin[0], origin[1], origin[2], origin[3]))
+
+
+def places(piece: Piece, shape: Shape) -> list[tuple[tuple[int, ...], tuple[int, int, int]]]:
+    """Return where each row of the piece lies in it, and which batch, row and head it is, by the words of Piece."""
+    found = []
+    for index in np.ndindex(*piece.rows.shape[:5]):
+        b, s, o, j = (k + first for k, first in zip(index[:4], piece.origin, strict=True))
+        row, head = piece.start + s * piece.length + o + index[4] * piece.rate, o + j * piece.modulus
+        # Rows of a short last segment, and what lies beyond its own segment, are nobody's.
+        if row < shape.rows and head < shape.heads and o + index[4] * piece.rate < piece.length:
+            found.append((index, (b, row, head)))
+    return found
+
+
+def expected_sum(pieces: list[Piece], shape: Shape) -> np.ndarray:
+    total = np.zeros((shape.batch, shape.rows, shape.heads, shape.dim))
+    for piece in pieces:
+        rows = piece.rows.double().cpu().numpy()
+        for index, place in places(piece, shape):
+            total[place] += rows[index]
+    return total
+
+
+def expected_merge(pieces: list[Piece], shape: Shape) -> tuple[np.ndarray, np.ndarray]:
+    total = np.zeros((shape.batch, shape.rows, shape.heads, shape.dim))
+    weight = np.zeros(total.shape[:3])
+    for piece in pieces:
+        assert piece.lse is not None
+        rows, lse = piece.rows.double().cpu().numpy(), piece.lse.double().cpu().numpy()
+        for index, place in places(piece, shape):
+            if np.exp(lse[index]) != 0:
+                total[place] += np.exp(lse[index]) * rows[index]
+                weight[place] += np.exp(lse[index])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        out = np.where(weight[..., None] == 0, 0.0, total / weight[..., None])
+        return out, np.log(weight)
+
+
+def targets(shape: Shape, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return where to write, out in heads of a wider tensor, lse heads first, filled with what must not stay."""
+    wide = torch.full((shape.batch, shape.rows, 2 * shape.heads + 1, shape.dim), 7.0, dtype=dtype, device=DEVICE)
+    lse = torch.full((shape.batch, shape.heads, shape.rows), 7.0, device=DEVICE).transpose(1, 2)
+    return wide[:, :, 1 : 1 + shape.heads], lse
+
+
+def check_merge(pieces: list[Piece], shape: Shape, dtype: torch.dtype) -> None:
+    out, lse = targets(shape, dtype)
+    kernels().merge(out, lse, pieces)
+    right, right_lse = expected_merge(pieces, shape)
+    np.testing.assert_allclose(out.double().cpu().numpy(), right, rtol=ROUNDING[dtype], atol=ROUNDING[dtype])
+    np.testing.assert_allclose(lse.double().cpu().numpy(), right_lse, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("name", SHAPES)
+def test_pieces_are_merged_by_their_denominators(name: str, dtype: torch.dtype) -> None:
+    source = np.random.default_rng(len(name))
+    for _ in range(3):
+        check_merge(
+            [random_piece(source, SHAPES[name], dtype) for _ in range(source.integers(1, 4))], SHAPES[name], dtype
+        )
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("name", SHAPES)
+def test_pieces_are_added(name: str, dtype: torch.dtype) -> None:
+    source, shape = np.random.default_rng(len(name)), SHAPES[name]
+    for _ in range(3):
+        pieces = [random_piece(source, shape, dtype) for _ in range(source.integers(1, 5))]
+        total, _ = targets(shape, dtype)
+        kernels().add(total, pieces)
+        np.testing.assert_allclose(
+            total.double().cpu().numpy(), expected_sum(pieces, shape), rtol=ROUNDING[dtype], atol=ROUNDING[dtype]
+        )
+
+
+def test_with_offsets_beyond_32_bits() -> None:
+    """The kernels are then compiled for 64 bits; here any tensor counts as so large."""
+    source, shape = np.random.default_rng(0), SHAPES["many programs"]
+    with patch.object(kernels(), "_extent", lambda _: 1 << 31):
+        check_merge([random_piece(source, shape, torch.float32) for _ in range(3)], shape, torch.float32)
+
+
+def test_an_offset_beyond_32_bits_is_noticed() -> None:
+    extent = kernels()._extent
+    assert extent(torch.empty((1 << 20, 32, 64), device="meta")) == (1 << 31) - 1
+    assert extent(torch.empty((1 << 20, 32, 128), device="meta")) >= 1 << 31
+
+
+def test_what_weighs_nothing_counts_nothing() -> None:
+    """Also where it is not a number; with nothing else the row is 0 and its lse -inf, as where there is no piece."""
+    shape = SHAPES["many programs"]
+    source = np.random.default_rng(1)
+    weightless, other = (random_piece(source, shape, torch.float32) for _ in range(2))
+    assert weightless.lse is not None
+    weightless = weightless._replace(
+        rows=torch.full_like(weightless.rows, float("nan")), lse=torch.full_like(weightless.lse, float("-inf"))
+    )
+    for pieces in ([weightless], [weightless, other], [other, weightless], [weightless, weightless]):
+        check_merge(pieces, shape, torch.float32)
+
+
+def test_a_denominator_that_is_not_a_number_stays_one() -> None:
+    shape = SHAPES["one program"]
+    whole = torch.ones((1, 4, 2, 8), device=DEVICE)
+    lse = torch.zeros((1, 4, 2), device=DEVICE)
+    lse[0, 1, 1] = float("nan")
+    bad = Piece(grid(whole, 4, 1), grid(lse.unsqueeze(-1), 4, 1).squeeze(-1), 4, 1, 1)
+    good = bad._replace(lse=torch.zeros_like(bad.lse))  # type: ignore[arg-type]
+    for pieces in ([bad, good], [good, bad]):
+        out, total = targets(shape, torch.float32)
+        kernels().merge(out, total, pieces)
+        is_bad = torch.zeros((1, 4, 2), dtype=torch.bool, device=DEVICE)
+        is_bad[0, 1, 1] = True
+        assert torch.equal(total.isnan(), is_bad)
+        assert torch.equal(out.isnan().all(-1), is_bad)
+        assert torch.equal(out.isnan().any(-1), is_bad)
+
+
+def test_a_tensor_may_be_a_piece_of_itself() -> None:
+    source, shape = np.random.default_rng(2), SHAPES["many programs"]
+    out, lse = targets(shape, torch.float32)
+    out.copy_(torch.from_numpy(source.normal(size=out.shape)))
+    lse.copy_(torch.from_numpy(source.normal(size=lse.shape)))
+    itself = Piece(grid(out, shape.rows, 1), grid(lse.unsqueeze(-1), shape.rows, 1).squeeze(-1), shape.rows, 1, 1)
+    pieces = [itself, random_piece(source, shape, torch.float32)]
+    right, right_lse = expected_merge(pieces, shape)
+    kernels().merge(out, lse, pieces)
+    np.testing.assert_allclose(out.cpu().numpy(), right, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(lse.cpu().numpy(), right_lse, rtol=0, atol=1e-5)
+
+
+def test_no_rows_and_no_pieces() -> None:
+    kernels().add(torch.empty((1, 0, 2, 8), device=DEVICE), [])
+    total, _ = targets(SHAPES["one program"], torch.float32)
+    kernels().add(total, [])
+    assert not total.any()
+
+
+WHOLE = {
+    "dense causal, grouped": Case(16, ((16, 1),), True, heads=4, kv_heads=2, dtype="float32"),
+    "branches": Case(32, ((4, 1), (8, 2), (32, 8)), True, heads=8, kv_heads=8, dtype="float32"),
+    "spanning": Case(32, ((4, 2), (16, 4), (32, 4)), heads=4, kv_heads=4, batch=2, dtype="float32"),
+}
+
+
+def run_interpreted(rank: int, implementation: str, case: Case) -> dict[str, np.ndarray]:
+    """Run a case whose pieces all go through the kernels, whatever their size and dtype."""
+    kernels()
+    with np.errstate(all="ignore"), patch("impls.fused.combine._has_kernels", lambda _: True):
+        return run_fused(rank, implementation, case)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="the worlds of these tests have no GPU")
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_calls_through_the_kernels(name: str) -> None:
+    assert_close(results(2, run_interpreted, "robust", WHOLE[name]), WHOLE[name], tolerance=1e-5)
