@@ -156,9 +156,13 @@ def _places(axes: Axes, left: int) -> list[int]:
 
 
 def usable(tensor: Tensor) -> Tensor:
-    """Return the tensor if a kernel can read its strides, else a contiguous copy."""
+    """Return the tensor if a kernel can read it where it lies, else a contiguous copy."""
     batch, rows = tensor.shape[:2]
     strides = tensor.stride()
     is_aligned = tensor.data_ptr() % 16 == 0 and all(stride * tensor.element_size() % 16 == 0 for stride in strides[:3])
     is_ordered = strides[3] == 1 and min(strides[:3]) > 0 and (batch == 1 or strides[0] == rows * strides[1])
-    return tensor if is_aligned and is_ordered else tensor.contiguous()
+    if is_aligned and is_ordered:
+        return tensor
+    # A contiguous tensor is its own contiguous copy, wherever in its storage it begins.
+    made = tensor.contiguous()
+    return made if made.data_ptr() % 16 == 0 else made.clone()

@@ -5,9 +5,11 @@ device separates those who write from those who read; the host waits for nothing
 multicast.
 """
 
+import hashlib
 import socket
 import warnings
-from weakref import WeakKeyDictionary
+from pathlib import Path
+from weakref import WeakKeyDictionary, ref
 
 import torch
 import torch.distributed as dist
@@ -26,24 +28,41 @@ _PUBLISHED, _HOME = 0, 1  # channels of barriers
 class Workspace:
     """Memory of one size on every rank of a group, and the streams that copy to and from it."""
 
-    def __init__(self, size: int, group: dist.ProcessGroup, device: torch.device) -> None:
+    def __init__(self, local: Tensor, group: dist.ProcessGroup) -> None:
         import torch.distributed._symmetric_memory as symmetric_memory
 
-        self.size, self.rank, self.world_size = size, dist.get_rank(group), dist.get_world_size(group)
+        self.size, self.rank, self.world_size = local.numel(), dist.get_rank(group), dist.get_world_size(group)
+        self.local = local
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.local = symmetric_memory.empty(size, dtype=torch.uint8, device=device)
-            self.handle = symmetric_memory.rendezvous(self.local, group)
-        self.fetching = torch.cuda.Stream(device, priority=-1)
-        self.homing = torch.cuda.Stream(device, priority=-1)
-        self.quiet: torch.cuda.Event | None = None
+            self.handle = symmetric_memory.rendezvous(local, group)
+        self.fetching = torch.cuda.Stream(local.device, priority=-1)
+        self.homing = torch.cuda.Stream(local.device, priority=-1)
+        # What the next pass must wait for, whichever stream it runs on: that all ranks have fetched what this one
+        # packed, and that this one reads its own part of the memory no more.
+        self.fetched: torch.cuda.Event | None = None
+        self.read: torch.cuda.Event | None = None
+        self._places: dict[tuple[int, int, tuple[int, ...], torch.dtype], Tensor] = {}
 
     def of(self, peer: int, start: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return a tensor in a rank's part of the memory, `start` bytes into it."""
-        return self.handle.get_buffer(peer, shape, dtype, start // dtype.itemsize)
+        key = (peer, start, shape, dtype)
+        place = self._places.get(key)
+        if place is None:
+            if len(self._places) >= _KEPT_PLACES:
+                self._places.clear()
+            with torch.inference_mode(False):  # It outlives the pass that asked first, whose mode it must not take on.
+                place = self._places[key] = self.handle.get_buffer(peer, shape, dtype, start // dtype.itemsize)
+        return place
 
+
+_KEPT_PLACES = 1024
 
 _workspaces: WeakKeyDictionary[dist.ProcessGroup, Workspace | None] = WeakKeyDictionary()
+
+# Which group had a name first. Memory is shared under the name of a group: once that is gone, another one that got its
+# name would meet in what the first one left.
+_first_of_name: dict[str, ref[dist.ProcessGroup]] = {}
 
 
 def held_bytes() -> int:
@@ -55,36 +74,69 @@ def workspace(size: int, group: dist.ProcessGroup | None, device: torch.device) 
     """Return memory of at least that many bytes on each rank, or None on all ranks where they cannot share any."""
     members = group if group is not None else dist.group.WORLD
     assert members is not None
-    if members not in _workspaces and not (is_wanted and _share_a_host(members, device)):
+    if members not in _workspaces and not (is_wanted and _can_share(members, device)):
         _workspaces[members] = None
     there = _workspaces.get(members)
     if members in _workspaces and (there is None or there.size >= size):
         return there
+    # No rank lets go of its memory before all have done with it, and none waits for one that could not get any.
     torch.cuda.synchronize(device)
-    dist.barrier(members)
+    gather_bytes(b"\x01", members, device)
     _workspaces.pop(members, None)
     del there
-    made: Workspace | None = None
-    try:
-        made = Workspace(-(-size // _GRAIN) * _GRAIN, members, device)
-    except RuntimeError as error:
-        warnings.warn(f"ranks send messages, as their GPUs do not share memory: {error}", stacklevel=2)
-    if set(gather_bytes(bytes([made is not None]), members, device)) != {b"\x01"}:
-        made = None
-    _workspaces[members] = made
+    _workspaces[members] = made = _make(-(-size // _GRAIN) * _GRAIN, members, device)
     return made
 
 
 _GRAIN = 2 << 20
 
 
-def _share_a_host(group: dist.ProcessGroup, device: torch.device) -> bool:
-    host = socket.gethostname().encode()[:64].ljust(64, b"\0")
-    return device.type == "cuda" and len(set(gather_bytes(host, group, device))) == 1
+def _make(size: int, group: dist.ProcessGroup, device: torch.device) -> Workspace | None:
+    """Return a workspace, or None on every rank if any rank has none."""
+    import torch.distributed._symmetric_memory as symmetric_memory
+
+    local, made, reason = None, None, ""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            local = symmetric_memory.empty(size, dtype=torch.uint8, device=device)
+    except RuntimeError as error:
+        reason = str(error)
+    if _on_all(local is not None, group, device):
+        assert local is not None
+        try:
+            made = Workspace(local, group)
+        except RuntimeError as error:
+            reason = str(error)
+        if not _on_all(made is not None, group, device):
+            made = None
+    if made is None:
+        warnings.warn(f"ranks send messages, as their GPUs do not share memory: {reason or 'not all'}", stacklevel=4)
+    return made
+
+
+def _on_all(is_here: bool, group: dist.ProcessGroup, device: torch.device) -> bool:
+    return set(gather_bytes(bytes([is_here]), group, device)) == {b"\x01"}
+
+
+def _can_share(group: dist.ProcessGroup, device: torch.device) -> bool:
+    """Return, the same on every rank, whether all ranks are of one host and the group's name was never another's."""
+    is_first = _first_of_name.setdefault(group.group_name, ref(group))() is group
+    stated = hashlib.blake2b(f"{socket.gethostname()} {_boot()}".encode(), digest_size=16).digest()
+    gathered = gather_bytes(bytes([is_first]) + stated, group, device)
+    return device.type == "cuda" and set(gathered) == {b"\x01" + stated}
+
+
+def _boot() -> str:
+    """Return what tells two hosts of one name apart, where the system says."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:
+        return ""
 
 
 class SharedMemory:
-    """A link over a workspace; passes of one group follow one another on one stream."""
+    """A link over a workspace; passes of one group follow one another, whatever streams they run on."""
 
     @staticmethod
     def bytes_needed(span: Span, parts: int, widths: tuple[int, int], dtype: torch.dtype, world_size: int) -> int:
@@ -103,8 +155,9 @@ class SharedMemory:
         self._homecomings: dict[int, torch.cuda.Event] = {}
         self._consumptions: dict[int, torch.cuda.Event] = {}
         self._leaving: dict[int, list[tuple[Transfer, Tensor, Tensor]]] = {}
-        if place.quiet is not None:
-            place.quiet.wait()
+        for event in (place.fetched, place.read):
+            if event is not None:
+                event.wait()
 
     def publish(self) -> None:
         """As Link.publish."""
@@ -126,7 +179,7 @@ class SharedMemory:
             if part == self._parts - 1:
                 # Whoever packs next must know that all have fetched.
                 place.handle.barrier(channel=_PUBLISHED)
-                place.quiet = _event()
+                place.fetched = _event()
 
     def arrived(self, part: int) -> None:
         """As Link.arrived."""
@@ -134,7 +187,7 @@ class SharedMemory:
 
     def released(self, part: int) -> None:
         """As Link.released."""
-        self._releases[part] = _event()
+        self._place.read = self._releases[part] = _event()
 
     def send_home(self, part: int, outgoing: list[tuple[Transfer, Tensor, Tensor]]) -> None:
         """As Link.send_home."""
@@ -166,7 +219,7 @@ class SharedMemory:
 
     def consumed(self, part: int) -> None:
         """As Link.consumed."""
-        self._consumptions[part] = _event()
+        self._place.read = self._consumptions[part] = _event()
 
     def _inboxes(self, owner: int, part: int, sender: int) -> tuple[Tensor, Tensor]:
         """Return where at its owner a sender's gradients of keys and of values lie, (rows, elements) each."""
