@@ -1,4 +1,4 @@
-"""Precision: in the narrower dtypes each element within its own bound, and in half types no running sum rounded."""
+"""Precision: in the narrower dtypes each element within its own bound, all digits used, and no running sum rounded."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from verify.case import Case
 from verify.checks.check import Axes, Check, Detail, plain
 from verify.choices import ONE_SIDED
+from verify.digits import BITS, Short, shortened
 from verify.findings import Finding
 from verify.judge import Verdict, assemble
 from verify.measuring import HALF_TYPES, LEAST_RANKS, measuring_cases
@@ -30,28 +31,56 @@ def _precision(session: Session, case: Case, detail: Detail) -> Verdict:
     attended, finding = session.attend(case, lse=session.target.returns_lse)
     if finding:
         return Verdict(np.inf, finding)
+    form = session.judge(case, attended, names=())
+    if form.finding:
+        return form
+    positions, right = session.positions(case), session.answer(case)
+    got = {
+        name: assemble(case, attended, positions, name)
+        for name in VALUES
+        if any(part.arrays.get(name) is not None for part in attended)
+    }
+    for name, array in got.items():
+        dtype = case.dtype if name != "lse" or case.dtype == "float64" else "float32"
+        if short := shortened(array, right.expected[name], right.budget[name], dtype):
+            return Verdict(np.inf, _few_digits(name, short, dtype))
     verdict = session.judge(case, attended)
     if verdict.finding or case.data != ONE_SIDED or case.dtype not in HALF_TYPES or case.shards < LEAST_RANKS:
         return verdict
-    positions, right = session.positions(case), session.answer(case).expected
     worst = verdict.worst
-    for name in VALUES:
-        if not any(part.arrays.get(name) is not None for part in attended):
-            continue
+    for name, array in got.items():
         dtype, least = (case.dtype, ELEMENTS) if name != "lse" else ("float32", 64)
-        ratio = rms_ratio(assemble(case, attended, positions, name), right[name], dtype, least)
+        ratio = rms_ratio(array, right.expected[name], dtype, least)
         limit = RMS_LIMITS[regime(case.shards, len(case.segment_lengths))][name]
         worst = max(worst, ratio / limit)
         if ratio > limit:
-            return Verdict(worst, _inexact(name, ratio, limit, dtype, right[name].size))
+            return Verdict(worst, _inexact(name, ratio, limit, dtype, array.size))
     return Verdict(worst)
 
 
-def _inexact(name: str, ratio: float, limit: float, dtype: str, elements: int) -> Finding:
-    words = {"out": "the output", "lse": "the log-sum-exp"}.get(name, f"the gradient of {name.removesuffix('.grad')}")
+def _words(name: str) -> str:
+    return {"out": "the output", "lse": "the log-sum-exp"}.get(name, f"the gradient of {name.removesuffix('.grad')}")
+
+
+def _few_digits(name: str, short: Short, dtype: str) -> Finding:
+    bits = BITS[short.narrower]
     return Finding(
         "fail",
-        f"{words} is {ratio:.2f} times as inexact as one rounding to {dtype} leaves it, where {limit} is the limit",
+        f"{_words(name)} has no more digits than {short.narrower} holds, where {dtype} is due: it was rounded twice",
+        (
+            f"{short.count} of the {short.of} numbers that can tell have no more than {bits} significant bits, "
+            f"where {dtype} has {BITS[dtype]} and the right numbers need more than {bits}",
+            "by chance at most one in four is so short; zeros, repeated numbers and those of no accuracy do not count",
+        ),
+        tensor=name,
+    )
+
+
+def _inexact(name: str, ratio: float, limit: float, dtype: str, elements: int) -> Finding:
+    times = f"{ratio:.2f} times as inexact as one rounding to {dtype} leaves it"
+    return Finding(
+        "fail",
+        f"{_words(name)} is {times}, where {limit} is the limit",
         (
             f"root-mean-square error over {elements} elements; rounding the weights, dS and each block's result to the "
             "inputs' dtype stays within the limit",
