@@ -2,8 +2,11 @@
 
 from impls import RingDilatedAttentionRobust
 from impls.robust import attend
+
+Both run on fused kernels where devices, dtypes and shapes allow: `path_for` tells, and `kernels` settles it.
 """
 
 from impls.modules import RingDilatedAttentionCollective, RingDilatedAttentionRobust
+from impls.path import Path, kernels, path_for
 
-__all__ = ["RingDilatedAttentionCollective", "RingDilatedAttentionRobust"]
+__all__ = ["Path", "RingDilatedAttentionCollective", "RingDilatedAttentionRobust", "kernels", "path_for"]

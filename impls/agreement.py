@@ -8,9 +8,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from impls.arguments import Arguments, check, shown
 from impls.exchange import gather_bytes
+from impls.path import chosen
 from impls.plan import Layout
 
 _KINDS: dict[str, type[Exception]] = {"TypeError": TypeError, "ValueError": ValueError}
@@ -18,6 +20,13 @@ _OBJECTION = bytes(16)
 
 # On accelerators, what each group has agreed upon: asking again would make the host wait for the device at every call.
 _agreed: WeakKeyDictionary[dist.ProcessGroup, set[bytes]] = WeakKeyDictionary()
+
+# Layout, scale and is_zigzag of calls that were agreed upon there, by all that was given: checking again would take the
+# host longer than a small call takes the device.
+_Known = dict[tuple, tuple[Layout, float, bool]]
+_admitted: WeakKeyDictionary[dist.ProcessGroup, _Known] = WeakKeyDictionary()
+_KEPT_CALLS = 1024
+_PLAIN_TYPES = (bool, int, float, str, type(None))
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,12 @@ def admit(implementation: str, arguments: Arguments, group: dist.ProcessGroup | 
     """
     rank, world_size, objection = _position(group)
     members = group if objection is None else None
+    known: _Known = {}
+    given = _as_given(implementation, arguments) if objection is None and world_size > 1 else None
+    if given is not None:
+        known = _admitted.setdefault(_process_group(members), known)
+        if given in known:
+            return Call(*known[given], members)
     signature: dict[str, object] = {}
     if objection is None:
         try:
@@ -45,12 +60,45 @@ def admit(implementation: str, arguments: Arguments, group: dist.ProcessGroup | 
         except (TypeError, ValueError) as error:
             objection = error
     if world_size > 1:
-        _agree({"implementation": implementation, **signature}, objection, rank, members)
+        _agree({"implementation": implementation, "kernels": chosen(), **signature}, objection, rank, members)
     if objection is not None:
         raise objection
     # Of one rank both layouts are the same.
     is_zigzag = arguments.layout == "zigzag" and world_size > 1
+    if given is not None:
+        if len(known) >= _KEPT_CALLS:
+            known.clear()
+        known[given] = layout, scale, is_zigzag
     return Call(layout, scale, is_zigzag, members)
+
+
+def _as_given(implementation: str, arguments: Arguments) -> tuple | None:
+    """Return all that decides whether a call is sound and what is agreed upon; None where every call is checked.
+
+    With the types of all options, as True is no 1 and 2.0 no 2, although they are equal.
+    """
+    tensors, options = arguments[:3], arguments[3:-1]
+    if arguments.unknown or not all(isinstance(tensor, Tensor) and _is_remembered(tensor) for tensor in tensors):
+        return None
+    given: list[object] = [implementation, chosen(), torch.is_grad_enabled()]
+    given += [(each.shape, each.dtype, each.device, each.layout, each.requires_grad) for each in tensors]
+    for option in options:
+        entries = option if type(option) in (list, tuple) else (option,)
+        kinds = tuple(map(type, entries))
+        if not all(kind in _PLAIN_TYPES for kind in kinds):
+            return None
+        given.append((type(option), kinds, tuple(entries)))
+    return tuple(given)
+
+
+def _is_remembered(tensor: Tensor) -> bool:
+    return tensor.is_cuda
+
+
+def _process_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
+    members = group if group is not None else dist.group.WORLD
+    assert members is not None
+    return members
 
 
 def _position(group: Any) -> tuple[int, int, Exception | None]:
@@ -80,13 +128,14 @@ def _agree(
     verdict = digest if objection is None else _OBJECTION
     settled: set[bytes] = set()
     if signature.get("device", "cpu") != "cpu":
-        members = group if group is not None else dist.group.WORLD
-        assert members is not None
-        settled = _agreed.setdefault(members, settled)
+        settled = _agreed.setdefault(_process_group(group), settled)
     if verdict in settled:
         return
     verdicts = set(gather_bytes(verdict, group, device))
     if verdicts == {digest}:
+        if not settled and signature["device"] == "cuda" and device.type == "cpu":
+            # What comes next may be messages between some of the ranks, which NCCL cannot begin a group with.
+            gather_bytes(verdict, group, torch.device("cuda", torch.cuda.current_device()))
         settled.add(digest)
         return
     statement = signature if objection is None else [type(objection).__name__, str(objection)]

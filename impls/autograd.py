@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -11,9 +10,11 @@ from torch.autograd.function import once_differentiable
 
 from impls.agreement import Call
 from impls.block import accumulation_dtype
-from impls.fused import engine, task_for
-from impls.fused.engine import Result, Task, Tensors
+from impls.fused import engine
+from impls.fused.engine import Result
 from impls.fused.grid import usable
+from impls.fused.journey import Task, Tensors
+from impls.path import choose
 from impls.rows import as_rows
 from impls.zigzag import to_contiguous, to_zigzag
 
@@ -50,12 +51,10 @@ class Scheme(NamedTuple):
 
 def attend_by(scheme: Scheme, query: Tensor, key: Tensor, value: Tensor, call: Call) -> tuple[Tensor, Tensor]:
     """Return out (batch, local_length, heads, value_dim) and lse (batch, heads, local_length), out differentiable."""
-    if call.is_zigzag and call.layout.is_symmetric:
-        call = replace(call, is_zigzag=False)  # Queries and keys have no order: any even shards are as good as others.
-    task = task_for(query, value, call.layout, call.is_zigzag, call.scale, call.group, scheme.in_parts)
+    task = choose(query, value, call.layout, call.is_zigzag, call.scale, call.group, scheme.in_parts)
     if isinstance(task, Task):
         out, lse = _AttendFused.apply(query, key, value, task)
-    elif call.is_zigzag:
+    elif call.is_zigzag and not call.layout.is_symmetric:
         shards = (to_contiguous(tensor, call.layout, call.group) for tensor in (query, key, value))
         out, lse = _Attend.apply(*shards, scheme, call)
         out = to_zigzag(out, call.layout, call.group)
@@ -70,7 +69,7 @@ class _AttendFused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, task: Task) -> tuple[Tensor, Tensor]:
         inputs = Tensors(usable(query), usable(key), usable(value))
-        with _exact(query.device):
+        with _exact(query.device), torch.cuda.device_of(query):
             out, lse = engine.forward(inputs, task)
         lse = lse.transpose(1, 2).contiguous()
         ctx.task = task
@@ -88,7 +87,7 @@ class _AttendFused(torch.autograd.Function):
         wanted = ctx.needs_input_grad[:3]
         inputs = Tensors(usable(query), usable(key), usable(value))
         result = Result(out, lse.transpose(1, 2), usable(grad_out))
-        with _exact(query.device):
+        with _exact(query.device), torch.cuda.device_of(query):
             grads = engine.backward(inputs, result, ctx.task, wanted[1] or wanted[2])
         return (*(grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True)), None)
 

@@ -4,7 +4,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from impls.fused import kernels
-from impls.fused.engine import Task
+from impls.fused.journey import Task
 from impls.fused.plan import plan_of
 from impls.plan import Layout
 

@@ -1,0 +1,194 @@
+"""The rows of one pass that travel: packed, fetched one part ahead, and their gradients sent home."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch.distributed as dist
+from torch import Tensor
+
+from impls.fused import symmetric
+from impls.fused.combine import add
+from impls.fused.grid import Piece, compact, grid
+from impls.fused.links import Link, Messages
+from impls.fused.plan import Block, Plan, Span, Transfer, chunks
+
+
+class Task(NamedTuple):
+    """What to do, on which group, and whether rows may travel part by part."""
+
+    plan: Plan
+    scale: float
+    group: dist.ProcessGroup | None
+    in_parts: bool
+
+
+class Tensors(NamedTuple):
+    """Query, key and value of this rank, or their gradients, each (batch, local_length, heads, dim)."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
+class Buffer(NamedTuple):
+    """Records (rows, elements), and how keys and values lie in each: batch, offsets, heads, dim, first element."""
+
+    rows: Tensor
+    of_keys: tuple[int, int, int, int, int]
+    of_values: tuple[int, int, int, int, int]
+
+
+class Journey:
+    """The rows of one pass that travel: packed in parts, fetched one part ahead, their gradients sent home."""
+
+    def __init__(self, inputs: Tensors, span: Span, task: Task) -> None:
+        self._inputs, self._span = inputs, span
+        query, key, value = inputs
+        batch, length, kv_heads, _ = key.shape
+        world_size = dist.get_world_size(task.group)
+        self.parts = chunks(span, kv_heads, world_size, key.numel() + value.numel()) if task.in_parts else 1
+        self._query_heads, self._key_heads = query.shape[2] // self.parts, kv_heads // self.parts
+        self._keys, self._values = (grid(rows, length, span.rate) for rows in (key, value))
+        self._offsets, self._columns = self._keys.shape[2], self._keys.shape[3] // self.parts
+        self._batch, self._dims = batch, (key.shape[-1], value.shape[-1])
+        widths = tuple(batch * self._offsets * self._columns * dim for dim in self._dims)
+        self._widths = widths[0], widths[1]
+        place = (batch, self._offsets, self._columns)
+        self._of_keys, self._of_values = (*place, self._dims[0], 0), (*place, self._dims[1], widths[0])
+        self.link = _link(span, key, self.parts, self._widths, task.group)
+        count = min(2, self.parts)
+        self._buffers = [key.new_empty((span.buffer_rows, sum(self._widths))) for _ in range(count)]
+
+    def start(self) -> None:
+        """Pack this rank's rows, let the others have them, and start to fetch theirs."""
+        for rows, grid_rows, place in zip(
+            self._inputs[1:], (self._keys, self._values), (self._of_keys, self._of_values), strict=True
+        ):
+            if self.parts > 1:
+                _copy_parts(self.link.packed, rows, *place[2:])
+            else:
+                _copy_grid(compact(self.link.packed[0], *place), grid_rows)
+        self.link.publish()
+        self.link.fetch(0, self._buffers[0])
+
+    def parts_in_turn(self) -> Iterator[tuple[int, Tensors, Buffer]]:
+        """Yield each part, this rank's own rows of it, and the buffer for keys and values; the next is on its way."""
+        for part in range(self.parts):
+            if part + 1 < self.parts:
+                self.link.fetch(part + 1, self._buffers[(part + 1) % 2])
+            buffer, own = self._buffers[part % 2], self._span.own
+            if own is not None:
+                buffer[own.place : own.place + own.stop - own.start] = self.link.packed[part, own.start : own.stop]
+            query, key, value = self._inputs
+            heads, kv_heads = self.query_heads(part), self.key_heads(part)
+            own_rows = Tensors(query[:, :, heads], key[:, :, kv_heads], value[:, :, kv_heads])
+            yield part, own_rows, Buffer(buffer, self._of_keys, self._of_values)
+
+    def blocks_in_turn(self, part: int, blocks: Sequence[Block]) -> Iterator[Block]:
+        """Yield the blocks of this rank's own keys, then, once the part has arrived, those of the buffer."""
+        yield from (block for block in blocks if block.keys is None)
+        self.link.arrived(part)
+        yield from (block for block in blocks if block.keys is not None)
+
+    def release(self, part: int) -> None:
+        """Note that the buffer of this part is free for the part after the next."""
+        self.link.released(part)
+
+    def query_heads(self, part: int) -> slice:
+        """Return the query heads of a part."""
+        return slice(part * self._query_heads, (part + 1) * self._query_heads)
+
+    def key_heads(self, part: int) -> slice:
+        """Return the kv heads of a part."""
+        return slice(part * self._key_heads, (part + 1) * self._key_heads)
+
+    def send_home(
+        self, part: int, travelling: Sequence[tuple[range, Tensor, Tensor]], moves_home: bool
+    ) -> tuple[list[Piece], list[Piece]]:
+        """Send the gradients of buffered rows to their owners; return this rank's own, of keys and of values."""
+        span = self._span
+        places = [*span.wants, span.own] if span.own else [*span.wants]
+        found: list[tuple[Transfer, Tensor, Tensor]] = []
+        for place in places:
+            rows = range(place.place, place.place + place.stop - place.start)
+            found.append((place, self._gradient(rows, travelling, 1), self._gradient(rows, travelling, 2)))
+        if moves_home:
+            self.link.send_home(part, [entry for entry in found if entry[0] is not span.own])
+        own = [entry for entry in found if entry[0] is span.own]
+        keys = [self._piece(rows, place.start, 0) for place, rows, _ in own]
+        values = [self._piece(rows, place.start, 1) for place, _, rows in own]
+        return keys, values
+
+    def home(self, part: int) -> tuple[list[Piece], list[Piece]]:
+        """Return the gradients of this rank's keys and values that came from other ranks."""
+        coming = self.link.home(part)
+        keys = [self._piece(grads.keys, grads.start, 0) for grads in coming]
+        return keys, [self._piece(grads.values, grads.start, 1) for grads in coming]
+
+    def _gradient(self, rows: range, travelling: Sequence[tuple], which: int) -> Tensor:
+        """Return the gradients of some rows of the buffer as (rows, elements), added up if several blocks see them."""
+        seeing = [entry for entry in travelling if entry[0].start < rows.stop and rows.start < entry[0].stop]
+        if len(seeing) == 1 and seeing[0][0].step == 1 and _holds(seeing[0][0], rows):
+            keys = seeing[0][0]
+            part = seeing[0][which][:, :, :, :, rows.start - keys.start : rows.stop - keys.start]
+            return part.permute(4, 0, 1, 2, 3, 5).reshape(len(rows), -1).contiguous()
+        total = self.link.packed.new_empty((len(rows), self._widths[which - 1]))
+        width = self._dims[which - 1]
+        heads = self._offsets * self._columns
+        view = total.view(len(rows), self._batch, heads, width).transpose(0, 1)
+        pieces = []
+        for keys, *grads in seeing:
+            # Of this block's keys, those within the rows: a progression again.
+            first = max(0, -((keys.start - rows.start) // keys.step))
+            some = grads[which - 1][:, :, :, :, first : -((keys.start - rows.stop) // keys.step)]
+            some = some.flatten(2, 3).unsqueeze(2)
+            pieces.append(Piece(some, None, _LONG, keys.step, 1, keys.start + first * keys.step - rows.start))
+        add(view, pieces)
+        return total
+
+    def _piece(self, rows: Tensor, start: int, which: int) -> Piece:
+        """Return gradients (rows, elements) as a piece of this rank's keys or values, from selected row `start` on."""
+        rate = self._span.rate
+        view = compact(rows, self._batch, self._offsets, self._columns, self._dims[which])
+        return Piece(view, None, _LONG, rate, rate, start * rate)
+
+
+_LONG = 1 << 30  # no shard is as long
+
+
+def _link(span: Span, like: Tensor, parts: int, widths: tuple[int, int], group: dist.ProcessGroup | None) -> Link:
+    if like.is_cuda and symmetric.is_wanted:
+        needed = symmetric.SharedMemory.bytes_needed(span, parts, widths, like.dtype, dist.get_world_size(group))
+        place = symmetric.workspace(needed, group, like.device)
+        if place is not None:
+            return symmetric.SharedMemory(place, span, like.dtype, parts, widths)
+    return Messages(span, like, parts, widths, group)
+
+
+def base(rows: Tensor, lse: Tensor | None = None) -> Piece:
+    """Return a tensor (batch, rows, heads, dim) as a piece of itself."""
+    length = rows.shape[1]
+    part = grid(lse.unsqueeze(-1), length, 1).squeeze(-1) if lse is not None else None
+    return Piece(grid(rows, length, 1), part, length, 1, 1)
+
+
+def _copy_parts(packed: Tensor, rows: Tensor, columns: int, dim: int, first: int) -> None:
+    """Copy (batch, rows, heads, dim) to records (parts, rows, elements), so many heads to each, all parts at once."""
+    parts = packed.shape[0]
+    for sample in rows:
+        target = packed[:, :, first : first + columns * dim].unflatten(2, (columns, dim))
+        add(target, [base(sample.unflatten(1, (parts, columns)).transpose(0, 1))])
+        first += columns * dim
+
+
+def _copy_grid(target: Tensor, source: Tensor) -> None:
+    """Copy a grid row by row, as records hold them."""
+    if source.shape[1:3] == (1, 1):
+        heads = target[:, 0, 0].transpose(1, 2)
+        add(heads, [base(source[:, 0, 0].transpose(1, 2))])
+    else:
+        target.permute(4, 0, 1, 2, 3, 5).copy_(source.permute(4, 0, 1, 2, 3, 5))
+
+
+def _holds(outer: range, inner: range) -> bool:
+    return outer.start <= inner.start and inner.stop <= outer.stop

@@ -1,0 +1,99 @@
+"""Which way a call takes, through fused kernels or plain products: told beforehand, and settled where need be."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch.distributed as dist
+from torch import Tensor
+
+from impls.arguments import Arguments, check
+from impls.fused import Task, task_for
+from impls.plan import Layout
+
+KERNELS = ("auto", "fused", "plain")
+
+_chosen = "auto"
+
+
+class Path(NamedTuple):
+    """The kernels that a call runs on, "fused" or "plain", and why not fused ones, "" where it is those."""
+
+    kernels: str
+    because: str
+
+
+@contextmanager
+def kernels(choice: str) -> Iterator[None]:
+    """Settle which kernels all calls of this process run on meanwhile, the same on every rank.
+
+        with impls.kernels("fused"):
+            out = attend(query, key, value, segment_lengths=[n], dilation_rates=[1])
+
+    "auto", as it is without this: fused kernels where devices, dtypes and shapes allow. "fused": calls that these do
+    not serve raise ValueError, on every rank, and say why. "plain": none are used. A backward pass runs on what its
+    forward pass ran on.
+    """
+    global _chosen
+    if choice not in KERNELS:
+        raise ValueError(f"kernels: {choice!r} is not one of {', '.join(map(repr, KERNELS))}")
+    before, _chosen = _chosen, choice
+    try:
+        yield
+    finally:
+        _chosen = before
+
+
+def chosen() -> str:
+    """Return what `kernels` was last given, "auto" outside of it."""
+    return _chosen
+
+
+def path_for(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    segment_lengths: Sequence[int],
+    dilation_rates: Sequence[int],
+    is_causal: bool = False,
+    scale: float | None = None,
+    sequence_length: int | None = None,
+    group: dist.ProcessGroup | None = None,
+    layout: str = "contiguous",
+) -> Path:
+    """Return which way `attend` takes with these arguments, in either implementation; no rank waits for another.
+
+        path = impls.path_for(query, key, value, segment_lengths=[2048], dilation_rates=[1])
+        print(path.kernels, path.because)
+
+    Raises TypeError or ValueError as `attend` does for what can be told from this rank's arguments alone.
+    """
+    arguments = Arguments(
+        query, key, value, segment_lengths, dilation_rates, is_causal, scale, sequence_length, False, layout, {}
+    )
+    is_ready = dist.is_available() and dist.is_initialized()
+    rank, world_size = (dist.get_rank(group), dist.get_world_size(group)) if is_ready else (0, 1)
+    plan, number, _ = check(arguments, rank, world_size)
+    task = choose(query, value, plan, layout == "zigzag" and world_size > 1, number, group, True)
+    return Path("plain", task) if isinstance(task, str) else Path("fused", "")
+
+
+def choose(
+    query: Tensor,
+    value: Tensor,
+    layout: Layout,
+    is_zigzag: bool,
+    scale: float,
+    group: dist.ProcessGroup | None,
+    in_parts: bool,
+) -> Task | str:
+    """Return what the call is to fused kernels, or why it does not run on them: the same answer on every rank."""
+    if _chosen == "plain":
+        return "plain products are chosen"
+    # Without causality dense queries and keys have no order: any even shards are as good as others.
+    is_zigzag = is_zigzag and not layout.is_symmetric
+    task = task_for(query, value, layout, is_zigzag, scale, group, in_parts)
+    if _chosen == "fused" and isinstance(task, str):
+        raise ValueError(f"kernels: fused ones are chosen and do not serve: {task}")
+    return task

@@ -1,0 +1,198 @@
+"""Which kernels a call runs on: told beforehand, settled by the caller, the same on every rank."""
+
+from typing import Any
+from unittest.mock import Mock, patch
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import impls
+from impls.agreement import _as_given
+from impls.arguments import Arguments
+from tests.impls.cases import IMPLEMENTATIONS, Case, assert_close, attend, own_tensors, run_case
+from tests.impls.test_fused import CASES
+from tests.impls.worlds import Raised, results, world
+
+REGULAR, ODD = CASES["dense causal"], Case(15, ((4, 2),), heads=4, kv_heads=4)
+
+
+def told(case: Case, size: int, rank: int, **options: Any) -> impls.Path:
+    query, key, value, _ = own_tensors(case, size, rank)
+    return impls.path_for(query, key, value, sequence_length=case.length, **case.options | options)
+
+
+def test_without_a_fused_kernel_it_is_plain_products_and_why() -> None:
+    assert told(REGULAR, 1, 0) == ("plain", "there is no fused kernel for cpu")
+
+
+def run_and_tell(rank: int, implementation: str, case: Case, choice: str) -> Any:
+    """Return what is told, whether fused kernels ran, and the results, where there are fused kernels for the CPU."""
+    with (
+        patch("impls.fused.kernels.objection", lambda *_: None),
+        patch("impls.fused.kernels.least_rows", 1),
+        impls.kernels(choice),
+    ):
+        with patch("impls.exchange.gather_bytes", None), patch("impls.agreement.gather_bytes", None):
+            path = told(case, dist.get_world_size(), rank)
+        from impls.fused import engine
+
+        with patch.object(engine, "forward", Mock(wraps=engine.forward)) as forward:
+            answer = run_case(rank, implementation, case)
+        return tuple(path), forward.called, answer
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(
+    ("case", "choice", "kernels", "because"),
+    [
+        (REGULAR, "auto", "fused", ""),
+        (REGULAR, "fused", "fused", ""),
+        (REGULAR, "plain", "plain", "plain products are chosen"),
+        (ODD, "auto", "plain", "15 rows are not equal shards on 2 ranks"),
+    ],
+)
+def test_what_is_told_is_what_is_taken(
+    implementation: str, case: Case, choice: str, kernels: str, because: str
+) -> None:
+    answers = results(2, run_and_tell, implementation, case, choice)
+    assert [answer[0] for answer in answers] == [(kernels, because)] * 2
+    assert [answer[1] for answer in answers] == [kernels == "fused"] * 2
+    assert_close([answer[2] for answer in answers], case)
+
+
+def test_the_zigzag_layout_is_told_too() -> None:
+    with patch("impls.fused.kernels.objection", lambda *_: None), patch("impls.fused.kernels.least_rows", 1):
+        assert told(REGULAR, 1, 0, layout="zigzag").kernels == "fused"
+
+
+def run_chosen(rank: int, implementation: str, case: Case, choices: list[str]) -> Any:
+    with impls.kernels(choices[rank]):
+        return run_case(rank, implementation, case)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_fused_kernels_that_do_not_serve_are_refused_on_every_rank(implementation: str) -> None:
+    for answer in world(2).run(run_chosen, implementation, REGULAR, ["fused", "fused"], deadline=20.0):
+        assert isinstance(answer, Raised)
+        assert answer.kind == "ValueError"
+        assert "fused ones are chosen and do not serve: there is no fused kernel for cpu" in answer.text
+    assert_close(world(2).run(run_case, implementation, REGULAR), REGULAR)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_different_choices_are_refused_on_every_rank(implementation: str) -> None:
+    for answer in world(2).run(run_chosen, implementation, REGULAR, ["auto", "plain"], deadline=20.0):
+        assert isinstance(answer, Raised)
+        assert answer.kind == "ValueError"
+        assert "kernels: auto on rank 0, plain on rank 1; it must be the same on every rank" in answer.text
+
+
+def test_a_choice_ends_with_its_context() -> None:
+    with impls.kernels("plain"):
+        assert told(REGULAR, 1, 0).because == "plain products are chosen"
+    assert told(REGULAR, 1, 0).because == "there is no fused kernel for cpu"
+
+
+def test_an_unknown_choice_is_refused() -> None:
+    words = "kernels: 'quick' is not one of 'auto', 'fused', 'plain'"
+    with pytest.raises(ValueError, match=words), impls.kernels("quick"):
+        pass
+
+
+def test_bad_arguments_are_refused_as_by_the_call() -> None:
+    with pytest.raises(ValueError, match="segment_lengths"):
+        told(REGULAR, 1, 0, segment_lengths=[0])
+
+
+def run_remembering(rank: int, implementation: str, case: Case) -> Any:
+    """Do on the CPU as on a GPU: what was agreed upon is not checked again, whatever is new is."""
+    with patch("impls.agreement._is_remembered", lambda _: True):
+        run_case(rank, implementation, case)
+        with patch("impls.agreement.check", None):
+            answer = run_case(rank, implementation, case)
+        refused = 0
+        query, key, value, _ = own_tensors(case, dist.get_world_size(), rank)
+        good = case.options | {"sequence_length": case.length, "return_lse": True}
+        for changes in (
+            {"segment_lengths": [float(length) for length in good["segment_lengths"]]},
+            {"dilation_rates": [True]},
+            {"is_causal": 1},
+            {"scale": "1"},
+            {"sequence_length": case.length + 2},
+            {"dropout": 0.0},
+        ):
+            try:
+                attend(implementation)(query, key, value, **good | changes)
+            except (TypeError, ValueError):
+                refused += 1
+        return answer, refused
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_what_was_agreed_upon_is_not_checked_again(implementation: str) -> None:
+    answers = results(2, run_remembering, implementation, REGULAR)
+    assert_close([answer for answer, _ in answers], REGULAR)
+    assert [refused for _, refused in answers] == [6, 6]
+
+
+def arguments(**changes: Any) -> Arguments:
+    tensors = dict.fromkeys(("query", "key", "value"), torch.zeros(1, 4, 2, 8))
+    options = {
+        "segment_lengths": [4],
+        "dilation_rates": [1],
+        "is_causal": True,
+        "scale": 1.0,
+        "sequence_length": 4,
+        "return_lse": False,
+        "layout": "contiguous",
+        "unknown": {},
+    }
+    return Arguments(**tensors | options | changes)
+
+
+DIFFERENT: dict[str, dict[str, Any]] = {
+    "shape": {"query": torch.zeros(1, 4, 4, 8)},
+    "dtype": {"value": torch.zeros(1, 4, 2, 8, dtype=torch.float64)},
+    "device": {"key": torch.zeros(1, 4, 2, 8, device="meta")},
+    "requires_grad": {"key": torch.zeros(1, 4, 2, 8, requires_grad=True)},
+    "float length": {"segment_lengths": [4.0]},
+    "bool rate": {"dilation_rates": [True]},
+    "tuple": {"segment_lengths": (4,)},
+    "integer flag": {"is_causal": 1},
+    "integer scale": {"scale": 1},
+    "length": {"sequence_length": 5},
+    "lse": {"return_lse": True},
+    "layout": {"layout": "zigzag"},
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_no_two_calls_are_taken_for_one_another(name: str) -> None:
+    with patch("impls.agreement._is_remembered", lambda _: True):
+        assert _as_given("impls.robust", arguments()) == _as_given("impls.robust", arguments())
+        assert _as_given("impls.robust", arguments()) != _as_given("impls.robust", arguments(**DIFFERENT[name]))
+        assert _as_given("impls.robust", arguments()) != _as_given("impls.collective", arguments())
+        with impls.kernels("plain"):
+            plain = _as_given("impls.robust", arguments())
+        assert plain != _as_given("impls.robust", arguments())
+        with torch.no_grad():
+            assert plain != _as_given("impls.robust", arguments())
+            assert _as_given("impls.robust", arguments()) != given_with_gradients()
+
+
+def given_with_gradients() -> Any:
+    with torch.enable_grad():
+        return _as_given("impls.robust", arguments())
+
+
+def test_what_cannot_be_remembered_is_checked() -> None:
+    assert _as_given("impls.robust", arguments()) is None, "on the CPU every call is checked"
+    with patch("impls.agreement._is_remembered", lambda _: True):
+        for changes in (
+            {"unknown": {"dropout": 0}},
+            {"query": [1.0]},
+            {"segment_lengths": [[4]]},
+            {"scale": torch.ones(1)},
+        ):
+            assert _as_given("impls.robust", arguments(**changes)) is None
