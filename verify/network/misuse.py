@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
 
 def mismatch(sender: int, send: Post, receiver: int, receive: Post, waiting: Sequence[Post] = ()) -> Finding | None:
-    """A message and a buffer that do not fit: another dtype or another number of elements.
+    """A message and a buffer that do not fit: another tag, another dtype or another number of elements.
 
     ``waiting`` are the messages or buffers next in line: if one of them fits, the order is the mistake.
     """
+    if send.tag != receive.tag:
+        return _tags(sender, send, receiver, receive)
     sent, expected = send.sends[0], receive.receives[0]
     if sent.dtype != expected.dtype:
         what = "dtype"
@@ -36,6 +38,23 @@ def mismatch(sender: int, send: Post, receiver: int, receive: Post, waiting: Seq
             "messages between two ranks are matched in the order of posting; a real transport reads such a message as "
             "other numbers, fills the buffer in part, or crashes",
             *_swapped(sender, send, receiver, receive, waiting),
+        ),
+        "wire",
+    )
+
+
+def _tags(sender: int, send: Post, receiver: int, receive: Post) -> Finding:
+    """Two that meet by their order alone, as under "stream", and would not by their tags."""
+    return Finding(
+        "fail",
+        f"rank {sender} sends with tag {send.tag} what rank {receiver} receives with tag {receive.tag}",
+        (
+            f"rank {sender}: {describe(send, sender)}",
+            f"  at {send.line}",
+            f"rank {receiver}: {describe(receive, receiver)}",
+            f"  at {receive.line}",
+            "NCCL knows no tags: it matches the messages between two ranks in the order of posting, so that what is "
+            "sent first goes into the buffer that is posted first",
         ),
         "wire",
     )

@@ -115,6 +115,59 @@ class _ValueIntoKey(Ring):
         return super().start(outgoing, incoming[::-1])
 
 
+class _ToldApartByTags(Ring):
+    """Keys and values are told apart by tags, and received in the other order."""
+
+    def start(self, outgoing: list[Tensor], incoming: list[Tensor]) -> list[Any]:
+        tagged = [*enumerate(incoming)][::-1]
+        receives = [
+            dist.P2POp(dist.irecv, tensor, group=self.group, group_peer=self.left, tag=k) for k, tensor in tagged
+        ]
+        sends = [
+            dist.P2POp(dist.isend, tensor, group=self.group, group_peer=self.right, tag=k)
+            for k, tensor in enumerate(outgoing)
+        ]
+        return dist.batch_isend_irecv(receives + sends)
+
+
+class _NobodyElseCasts(Ring):
+    """A value for all is told by a broadcast, each rank naming itself as its root."""
+
+    def prepare(self) -> None:
+        if self.size > 1:
+            dist.broadcast(torch.ones(2), group_src=self.rank, group=self.group)
+
+
+class _GathersUnwaited(Ring):
+    """An asynchronous collective whose handle is dropped."""
+
+    def prepare(self) -> None:
+        if self.size > 1:
+            parts = [torch.empty(3) for _ in range(self.size)]
+            dist.all_gather(parts, torch.ones(3), group=self.group, async_op=True)
+
+
+class _ReducesBehindTheHop(Ring):
+    """Rank 0 reduces before it posts its hop, the others after they have posted theirs: on GPUs both wait for ever."""
+
+    def start(self, outgoing: list[Tensor], incoming: list[Tensor]) -> list[Any]:
+        if self.rank == 0:
+            dist.all_reduce(torch.ones(1), group=self.group)
+        handles = super().start(outgoing, incoming)
+        if self.rank != 0:
+            dist.all_reduce(torch.ones(1), group=self.group)
+        return handles
+
+
+class _RankedSizes(Ring):
+    """Each rank scatters parts of a size of its own."""
+
+    def prepare(self) -> None:
+        if self.size > 1:
+            rows = 1 + self.rank
+            dist.reduce_scatter(torch.empty(rows), [torch.ones(rows) for _ in range(self.size)], group=self.group)
+
+
 class _OneUnwaited(Ring):
     """The last send's handle is never waited for."""
 
@@ -135,11 +188,11 @@ class _DifferentCollectives(Ring):
 
 
 class _NeverReceived(Ring):
-    """One more message than anybody receives, its handle dropped."""
+    """One more message than anybody receives, under a tag of its own."""
 
     def prepare(self) -> None:
         if self.size > 1:
-            dist.isend(torch.ones(3), group=self.group, group_dst=self.right)
+            dist.isend(torch.ones(3), group=self.group, group_dst=self.right, tag=7)
 
 
 class _ToItself(Ring):
@@ -253,3 +306,23 @@ def outside_the_group(query: Tensor, key: Tensor, value: Tensor, *, group: Any =
 
 def wasteful(query: Tensor, key: Tensor, value: Tensor, *, group: Any = None, **options: Any) -> Tensor:
     return run(_Wasteful(group), query, key, value, **options)
+
+
+def told_apart_by_tags(query: Tensor, key: Tensor, value: Tensor, *, group: Any = None, **options: Any) -> Tensor:
+    return run(_ToldApartByTags(group), query, key, value, **options)
+
+
+def nobody_else_casts(query: Tensor, key: Tensor, value: Tensor, *, group: Any = None, **options: Any) -> Tensor:
+    return run(_NobodyElseCasts(group), query, key, value, **options)
+
+
+def gathers_unwaited(query: Tensor, key: Tensor, value: Tensor, *, group: Any = None, **options: Any) -> Tensor:
+    return run(_GathersUnwaited(group), query, key, value, **options)
+
+
+def reduces_behind_the_hop(query: Tensor, key: Tensor, value: Tensor, *, group: Any = None, **options: Any) -> Tensor:
+    return run(_ReducesBehindTheHop(group), query, key, value, **options)
+
+
+def ranked_sizes(query: Tensor, key: Tensor, value: Tensor, *, group: Any = None, **options: Any) -> Tensor:
+    return run(_RankedSizes(group), query, key, value, **options)

@@ -32,10 +32,15 @@ MISTAKES: dict[str, tuple[Check, str, str]] = {
     "value_into_key": (SCHEDULES, "fail", "the receives are in another order than the sends"),
     "one_unwaited": (SCHEDULES, "fail", "never waits for the handle of operation 3, isend"),
     "different_collectives": (SCHEDULES, "fail", "rank 0 is in all_gather, rank 1 in all_reduce"),
-    "never_received": (SCHEDULES, "fail", ""),
+    "never_received": (SCHEDULES, "fail", "a message from rank 0 to rank 1 is never received"),
     "to_itself": (SCHEDULES, "fail", "rank 0 sends to itself"),
     "other_dtype": (SCHEDULES, "fail", "which receives it into float32 (2,): another dtype"),
     "outside_the_group": (SCHEDULES, "fail", "uses a group that it is not in"),
+    "told_apart_by_tags": (SCHEDULES, "fail", "NCCL knows no tags"),
+    "nobody_else_casts": (SCHEDULES, "fail", "ranks 0 and 1 differ in the root of broadcast"),
+    "gathers_unwaited": (SCHEDULES, "fail", "never waits for the handle of operation 0, all_gather"),
+    "reduces_behind_the_hop": (SCHEDULES, "hang", "which is held up by its own operation 0, irecv of a batch"),
+    "ranked_sizes": (SCHEDULES, "fail", "ranks 0 and 1 differ in the number of elements of reduce_scatter"),
     "wasteful": (WIRE, "fail", "where a dense ring moves"),
 }
 
