@@ -46,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def entry() -> NoReturn:
     """What the console script calls: ``main``, then the end of the process, whatever the target left running in it."""
     status = main()
+    if threading.current_thread() is threading.main_thread():
+        # All is said; a launcher that ends this process now must not break off the end of its ranks.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if kept := sys.modules.get("verify.world.kept"):
         kept.shut_down()
     for stream in (sys.stdout, sys.stderr):

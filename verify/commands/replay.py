@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from contextlib import closing
 
-from verify.cli import CONFORMS, DOES_NOT, NOT_FINISHED
+from verify.cli import CANNOT_BE_JUDGED, CONFORMS, DOES_NOT, NOT_FINISHED
 from verify.gate import examine
+from verify.network.world import SimulatedWorlds
 from verify.replay import Saved, load_saved
 from verify.session import Session
-from verify.target import load
+from verify.target import Target, TargetError, load
 from verify.world.joined import JoinedWorlds, launched_by_torchrun
 from verify.world.local import Worlds
 
@@ -37,7 +40,14 @@ def run(options: argparse.Namespace) -> int:
 def _replay(saved: Saved, worlds: Worlds | JoinedWorlds) -> int:
     target = load(saved.source)
     case = saved.example.case
+    if isinstance(worlds, JoinedWorlds) and (reason := _misfit(saved, target, worlds.size)):
+        raise ValueError(reason)
     session = Session(target, saved.source, worlds, tuple(range(1, case.world_size + 1)))
+    with closing(session.network):
+        return _tried(saved, session)
+
+
+def _tried(saved: Saved, session: Session) -> int:
     tried = ((call, examine(session, saved.example)) for call in range(1, _CALLS + 1))  # some are right the first time
     call, finding = next((pair for pair in tried if pair[1] is not None), (_CALLS, None))
     if finding is None:
@@ -49,17 +59,37 @@ def _replay(saved: Saved, worlds: Worlds | JoinedWorlds) -> int:
     return DOES_NOT
 
 
+def _misfit(saved: Saved, target: Target, launched: int) -> str:
+    """Why the example cannot be tried in that many launched ranks; empty if it can.
+
+    Fewer ranks than were launched are a group of the first ones; a simulated network has ranks of its own.
+    """
+    needed = saved.example.case.world_size
+    if saved.example.check in SimulatedWorlds.checks or needed == launched:
+        return ""
+    if needed > launched:
+        return f"this example needs {needed} ranks; {launched} were launched"
+    if not target.subgroups:
+        return f"this example needs {needed} ranks, as its target takes no sub-groups; {launched} were launched"
+    return ""
+
+
 def _replay_joined(saved: Saved, path: str) -> int:
     with JoinedWorlds(saved.device) as worlds:
-        if worlds.size != saved.example.case.world_size:
-            if worlds.rank == 0:
-                print(f"this example needs {saved.example.case.world_size} ranks; torchrun launched {worlds.size}")
-            return NOT_FINISHED
         if worlds.rank != 0:
             return worlds.serve()
-        _announce(saved, path)
-        status = _replay(saved, worlds)
-        worlds.dismiss(status)
+        status = NOT_FINISHED
+        try:
+            _announce(saved, path)
+            status = _replay(saved, worlds)
+        except (TargetError, ValueError) as error:
+            status = CANNOT_BE_JUDGED
+            print(f"attention-gate: {' '.join(str(error).split())}", file=sys.stderr)
+        finally:
+            # All is said before the others leave: their launcher ends this process as soon as one of them has failed.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            worlds.dismiss(status)
         return status
 
 
