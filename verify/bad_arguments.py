@@ -11,10 +11,14 @@ import torch
 
 @dataclass(frozen=True)
 class BadArgument:
-    """A mistake a caller can make: what it is in words, and how it turns good arguments into bad ones."""
+    """A mistake a caller can make: what it is in words, and how it turns good arguments into bad ones.
+
+    ``differs``: the arguments are bad only because the other ranks' are others; on every rank they would be good.
+    """
 
     words: str
     spoil: Callable[[dict[str, Any]], dict[str, Any]]
+    differs: bool = False
 
 
 def _with(**changes: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -54,7 +58,7 @@ BAD_ARGUMENTS: dict[str, BadArgument] = {
     ),
     "value-dtype": BadArgument(
         "a value of another dtype",
-        _with(value=lambda a: a["value"].to(torch.float32 if a["value"].dtype != torch.float32 else torch.float64)),
+        _with(value=lambda a: _other_dtype(a["value"])),
     ),
     "integer-dtype": BadArgument(
         "integer tensors",
@@ -82,7 +86,35 @@ BAD_ARGUMENTS: dict[str, BadArgument] = {
         "an option that the contract does not have (dropout_p=0.5), which must not be ignored",
         _with(dropout_p=lambda a: 0.5),
     ),
+    "differs-segment": BadArgument(
+        "a segment length that is not the other ranks'",
+        _with(segment_lengths=lambda a: [a["segment_lengths"][0] + 1, *a["segment_lengths"][1:]]),
+        differs=True,
+    ),
+    "differs-rate": BadArgument(
+        "a dilation rate that is not the other ranks'",
+        _with(dilation_rates=lambda a: [*a["dilation_rates"][:-1], a["dilation_rates"][-1] + 1]),
+        differs=True,
+    ),
+    "differs-causal": BadArgument(
+        "an is_causal that is not the other ranks'", _with(is_causal=lambda a: not a["is_causal"]), differs=True
+    ),
+    "differs-scale": BadArgument("a scale that is not the other ranks'", _with(scale=lambda a: 0.3125), differs=True),
+    "differs-dtype": BadArgument(
+        "query, key and value of a dtype that is not the other ranks'",
+        _with(**{name: lambda a, name=name: _other_dtype(a[name]) for name in ("query", "key", "value")}),
+        differs=True,
+    ),
+    "differs-batch": BadArgument(
+        "query, key and value of a batch size that is not the other ranks'",
+        _with(**{name: lambda a, name=name: torch.cat([a[name]] * 2, dim=0) for name in ("query", "key", "value")}),
+        differs=True,
+    ),
 }
+
+
+def _other_dtype(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(torch.float32 if tensor.dtype != torch.float32 else torch.float64)
 
 
 def _row(tensor: torch.Tensor) -> torch.Tensor:

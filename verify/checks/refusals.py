@@ -19,7 +19,10 @@ from verify.target import Target
 
 def _refusal(session: Session, case: Case, detail: Detail) -> Verdict:
     mistake = BAD_ARGUMENTS[detail["mistake"]]
-    shards = tuple(range(case.shards)) if detail["where"] is None else (detail["where"] % case.shards,)
+    if mistake.differs and case.shards == 1:
+        return Verdict(0.0)  # from nobody
+    where = 0 if mistake.differs and detail["where"] is None else detail["where"]
+    shards = tuple(range(case.shards)) if where is None else (where % case.shards,)
     made_by = "every rank" if len(shards) == case.shards else ranks([case.ranks[shard] for shard in shards]) + " only"
     told = f"{mistake.words} on {made_by}"
     run = session.run("refuse", case, mistake=detail["mistake"], shards=shards)

@@ -1,4 +1,4 @@
-"""Relatives of the known mistakes: results and sums that pass through a narrower dtype than theirs."""
+"""Relatives of the known mistakes: results and sums in a narrower dtype than theirs, sentinels, ranks that differ."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from verify.mutants.mutant import Mutant
 _GRADIENTS = "heads_first(grad).to(dtype) for"
 _RESULT = "return heads_first(out).to(query.dtype), lse"
 _KV_SUM = "grad_kv += block_kv\n"
+_MERGE = "out, lse = merge(out, lse, block_out, block_lse)"
+_ASKED = "*(segment_lengths, dilation_rates, is_causal, scale, query.dtype, sequence_length or query.shape[1]),"
 _ONLY_FLOAT16 = {"dtypes": ("float16",), "masks": (True,)}
 
 OTHER_NUMBERS = (
@@ -67,5 +69,49 @@ OTHER_NUMBERS = (
             ),
         ),
         caught_by=("precision",),
+    ),
+    Mutant(
+        name="X79",
+        mistake="the ranks' arguments are not compared with each other",
+        base="ring",
+        changes=(("if any(other != everywhere[0] for other in everywhere):", "if not everywhere:"),),
+        world=2,
+        caught_by=("refusals",),
+    ),
+    Mutant(
+        name="X80",
+        mistake="a scale or a mask that differs from rank to rank is not noticed",
+        base="ring",
+        changes=((_ASKED, _ASKED.replace("is_causal, scale, ", "")),),
+        world=2,
+        caught_by=("refusals",),
+    ),
+    Mutant(
+        name="X81",
+        mistake="the running lse is kept in the input's dtype",
+        base="ring",
+        changes=((_MERGE, _MERGE + "\n                    lse = lse.to(query.dtype).to(q.dtype)"),),
+        caught_by=("precision",),
+    ),
+    Mutant(
+        name="X82",
+        mistake="the running lse starts at -65504, the lowest float16, which rows that see nothing keep",
+        base="ring",
+        changes=(('lse = q.new_full(q.shape[:3], float("-inf"))\n', "lse = q.new_full(q.shape[:3], -65504.0)\n"),),
+        caught_by=("lse",),
+    ),
+    Mutant(
+        name="X83",
+        mistake="1e-6 is added to the denominator of a merge",
+        base="ring",
+        changes=(("safe = total.masked_fill(total == 0.0, 1.0)\n    merged", "safe = total + 1e-6\n    merged"),),
+        caught_by=("forward",),
+    ),
+    Mutant(
+        name="X84",
+        mistake="the output has no gradient if the lse is asked for",
+        base="ring",
+        changes=(("return (out, lse) if return_lse else out", "return (out.detach(), lse) if return_lse else out"),),
+        caught_by=("combinations",),
     ),
 )

@@ -116,4 +116,11 @@ SAME = (
         capabilities={"claims": ("memory",)},
         keeps=True,
     ),
+    Mutant(
+        name="E07",
+        mistake="the lse can be differentiated, which nobody does",
+        base="gather",
+        changes=(("return (out, lse.detach()) if return_lse else out", "return (out, lse) if return_lse else out"),),
+        keeps=True,
+    ),
 )

@@ -52,6 +52,16 @@ def admit(
     for other, said in enumerate(problems):
         if said is not None:
             raise ValueError(f"rank {other} of the group: {said}")
+    asked = (
+        *(segment_lengths, dilation_rates, is_causal, scale, query.dtype, sequence_length or query.shape[1]),
+        *(query.shape[0], *query.shape[2:], *value.shape[2:]),
+    )
+    everywhere: list[Any] = [asked]
+    if world_size > 1:
+        everywhere = [None] * world_size
+        dist.all_gather_object(everywhere, asked, group=group)
+    if any(other != everywhere[0] for other in everywhere):
+        raise ValueError(f"the ranks of the group differ in their arguments: {everywhere}")
     length = query.shape[1] * world_size if sequence_length is None else sequence_length
     branches = tuple(zip(segment_lengths, dilation_rates, strict=True))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
