@@ -38,7 +38,9 @@ def test_a_mistake_is_caught_and_its_case_is_small(bench, name):
     assert trial.minimal.case.length <= length, line(trial)
 
 
-@pytest.mark.parametrize("name", ["M27", "M40", "X04", "X24", "X44", "X46", "X51", "X59", "X64", "X68", "X74", "X79", "X80"])
+@pytest.mark.parametrize(
+    "name", ["M27", "M40", "X04", "X24", "X44", "X46", "X51", "X59", "X64", "X68", "X74", "X79", "X80"]
+)
 def test_a_mistake_is_caught(bench, name):
     trial = bench.trial(BY_NAME[name], matrix=False, shrink=False)
     assert trial.caught, line(trial)
