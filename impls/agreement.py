@@ -72,6 +72,12 @@ def admit(implementation: str, arguments: Arguments, group: dist.ProcessGroup | 
     return Call(layout, scale, is_zigzag, members)
 
 
+def forget() -> None:
+    """Agree upon every signature anew, as at first: to be called on all ranks, between the same calls."""
+    _agreed.clear()
+    _admitted.clear()
+
+
 def _as_given(implementation: str, arguments: Arguments) -> tuple | None:
     """Return all that decides whether a call is sound and what is agreed upon; None where every call is checked.
 

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 import impls
+from impls import agreement
 from impls.agreement import _as_given
 from impls.arguments import Arguments
 from tests.impls.cases import IMPLEMENTATIONS, Case, assert_close, attend, own_tensors, run_case
@@ -111,6 +112,10 @@ def run_remembering(rank: int, implementation: str, case: Case) -> Any:
         run_case(rank, implementation, case)
         with patch("impls.agreement.check", None):
             answer = run_case(rank, implementation, case)
+        agreement.forget()
+        with patch("impls.agreement.check", Mock(wraps=agreement.check)) as check:
+            run_case(rank, implementation, case)
+        assert check.called, "what was forgotten is checked again"
         refused = 0
         query, key, value, _ = own_tensors(case, dist.get_world_size(), rank)
         good = case.options | {"sequence_length": case.length, "return_lse": True}
