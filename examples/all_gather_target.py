@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import verify
 
@@ -41,7 +42,14 @@ def _gather(rows, counts, group):
     return torch.cat([part[:, :count] for part, count in zip(parts, counts, strict=True)], dim=1)
 
 
-def attend(query, key, value, *, is_causal=False, scale=None, sequence_length=None, group=None, **_):
+def attend(query, key, value, **options):
+    """The kernel that is the definition, operation by operation."""
+    with sdpa_kernel(SDPBackend.MATH):
+        return attend_fused(query, key, value, **options)
+
+
+def attend_fused(query, key, value, *, is_causal=False, scale=None, sequence_length=None, group=None, **_):
+    """The kernel that torch chooses. On a CPU it returns 0 for a query all of whose keys are NaN."""
     world_size, rank = dist.get_world_size(group), dist.get_rank(group)
     length = sequence_length if sequence_length is not None else query.shape[1] * world_size
     counts = [len(part) for part in torch.arange(length).tensor_split(world_size)]
@@ -57,9 +65,8 @@ def attend(query, key, value, *, is_causal=False, scale=None, sequence_length=No
     return out.transpose(1, 2)
 
 
-target = verify.Target(
-    attend=attend,
-    branches="dense",
-    refusals=False,
-    because={"branches": "it is dense attention", "refusals": "arguments are not checked"},
-)
+LIMITS = {"branches": "dense", "refusals": False}
+BECAUSE = {"branches": "it is dense attention", "refusals": "arguments are not checked"}
+
+target = verify.Target(attend=attend, **LIMITS, because=BECAUSE)
+fused = verify.Target(attend=attend_fused, **LIMITS, because=BECAUSE)

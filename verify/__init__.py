@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from verify.adapters import gather_rows, own_rows
     from verify.capabilities import NOT_YET, KnownFailure
     from verify.case import Case
     from verify.gate import check
@@ -28,6 +29,8 @@ __all__ = [
     "Target",
     "TargetError",
     "check",
+    "gather_rows",
+    "own_rows",
     "text",
 ]
 
@@ -44,6 +47,8 @@ _HOMES = {
     "Target": "verify.target",
     "TargetError": "verify.target",
     "check": "verify.gate",
+    "gather_rows": "verify.adapters",
+    "own_rows": "verify.adapters",
     "text": "verify.report_text",
 }
 

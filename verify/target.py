@@ -42,6 +42,8 @@ class Target:
     - ``grouped_query``, ``value_dim`` (other than head_dim), ``uneven`` shards, ``subgroups``, ``gradients``,
       ``strides``, ``scales`` (any but the default), ``refusals`` (bad arguments raise on every rank): True, False, or
       NOT_YET, which the verdict tells apart.
+    - ``replicated``: whether every rank is given the whole sequence, as by ``gather_rows``; what that sends is then not
+      judged.
     - ``lse``: whether ``return_lse=True`` is supported; None: if the signature has that parameter.
     - ``least_ranks``: the smallest number of ranks that it runs on.
     - ``claims``: what it promises besides, of "traffic", "overlap" and "memory"; each is then judged.
@@ -65,6 +67,7 @@ class Target:
     strides: Capability = True
     scales: Capability = True
     refusals: Capability = True
+    replicated: bool = False
     lse: bool | None = None
     least_ranks: int = 1
     claims: tuple[str, ...] = ()
@@ -89,6 +92,10 @@ class Target:
         for name in _CAPABILITIES:
             if not isinstance(getattr(self, name), bool | NotYet):
                 raise ValueError(f"Target.{name} is {getattr(self, name)!r}; it must be True, False or NOT_YET")
+        if type(self.replicated) is not bool:
+            raise ValueError(f"Target.replicated is {self.replicated!r}; it must be True or False")
+        if self.replicated and self.claims:
+            raise ValueError(f"Target.claims is {self.claims}; what is replicated sends and holds everything")
         if type(self.least_ranks) is not int or self.least_ranks < 1:
             raise ValueError(f"Target.least_ranks is {self.least_ranks!r}; it must be a positive integer")
         if self.fit is not None and not callable(self.fit):
@@ -142,6 +149,8 @@ class Target:
         if missing := [dtype for dtype in DTYPES if dtype not in self.dtypes]:
             found.append(("dtypes", f"dtype {', '.join(missing)}"))
         found += [(name, words) for name, words in _CAPABILITIES.items() if not getattr(self, name)]
+        if self.replicated:
+            found.append(("replicated", "what it sends, since every rank is given the whole sequence"))
         if self.least_ranks > 1:
             found.append(("least_ranks", f"fewer than {self.least_ranks} ranks"))
         if self.fit is not None:
