@@ -1,0 +1,50 @@
+"""The scripts in examples/defects, which show a library's defect without the gate: it is still there, or they go."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.examples.test_libraries import _installed
+
+_SCRIPTS = Path(__file__).parents[2] / "examples" / "defects"
+
+#: Script, what it needs, and what it prints that shows the defect.
+_SHOWN = [
+    (
+        "torch_attention_on_cpu",
+        "torch",
+        [
+            "NaN as the only key: expected nan, got 0.0",
+            "scale 0 and a causal mask: expected [1.0, 1.0], got [nan, 1.0]",
+            "3072 rows: expected an error of 1 to 1.5 roundings, got",
+        ],
+    ),
+    (
+        "ring_attention_pytorch_gradients",
+        "ring_attention_pytorch",
+        [
+            "rank 0, gradient of key: expected (-0.5489, 1.0282, 1.4265, -0.9150), got (0.6576,",
+            "rank 1, gradient of value: expected (0.7934, 0.7934, 0.7934, 0.7934), got (0.6576,",
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("script", "needs", "lines"), _SHOWN, ids=[shown[0] for shown in _SHOWN])
+def test_the_defect_shows_by_the_library_alone(script: str, needs: str, lines: list[str]) -> None:
+    if not _installed(needs):
+        pytest.skip(f"{needs} is not installed")
+    if needs == "torch" and not torch.__version__.startswith("2.13.0"):
+        pytest.skip("seen in torch 2.13.0")
+    path = _SCRIPTS / f"{script}.py"
+    assert "verify" not in path.read_text()
+    ran = subprocess.run([sys.executable, "-W", "ignore", path], capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert [line for line in lines if line not in ran.stdout] == [], ran.stdout
+
+
+def test_each_script_is_run_here() -> None:
+    assert {path.stem for path in _SCRIPTS.glob("*.py")} == {shown[0] for shown in _SHOWN}
