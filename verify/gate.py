@@ -237,11 +237,11 @@ def _report(
 
 
 def _larger_worlds(session: Session) -> tuple[str, ...]:
-    """A note on the worlds that claims needed although they are larger than was asked for; nothing else has any."""
+    """A note on simulated worlds that are larger than was asked for; no real one is."""
     if not (sizes := session.network.beyond(session.largest_world)):
         return ()
     ranks = ", ".join(map(str, sizes))
-    return (f"claims were judged in simulated worlds of {ranks} ranks, too; no other check left the world sizes",)
+    return (f"beyond the world sizes, simulated worlds of {ranks} ranks were judged, which use no transport",)
 
 
 def load_everywhere(session: Session) -> None:

@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=world_sizes,
         default=DEFAULT_WORLD_SIZES,
         metavar="1,2,3,4",
-        help="numbers of ranks (default: 1,2,3,4); no other worlds are launched: a sub-group is part of one of these, "
-        "and only claims need others, of at most 16 simulated ranks",
+        help="numbers of ranks (default: 1,2,3,4); no other worlds are launched, and a sub-group is part of one "
+        "of these; only simulated worlds may be larger, which the report then says",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="gloo or NCCL (default: cpu)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="which examples are tried (default: 0)")
