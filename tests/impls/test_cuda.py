@@ -49,7 +49,7 @@ def check(found: list[Tensor], tensors: list[Tensor], options: dict[str, Any], d
     unit = torch.finfo(dtype).eps
     for name, mine, wanted in zip(("out", "lse", "query", "key", "value"), found, right, strict=True):
         error = (mine.float() - wanted).square().mean().sqrt() / wanted.square().mean().sqrt()
-        assert error < unit, f"{name}: {error:.2e}"
+        assert error < 4 * unit, f"{name}: {error:.2e}"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

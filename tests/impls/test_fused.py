@@ -25,6 +25,7 @@ from tests.impls.worlds import results
 CASES = {
     "dense": Case(16, ((16, 1),), heads=4, kv_heads=4),
     "dense causal": Case(16, ((16, 1),), is_causal=True, heads=4, kv_heads=2),
+    "dense, several batches": Case(16, ((16, 1),), heads=4, kv_heads=2, batch=3),
     "nested branches": Case(16, ((4, 1), (8, 4), (16, 4)), heads=4, kv_heads=4, batch=2),
     "nested branches causal": Case(32, ((4, 1), (8, 2), (32, 8)), is_causal=True, heads=8, kv_heads=8),
     "spanning at one rate": Case(32, ((4, 2), (16, 4), (32, 4)), heads=4, kv_heads=4, batch=2),
