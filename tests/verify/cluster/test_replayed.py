@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,18 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "HANG  schedules: deadlock: rank 0 waits for rank 1, which waits for rank 0" in node.output
     assert "KeyboardInterrupt" not in node.output, node.output  # the launcher ends it once others have left
     return folder / "unbatched-schedules.json"
+
+
+def test_a_launcher_that_ends_it_late_changes_no_status() -> None:
+    program = (
+        "import os, signal; from verify import cli; from verify.world import kept\n"
+        "signal.signal(signal.SIGTERM, cli._terminate)\n"
+        "cli.main = lambda: 7\n"
+        "kept.shut_down = lambda: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "cli.entry()"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (7, "")
 
 
 @pytest.mark.parametrize("processes", [1, 3])
