@@ -1,4 +1,4 @@
-"""Relatives of the known mistakes: results and sums in a narrower dtype than theirs, sentinels, ranks that differ."""
+"""Relatives of the known mistakes: results and sums in a narrower dtype than theirs, sentinels, arguments."""
 
 from __future__ import annotations
 
@@ -113,5 +113,19 @@ OTHER_NUMBERS = (
         base="ring",
         changes=(("return (out, lse) if return_lse else out", "return (out.detach(), lse) if return_lse else out"),),
         caught_by=("combinations",),
+    ),
+    Mutant(
+        name="X85",
+        mistake="what a call is to do is kept from call to call, without the scale in the key",
+        base="ring",
+        changes=(
+            ("def admit(", "_CACHE: dict[Any, Any] = {}\n\n\ndef admit("),
+            (
+                "return Call(rank, world_size, group, length, branches, is_causal, scale)",
+                "call = Call(rank, world_size, group, length, branches, is_causal, scale)\n"
+                "    return _CACHE.setdefault(call[:-1], call)",
+            ),
+        ),
+        caught_by=("state",),
     ),
 )
