@@ -159,11 +159,20 @@ def test_pieces_are_added(name: str, dtype: torch.dtype) -> None:
         )
 
 
-def test_with_offsets_beyond_32_bits() -> None:
-    """The kernels are then compiled for 64 bits; here any tensor counts as so large."""
-    source, shape = np.random.default_rng(0), SHAPES["many programs"]
-    with patch.object(kernels(), "_extent", lambda _: 1 << 31):
-        check_merge([random_piece(source, shape, torch.float32) for _ in range(3)], shape, torch.float32)
+def test_rows_that_lie_beyond_32_bits() -> None:
+    """Rows 2^30 elements apart, of which little memory is touched; the last begins at 2^31."""
+    try:
+        storage = torch.empty((1 << 31) + 64, dtype=torch.bfloat16, device=DEVICE)
+    except RuntimeError:
+        pytest.skip("there is no memory for 2^31 elements")
+    rows, total = (storage.as_strided((1, 3, 2, 8), (64, 1 << 30, 8, 1), first) for first in (0, 16))
+    values = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 3, 2, 8))).to(DEVICE, torch.bfloat16)
+    rows.copy_(values)
+    piece, lse = Piece(grid(rows, 3, 1), torch.zeros((1, 1, 1, 2, 3), device=DEVICE), 3, 1, 1), torch.empty(1, 3, 2)
+    for write in (lambda: kernels().add(total, [piece]), lambda: kernels().merge(total, lse.to(DEVICE), [piece])):
+        total.zero_()
+        write()
+        assert torch.equal(total, values)
 
 
 def test_an_offset_beyond_32_bits_is_noticed() -> None:
@@ -176,8 +185,10 @@ def test_what_weighs_nothing_counts_nothing() -> None:
     """Also where it is not a number; with nothing else the row is 0 and its lse -inf, as where there is no piece."""
     shape = SHAPES["many programs"]
     source = np.random.default_rng(1)
-    weightless, other = (random_piece(source, shape, torch.float32) for _ in range(2))
+    weightless = random_piece(source, shape, torch.float32)
     assert weightless.lse is not None
+    whole, denominators = torch.ones((1, 40, 4, 16), device=DEVICE), torch.zeros((1, 40, 4, 1), device=DEVICE)
+    other = Piece(grid(whole, 40, 1), grid(denominators, 40, 1).squeeze(-1), 40, 1, 1)
     weightless = weightless._replace(
         rows=torch.full_like(weightless.rows, float("nan")), lse=torch.full_like(weightless.lse, float("-inf"))
     )
