@@ -17,10 +17,15 @@ from verify.judge import Verdict
 from verify.network.network import MODELS, Schedule
 from verify.network.simulate import simulate
 from verify.session import Session
+from verify.space import covering_rows, space
+from verify.strategies import cases
 from verify.target import Target
 
 #: The network turns to the largest choice once there are more transfers to choose from than it says.
 _CHOICES = st.lists(st.integers(0, 7), max_size=12)
+
+#: Worlds beyond those that are asked for, odd, even and prime, the cheaper ones more often.
+_LARGE = (*(5,) * 12, *(6, 7, 8) * 3, 11, 13, 16)
 
 
 def _schedules(session: Session, case: Case, detail: Detail) -> Verdict:
@@ -56,6 +61,19 @@ def _axes(target: Target, world_sizes: Sequence[int]) -> Axes:
     return plain(ranks=several, requires_grad=wanted, group=groups, value_dim=widths)(target, world_sizes)
 
 
+def _large_worlds(target: Target, world_sizes: Sequence[int]) -> st.SearchStrategy[Case] | None:
+    """Cases of more ranks than real transports have here; none where the sizes of the world are a choice of few."""
+    if not {2, 3, 4} <= set(world_sizes) or target.least_ranks > min(_LARGE):
+        return None
+    narrowed = {**_axes(target, world_sizes), "group": ("default",)}
+
+    def of(size: int) -> st.SearchStrategy[Case]:
+        axes = space(target, (size,), **{**narrowed, "ranks": (size,)})
+        return cases(axes, covering_rows(axes, size), (size,), max_rows=2)
+
+    return st.sampled_from(_LARGE).flatmap(of)
+
+
 def _details(session: Session) -> st.SearchStrategy[Detail]:
     return st.fixed_dictionaries(
         {"model": st.sampled_from(MODELS), "choices": _CHOICES, "calls": st.sampled_from((1, 1, 2))}
@@ -71,5 +89,6 @@ SCHEDULES = Check(
     weight=4,
     detail=_details,
     needs=lambda target, sizes: "" if max(sizes) > 1 else "one rank alone sends no messages",
+    besides=_large_worlds,
     max_rows=4,
 )

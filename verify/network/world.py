@@ -21,6 +21,9 @@ _POLL_SECONDS = 0.1
 _STOP_SECONDS = 3.0
 _LOAD_SECONDS = 120.0
 
+#: A world of more ranks is large: its processes are many.
+_LARGE = 8
+
 
 @dataclass(frozen=True)
 class Simulation:
@@ -119,7 +122,7 @@ class SimulatedWorld(LocalWorld):
 
 
 class SimulatedWorlds(Worlds):
-    """Simulated worlds by size, each started when it is first needed.
+    """Simulated worlds by size, each started when it is first needed; of the large ones the last is kept.
 
     ``latest`` is what the last run on any of them amounted to.
     """
@@ -131,6 +134,8 @@ class SimulatedWorlds(Worlds):
 
     def __getitem__(self, size: int) -> SimulatedWorld:
         if size not in self._worlds:
+            for other in [other for other in self._worlds if min(size, other) > _LARGE]:
+                self._worlds.pop(other).close()
             self._worlds[size] = SimulatedWorld(size)
         world = self._worlds[size]
         assert isinstance(world, SimulatedWorld)
