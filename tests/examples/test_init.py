@@ -59,7 +59,24 @@ def test_what_is_there_is_left_alone_and_the_lines_are_printed(
     assert "[testenv:attention]" in told
 
 
-@pytest.mark.parametrize("arguments", [["no target"], ["my.module:attend", "--folder", "no/such/folder"]])
+def test_what_it_wrote_itself_it_need_not_print_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        assert main(["init", "my.module:attend", "--folder", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert told.count("is there already") == 3
+    assert "left alone" not in told
+
+
+def test_a_folder_that_is_a_file_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tests").write_text("mine")
+    assert main(["init", "my.module:attend", "--folder", str(tmp_path)]) == 2
+    assert "tests/test_attention.py cannot be written: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["no target"], ["my.module:attend", "--folder", "no/such/folder"], ["it's {mine}.py:attend"]],
+)
 def test_what_cannot_be_is_refused_in_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", *arguments]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

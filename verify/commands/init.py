@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from verify.cli import CONFORMS
@@ -15,7 +16,7 @@ import verify
 
 
 def test_attention_conforms():
-    report = verify.check("{target}", profile="quick")
+    report = verify.check({target!r}, profile="quick")
     assert report.verdict == "pass", verify.text(report)
 '''
 
@@ -63,6 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write what is not there yet, say what was done."""
     parse_source(options.target)
+    if not re.fullmatch(r"[\w./:-]+", options.target):
+        raise ValueError(f"target {options.target!r} has signs that would need quoting in tox.ini and in a workflow")
     folder = Path(options.folder)
     if not folder.is_dir():
         raise ValueError(f"the folder {options.folder} is not there")
@@ -72,15 +75,21 @@ def run(options: argparse.Namespace) -> int:
         (".github/workflows/attention.yml", _WORKFLOW),
     ):
         _write(folder / name, template.format(target=options.target))
-    print(f"now: pytest {folder / 'tests/test_attention.py'}, or one test for each check:")
-    print(f"     pytest --pyargs verify --attention-target {options.target}")
+    print(f"now: python -m pytest {folder / 'tests/test_attention.py'}, or one test for each check:")
+    print(f"     python -m pytest --pyargs verify --attention-target {options.target}")
     return CONFORMS
 
 
 def _write(path: Path, text: str) -> None:
+    if path.is_file() and path.read_text(errors="replace") == text:
+        print(f"{path} is there already")
+        return
     if path.exists():
         print(f"{path} is there and left alone; what belongs into it:\n\n{text}")
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(str(path), text)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(str(path), text)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}") from error
     print(f"wrote {path}")
