@@ -99,7 +99,9 @@ BAD_ARGUMENTS: dict[str, BadArgument] = {
     "differs-causal": BadArgument(
         "an is_causal that is not the other ranks'", _with(is_causal=lambda a: not a["is_causal"]), differs=True
     ),
-    "differs-scale": BadArgument("a scale that is not the other ranks'", _with(scale=lambda a: 0.3125), differs=True),
+    "differs-scale": BadArgument(
+        "a scale that is not the other ranks'", _with(scale=lambda a: (a["scale"] or 0.25) + 0.0625), differs=True
+    ),
     "differs-dtype": BadArgument(
         "query, key and value of a dtype that is not the other ranks'",
         _with(**{name: lambda a, name=name: _other_dtype(a[name]) for name in ("query", "key", "value")}),

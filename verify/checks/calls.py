@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from verify.case import Case
 from verify.checks.check import Axes, Check, Detail, needs_gradients, plain
-from verify.choices import BUFFERS, UPSTREAMS
+from verify.choices import BUFFERS, DTYPES, UPSTREAMS
 from verify.findings import Finding, of_run
 from verify.judge import Verdict
 from verify.session import Session
@@ -22,6 +22,19 @@ def _judged(session: Session, case: Case, detail: Detail) -> Verdict:
     return session.judged(case)
 
 
+def _in_groups(session: Session, case: Case, detail: Detail) -> Verdict:
+    """The same call in another group of as many ranks, perhaps; then in the case's own."""
+    before = _other_group(case, detail.get("before", 0))
+    if before == case:
+        return session.judged(case)
+    verdict = session.judged(before)
+    return verdict if verdict.finding else session.judged(case)
+
+
+def _other_group(case: Case, shift: int) -> Case:
+    return case.replace(group=tuple(sorted((rank + shift) % case.world_size for rank in case.ranks)))
+
+
 def _purity(session: Session, case: Case, detail: Detail) -> Verdict:
     return session.judged(case, names=(), purity=True)
 
@@ -31,7 +44,8 @@ def _interleaved(session: Session, case: Case, detail: Detail) -> Verdict:
     other = changed(case, detail["change"])
     if session.target.fit is not None:
         other = session.target.fit(other)
-    calls = (case, other, case)
+    # A sum that a call before made wider than it need be is not wrong: the narrower dtype comes first.
+    calls = (other, case, other) if detail["change"] in DTYPES else (case, other, case)
     run = session.run("interleave", *calls, order=detail["order"])
     if finding := of_run(run):
         return Verdict(np.inf, finding)
@@ -50,7 +64,7 @@ def _in_sequence(finding: Finding, k: int, detail: Detail) -> Finding:
         finding.outcome,
         f"call {k + 1} of 3: {finding.headline}",
         (
-            f"three calls were made, the second with another {detail['change']}, the third as the first; "
+            f"three calls were made, the second {_words(detail['change'])}, the third as the first; "
             f"then their backward passes in the order {backwards}",
             *finding.details,
         ),
@@ -58,8 +72,17 @@ def _in_sequence(finding: Finding, k: int, detail: Detail) -> Finding:
     )
 
 
+def _words(change: str) -> str:
+    return f"in another dtype than {change}" if change in DTYPES else f"with another {change}"
+
+
 def changed(case: Case, what: str) -> Case:
-    """A case that differs in one thing and has the same shapes, if that is possible."""
+    """A case that differs in one thing and has the same shapes, on one rank at least, if that is possible."""
+    if what in DTYPES:
+        return case.replace(dtype=what, seed=case.seed + 1)
+    if what == "length":
+        longer = case.length % case.shards != 0 or case.length <= 1
+        return case.replace(length=case.length + (1 if longer else -1), pass_length=True, seed=case.seed + 1)
     if what == "mask":
         return case.replace(is_causal=not case.is_causal, seed=case.seed + 1)
     if what == "segment length":
@@ -81,6 +104,9 @@ def _sequence_details(session: Session) -> st.SearchStrategy[Detail]:
         changes += ["segment length", "dilation rate"]
     if session.target.scales:
         changes.append("scale")
+    if session.target.uneven:
+        changes.append("length")
+    changes += [dtype for dtype in session.target.dtypes if dtype != session.target.logic_dtype]
     orders = [list(order) for order in itertools.permutations(range(3))]
     return st.fixed_dictionaries({"change": st.sampled_from(changes), "order": st.sampled_from(orders)})
 
@@ -145,7 +171,8 @@ SUB_GROUPS = Check(
     promise="works in any group of ranks, without the others taking part",
     builds_on=("forward", "gradients"),
     axes=_sub_groups,
-    examine=_judged,
+    examine=_in_groups,
+    detail=lambda session: st.fixed_dictionaries({"before": st.integers(0, 2)}),
     needs=_needs_sub_groups,
 )
 STATE = Check(

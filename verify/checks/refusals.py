@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,8 @@ from verify.procedures import Refusal
 from verify.session import Session
 from verify.target import Target
 
+_CALLS = itertools.count()
+
 
 def _refusal(session: Session, case: Case, detail: Detail) -> Verdict:
     mistake = BAD_ARGUMENTS[detail["mistake"]]
@@ -25,6 +28,9 @@ def _refusal(session: Session, case: Case, detail: Detail) -> Verdict:
     shards = tuple(range(case.shards)) if where is None else (where % case.shards,)
     made_by = "every rank" if len(shards) == case.shards else ranks([case.ranks[shard] for shard in shards]) + " only"
     told = f"{mistake.words} on {made_by}"
+    if session.device == "cuda" and session.target.scales:
+        # There only the first call of each signature need be refused everywhere: so each has a scale of its own.
+        case = case.replace(scale=0.5 + next(_CALLS) / 2**30)
     run = session.run("refuse", case, mistake=detail["mistake"], shards=shards)
     if finding := of_run(run):
         return Verdict(np.inf, Finding(finding.outcome, f"{told}: {finding.headline}", finding.details))

@@ -128,4 +128,32 @@ OTHER_NUMBERS = (
         ),
         caught_by=("state",),
     ),
+    Mutant(
+        name="X86",
+        mistake="the dtype of sums is kept from call to call, without the inputs' dtype in the key",
+        base="ring",
+        changes=(
+            ("class _Ring(", "_CACHE: dict[Any, Any] = {}\n\n\nclass _Ring("),
+            (
+                "q = heads_first(query).to(accumulator(query.dtype))\n        out",
+                "q = heads_first(query).to(_CACHE.setdefault(query.shape, accumulator(query.dtype)))\n        out",
+            ),
+        ),
+        caught_by=("state",),
+    ),
+    Mutant(
+        name="X87",
+        mistake="the group is kept from call to call, with the rank and the number of ranks alone in the key",
+        base="ring",
+        changes=(
+            ("def admit(", "_CACHE: dict[Any, Any] = {}\n\n\ndef admit("),
+            (
+                "return Call(rank, world_size, group, length,",
+                "group = _CACHE.setdefault((rank, world_size), group)\n"
+                "    return Call(rank, world_size, group, length,",
+            ),
+        ),
+        world=2,
+        caught_by=("sub-groups",),
+    ),
 )
