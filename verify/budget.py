@@ -14,7 +14,7 @@ result to the inputs' dtype, as fused kernels do, and accumulates in at least fl
                 with S_ij = P_ij |dO_i| . (|v_j| + |out_i|), which is no less than |dS_ij|
     dQ_i        |scale| sum_j (epsilon_ij + a n_i S_ij) |k_j| + u |dQ_i|,   dK_j likewise
 
-plus what underflow to the smallest number of the dtype loses. The constant in front is in `CONSTANT`.
+plus what underflow below the smallest number of the dtype loses. The constant in front is in `CONSTANT`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8, 
 #: Unit roundoff of what each dtype is accumulated in.
 ACCUMULATOR = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-24, "float16": 2.0**-24}
 
-#: Smallest positive number of each dtype.
-SMALLEST = {"float64": 2.0**-1074, "float32": 2.0**-149, "bfloat16": 2.0**-133, "float16": 2.0**-24}
+#: Smallest positive number of each dtype that is sure to last: GPUs' fused kernels and CPUs that are told to take
+#: subnormal numbers of float32, and with it of bfloat16, for zero.
+SMALLEST = {"float64": 2.0**-1074, "float32": 2.0**-126, "bfloat16": 2.0**-126, "float16": 2.0**-24}
 
 #: Largest finite number of each dtype.
 LARGEST = {"float64": 1.7976931348623157e308, "float32": 3.4028234e38, "bfloat16": 3.3895314e38, "float16": 65504.0}

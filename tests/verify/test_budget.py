@@ -6,6 +6,7 @@ import torch
 
 import reference
 from tests.verify.cases import case_of
+from verify.case import Case
 from verify.choices import DATA_STYLES
 from verify.data import rounded
 from verify.judge import shares
@@ -103,3 +104,31 @@ def test_the_answer_is_the_same_for_every_world_size_and_all_strides():
     one = answer(case_of(length=9))
     other = answer(case_of(length=9, world_size=3, buffers="packed", requires_grad="k", group=(0, 2)))
     assert one is other
+
+
+def test_a_kernel_that_takes_subnormal_numbers_for_zero_stays_within_the_budget():
+    """Weights and dS in float32, as a GPU computes them; a case in which a fused kernel's gradient of key was 0."""
+    case = Case(
+        length=8,
+        head_dim=8,
+        value_dim=8,
+        segment_lengths=(8,),
+        dilation_rates=(1,),
+        dtype="bfloat16",
+        data="huge",
+        seed=1787,
+    )
+    inputs, right = inputs_of(case), answer(case)
+    q, k, v, dO = (x[0, :, 0] for x in (inputs.query, inputs.key, inputs.value, inputs.upstream))
+    scale = case.head_dim**-0.5
+    P = flushed(np.exp(scale * (q @ k.T) - right.expected["lse"][0, 0][:, None]))
+    D = (dO * right.expected["out"][0, :, 0]).sum(-1, keepdims=True)
+    dS = flushed(scale * flushed(P * (dO @ v.T - D)))
+    dK = rounded(dS.T @ q, case.dtype)
+    share = shares(dK[None, :, None], right.expected["key.grad"], right.budget["key.grad"], case.dtype)
+    assert 0.001 < share.max() <= 1.0
+
+
+def flushed(numbers):
+    """The numbers, those that are subnormal in float32 as zero."""
+    return np.where(np.abs(numbers) < 2.0**-126, 0.0, numbers)

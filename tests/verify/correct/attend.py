@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tests.verify.correct.kernel import Block, Problem, Queries, backward, forward
+from tests.verify.correct.simulated import LEAST_OF_HYBRID, by_halves
 from tests.verify.correct.style import Style
 from tests.verify.correct.travel import Group, visits
 
@@ -32,8 +33,12 @@ def attend(
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     problem = Problem(tuple(segment_lengths), tuple(dilation_rates), is_causal, scale)
     ranks = Group(group, sequence_length, query.shape[1])
-    by_heads = style.transport == "heads" and key.shape[2] % ranks.size == 0
-    out, lse = (_ByHeads if by_heads else _ByRows).apply(query, key, value, style, problem, ranks)
+    way: type[torch.autograd.Function] = _ByRows
+    if style.transport == "heads" and key.shape[2] % ranks.size == 0:
+        way = _ByHeads
+    elif style.transport == "hybrid" and ranks.size >= LEAST_OF_HYBRID:
+        way = _ByHalves
+    out, lse = way.apply(query, key, value, style, problem, ranks)
     return (out, lse) if return_lse else out
 
 
@@ -101,6 +106,35 @@ class _ByHeads(torch.autograd.Function):
         heads = torch.arange(ranks.rank * count, (ranks.rank + 1) * count)
         query, key, value = (_to_heads(tensor, ranks) for tensor in (query, key, value))
         return Queries(query, positions, heads), Block(key, value, positions)
+
+
+class _ByHalves(torch.autograd.Function):
+    """The numbers of a ring of two whose ranks have shared the heads out (arXiv 2405.07719); here all compute all."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, style: Style, problem: Problem, ranks: Group):
+        ctx.save_for_backward(query, key, value)
+        ctx.constants = style, problem, ranks
+        upstream = query.new_zeros((*query.shape[:3], value.shape[-1]))
+        out, lse, *_ = _ByHalves.results((query, key, value, upstream), style, problem, ranks)
+        ctx.mark_non_differentiable(lse)
+        return out.transpose(1, 2).to(query.dtype), lse
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor, _: Any):
+        query, key, value = ctx.saved_tensors
+        _, _, *grads = _ByHalves.results((query, key, value, grad_out), *ctx.constants)
+        return _results(grads, query.dtype)
+
+    @staticmethod
+    def results(own: Sequence[Tensor], style: Style, problem: Problem, ranks: Group) -> list[Tensor]:
+        """This rank's part of what is computed of all ranks' rows."""
+        gathered = []
+        for tensor in own:
+            parts = ranks.collect(tensor.transpose(1, 2).contiguous(), style.transport)
+            gathered.append(torch.cat([parts[rank] for rank in range(ranks.size)], dim=2))
+        positions = [ranks.positions(rank) for rank in range(ranks.size)]
+        return by_halves(style, problem, gathered, positions)[ranks.rank]
 
 
 def _to_heads(rows: Tensor, ranks: Group) -> Tensor:

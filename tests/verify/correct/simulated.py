@@ -17,6 +17,9 @@ from verify.layouts import contiguous
 from verify.oracle import inputs_of
 from verify.procedures import Attended
 
+#: Of fewer ranks there are not two rings.
+LEAST_OF_HYBRID = 4
+
 
 def attended(case: Case, style: Style) -> list[Attended]:
     """What each shard returns of a case whose gradients are all asked for, as the ranks would bring it home."""
@@ -32,17 +35,26 @@ def attended(case: Case, style: Style) -> list[Attended]:
     problem = Problem(case.segment_lengths, case.dilation_rates, case.is_causal, scale)
     if style.transport == "heads" and case.kv_heads % size == 0:
         results = _by_heads(case, style, problem, tensors, positions)
+    elif style.transport == "hybrid" and size >= LEAST_OF_HYBRID:
+        results = by_halves(style, problem, tensors, positions)
     else:
-        results = _by_rows(case, style, problem, tensors, positions)
+        results = by_rows(style, problem, tensors, positions)
     return [_home(case, rows) for rows in results]
 
 
-def _by_rows(
-    case: Case, style: Style, problem: Problem, tensors: list[Tensor], positions: list[Tensor]
-) -> list[list[Tensor]]:
-    size = case.shards
+def by_halves(style: Style, problem: Problem, tensors: list[Tensor], positions: list[Tensor]) -> list[list[Tensor]]:
+    """As `by_rows`, but as a ring of two computes whose ranks are several that have shared the heads out."""
+    middle = len(positions) // 2
+    halves = by_rows(style, problem, tensors, [torch.cat(positions[:middle]), torch.cat(positions[middle:])])
+    whole = [torch.cat(parts, dim=2) for parts in zip(*halves, strict=True)]
+    return [[tensor[:, :, rows] for tensor in whole] for rows in positions]
+
+
+def by_rows(style: Style, problem: Problem, tensors: list[Tensor], positions: list[Tensor]) -> list[list[Tensor]]:
+    """Out, lse and the gradients of query, key and value of each rank, (batch, heads, rows, dim)."""
+    size = len(positions)
     query, key, value, upstream = tensors
-    heads = torch.arange(case.heads)
+    heads = torch.arange(query.shape[1])
     owned = [Block(key[:, :, rows], value[:, :, rows], rows) for rows in positions]
     results: list[list[Tensor]] = []
     grads: list[dict[int, tuple[Tensor, Tensor]]] = []

@@ -11,7 +11,8 @@ import torch
 class Style:
     """How an attention computes. Every combination of the first part is correct; each of the second is a mistake.
 
-    - ``transport``: "gather", "ring", "ring-back", "both-ways" or "heads" (all-to-all over heads, where they divide).
+    - ``transport``: "gather", "ring", "ring-back", "both-ways", "heads" (all-to-all over heads, where they divide) or
+      "hybrid" (half of the ranks have the heads among them, two such halves make a ring).
     - ``softmax``: "logsumexp" of each block, "exp2" (base 2 throughout) or "running" (numerator, denominator, maximum).
     - ``order`` of merges: "forward", "reverse" or "tree"; ``branchwise``: each branch is a block of its own, instead of
       counts within one; ``query_rows``, ``key_rows``: the size of a chunk.
@@ -70,6 +71,7 @@ STYLES = {
     "flash_heads": Style(**_FLASH, transport="heads", branchwise=True),
     "wide": Style(wide=True, transport="ring"),
     "exp2": Style(softmax="exp2", transport="ring", scale_query=True),
+    "flash_hybrid": Style(**_FLASH, transport="hybrid"),
     "flash_exp2": Style(**_FLASH, softmax="exp2", transport="ring-back", branchwise=True),
     "running_maximum": Style(softmax="running", transport="ring", key_rows=3),
     "scaled_query": Style(scale_query=True, branchwise=True, transport="both-ways"),
