@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def entry() -> NoReturn:
     """What the console script calls: ``main``, then the end of the process, whatever the target left running in it."""
+    with contextlib.suppress(OSError):  # a current folder that is gone has no modules
+        put_first(os.getcwd())
     status = main()
     if threading.current_thread() is threading.main_thread():
         # All is said; a launcher that ends this process now must not break off the end of its ranks.
@@ -55,6 +57,12 @@ def entry() -> NoReturn:
         with contextlib.suppress(Exception):
             stream.flush()
     os._exit(status)
+
+
+def put_first(folder: str) -> None:
+    """Let modules be found in that folder first, as ``python -m`` does; in safe-path mode (-P) it does not."""
+    if not sys.flags.safe_path and sys.path[:1] != [folder]:
+        sys.path.insert(0, folder)
 
 
 def _main(arguments: list[str]) -> int:

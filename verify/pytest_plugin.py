@@ -7,6 +7,7 @@ Every pytest run that finds this plugin installed imports it, so that nothing he
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentTypeError
 from collections import Counter
 from collections.abc import Iterator
@@ -96,6 +97,7 @@ class Judge:
     """The target of this process and its worlds, started at the first check: each xdist worker has its own."""
 
     def __init__(self, config: pytest.Config) -> None:
+        from verify.cli import put_first
         from verify.commands.gate import world_sizes
         from verify.gate import Options
         from verify.target import TargetError, as_target
@@ -108,6 +110,8 @@ class Judge:
                 seed=config.getoption("--attention-seed"),
                 save=config.getoption("--attention-save"),
             )
+            if (folder := str(config.invocation_params.dir)) not in sys.path:
+                put_first(folder)
             self.target, self.source = as_target(config.getoption("--attention-target"))
         except (ValueError, TargetError, ArgumentTypeError) as error:
             raise pytest.UsageError(" ".join(str(error).split())) from error

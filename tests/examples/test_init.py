@@ -48,6 +48,14 @@ def test_the_lines_for_tox_and_actions_are_well_formed(tmp_path: Path) -> None:
     assert "\t" not in workflow
 
 
+def test_it_says_how_to_run_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "my.module:attend", "--folder", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    # Only the gate's own tests find a module of the current folder by themselves.
+    assert f"now: python -m pytest {tmp_path}/tests/test_attention.py," in told
+    assert "\n     pytest --pyargs verify --attention-target my.module:attend\n" in told
+
+
 def test_what_is_there_is_left_alone_and_the_lines_are_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
     ):
         _write(folder / name, template.format(target=options.target))
     print(f"now: python -m pytest {folder / 'tests/test_attention.py'}, or one test for each check:")
-    print(f"     python -m pytest --pyargs verify --attention-target {options.target}")
+    print(f"     pytest --pyargs verify --attention-target {options.target}")
     return CONFORMS
 
 
