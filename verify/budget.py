@@ -14,7 +14,8 @@ result to the inputs' dtype, as fused kernels do, and accumulates in at least fl
                 with S_ij = P_ij |dO_i| . (|v_j| + |out_i|), which is no less than |dS_ij|
     dQ_i        |scale| sum_j (epsilon_ij + a n_i S_ij) |k_j| + u |dQ_i|,   dK_j likewise
 
-plus what underflow below the smallest number of the dtype loses. The constant in front is in `CONSTANT`.
+plus what underflow below the smallest number of the dtype loses, in each pair and in each of as many blocks as there are
+pairs. The constant in front is in `CONSTANT`.
 """
 
 from __future__ import annotations
@@ -66,8 +67,9 @@ def error_budget(
     P, lse = reference.weights(query, key, multiplicity, scale)
     scale = abs(head_dim**-0.5 if scale is None else scale)
     seen = np.broadcast_to(multiplicity > 0, P.shape)
+    pairs = np.broadcast_to(multiplicity, P.shape)  # branches may be computed, and underflow, one by one
     keys_seen = np.broadcast_to(multiplicity.sum(axis=-1), lse.shape)
-    queries_seen = np.broadcast_to(multiplicity.sum(axis=-2), lse.shape)[..., None]
+    queries_seen = np.broadcast_to(multiplicity.sum(axis=-2), lse.shape)[..., None, :]
 
     Q, dO, out_size = (np.abs(x).swapaxes(1, 2) for x in (query, upstream, expected["out"]))
     K, V = (np.repeat(np.abs(x).swapaxes(1, 2), group, axis=1) for x in (key, value))
@@ -79,17 +81,17 @@ def error_budget(
     rho = u + a * keys_seen[..., None] + sigma + mean_sigma[..., None]
 
     out = (P * (rho + u)) @ V + (P * sigma).sum(axis=-1, keepdims=True) * out_size
-    out += u * out_size + tiny * (1 + seen @ V)
+    out += u * out_size + tiny * (1 + keys_seen[..., None] + pairs @ V)
     lse_error = mean_sigma + a * (keys_seen + lse_size) + SMALLEST["float32" if a > 1e-10 else "float64"]
 
     dP_size = dO @ _T(V)
     delta = (dO * out).sum(axis=-1, keepdims=True) + a * value_dim * (dO * out_size).sum(axis=-1, keepdims=True)
     dP_and_D = dP_size + (dO * out_size).sum(axis=-1, keepdims=True)
     dS = P * dP_and_D
-    epsilon = dS * (rho + u) + P * (a * value_dim * dP_size + delta) + tiny * seen * (1 + dP_and_D)
-    dV = _T(P * (rho + u + a * queries_seen)) @ dO + tiny * (1 + _T(seen) @ dO)
-    dQ = scale * ((epsilon + a * keys_seen[..., None] * dS) @ K) + tiny
-    dK = scale * (_T(epsilon + a * queries_seen * dS) @ Q) + tiny
+    epsilon = dS * (rho + u) + P * (a * value_dim * dP_size + delta) + tiny * pairs * (1 + dP_and_D)
+    dV = _T(P * (rho + u + a * queries_seen)) @ dO + tiny * (1 + _T(queries_seen) + _T(pairs) @ dO)
+    dQ = scale * ((epsilon + a * keys_seen[..., None] * dS) @ K) + tiny * (1 + keys_seen[..., None])
+    dK = scale * (_T(epsilon + a * queries_seen * dS) @ Q) + tiny * (1 + _T(queries_seen))
     budget = {
         "out": out.swapaxes(1, 2),
         "lse": lse_error,
