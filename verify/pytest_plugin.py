@@ -171,7 +171,7 @@ class CheckItem(pytest.Item):
         judge = self.config.stash[_JUDGE]
         try:
             result = judge.run(self.check)
-        except TargetError as error:  # it loads here, but not in a rank
+        except TargetError as error:  # it does not load in a rank, or one of its functions fails
             pytest.fail(str(error), pytrace=False)
         self.user_properties += [("attention_outcome", result.outcome), ("attention_examples", result.examples)]
         if result.outcome == "unsupported":

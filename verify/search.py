@@ -64,7 +64,6 @@ def search(
     rows = covering_rows(axes, largest)
     found = _Search(check, session, shrink_seconds, progress)
 
-    fit = session.target.fit or (lambda case: case)
     besides = check.besides(session.target, session.world_sizes)
 
     def attempts(rows: list[Row], roam: bool) -> _Attempts:
@@ -72,7 +71,7 @@ def search(
         drawn = usual
         if roam and besides is not None:
             drawn = st.integers(0, 5).flatmap(lambda number: besides if number == 5 else usual)
-        return _Attempts(found, st.tuples(drawn.map(fit), check.detail(session)), seed)
+        return _Attempts(found, st.tuples(drawn.map(session.fitted), check.detail(session)), seed)
 
     some = attempts(rows, roam=True)
     some.make_one(simplest=True)

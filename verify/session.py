@@ -61,13 +61,32 @@ class Session:
     def positions(self, case: Case) -> tuple[np.ndarray, ...]:
         """The positions that each shard owns."""
         layout = layout_function(self.target.layout)
-        owned = tuple(np.asarray(layout(shard, case.shards, case.length)) for shard in range(case.shards))
+        try:
+            owned = tuple(np.asarray(layout(shard, case.shards, case.length)) for shard in range(case.shards))
+        except Exception as error:
+            raise TargetError(
+                f"target {self.source}: its layout raised {type(error).__name__}: {error} for {case!r}"
+            ) from error
         if not np.array_equal(np.sort(np.concatenate(owned)), np.arange(case.length)):
             raise TargetError(
                 f"target {self.source}: its layout shares {case.length} positions out to {case.shards} ranks as "
                 f"{[part.tolist() for part in owned]}; each position must have one owner"
             )
         return owned
+
+    def fitted(self, case: Case) -> Case:
+        """The case as the target's ``fit`` changes it."""
+        if self.target.fit is None:
+            return case
+        try:
+            fitting = self.target.fit(case)
+        except Exception as error:
+            raise TargetError(
+                f"target {self.source}: its fit raised {type(error).__name__}: {error} for {case!r}"
+            ) from error
+        if not isinstance(fitting, Case):
+            raise TargetError(f"target {self.source}: its fit returned {fitting!r}, which is no Case, for {case!r}")
+        return fitting
 
     def answer(self, case: Case) -> Answer:
         """The oracle's answer in the target's dialect."""

@@ -124,10 +124,6 @@ class Target:
         """The widest dtype it takes, in which logic is judged."""
         return next(dtype for dtype in DTYPES if dtype in self.dtypes)
 
-    def fits(self, case: Case) -> bool:
-        """Whether the target takes that case as it is."""
-        return self.fit is None or self.fit(case) == case
-
     def unsupported(self) -> tuple[str, ...]:
         """What the target declares that it does not support, in words, each with its reason if one is given."""
         found = []

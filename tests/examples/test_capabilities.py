@@ -1,6 +1,8 @@
 """What a target may say of itself: reasons, not yet, cases that fit, known failures that do not outlive their cause."""
 
 import datetime
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,12 +10,28 @@ import pytest
 
 from verify import NOT_YET, Case, KnownFailure, Target, TargetError
 from verify.checks import BY_NAME
+from verify.cli import main
 from verify.findings import Finding
 from verify.known import with_known_failures
 from verify.report import CheckResult, Example, Failure, verdict_of
 from verify.session import Session
 from verify.target import Source
 from verify.world.local import Worlds
+
+_FIT_RAISES = """\
+import verify
+from impls.collective import attend
+
+made = []
+
+def fit(case):
+    made.append(case)
+    if len(made) > {calls}:
+        raise TypeError("no such heads")
+    return case
+
+target = verify.Target(attend=attend, fit=fit)
+"""
 
 
 def attend(query: Any, key: Any, value: Any, **_: Any) -> Any:
@@ -116,6 +134,42 @@ def test_a_layout_gives_each_position_to_one_rank() -> None:
 
 
 def test_cases_are_fitted_once_and_for_all() -> None:
-    target = Target(attend=attend, fit=lambda case: case.replace(heads=2, kv_heads=2))
-    assert not target.fits(Case())
-    assert target.fits(Case(heads=2, kv_heads=2))
+    judged = session(Target(attend=attend, fit=lambda case: case.replace(heads=2, kv_heads=2)))
+    assert judged.fitted(Case()) == Case(heads=2, kv_heads=2) == judged.fitted(Case(heads=2, kv_heads=2))
+    assert session(Target(attend=attend)).fitted(Case()) == Case()
+
+
+def test_functions_of_a_target_that_fail_are_told_as_the_target_s() -> None:
+    def raises(*arguments: Any) -> Any:
+        raise TypeError("no such heads")
+
+    where = f"target {__name__}:attend: its"
+    for broken, words in (
+        (Target(attend=attend, fit=raises), "fit raised TypeError: no such heads for Case(world_size=1"),
+        (Target(attend=attend, fit=lambda case: None), "fit returned None, which is no Case, for Case(world_size=1"),
+        (Target(attend=attend, layout=raises), "layout raised TypeError: no such heads for Case(world_size=1"),
+    ):
+        judged = session(broken)
+        with pytest.raises(TargetError) as refused:
+            judged.positions(judged.fitted(Case()))
+        assert str(refused.value).startswith(f"{where} {words}")
+
+
+def test_a_check_that_changes_a_case_tells_it_too() -> None:
+    def raises(case: Case) -> Case:
+        raise TypeError("no such heads")
+
+    with pytest.raises(TargetError, match="its fit raised TypeError"):
+        BY_NAME["state"].examine(session(Target(attend=attend, fit=raises)), Case(), {"change": "seed", "order": []})
+
+
+@pytest.mark.parametrize("calls", [0, 3])
+def test_a_fit_that_raises_at_some_time_cannot_be_judged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], calls: int
+) -> None:
+    (tmp_path / "fit_raises.py").write_text(_FIT_RAISES.format(calls=calls))
+    few = ("--profile", "quick", "--world-sizes", "1", "--checks", "forward")
+    assert main(["gate", f"{tmp_path}/fit_raises.py:target", *few]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert "fit_raises.py:target: its fit raised TypeError: no such heads for Case(" in told[-1]
+    sys.modules.pop("fit_raises", None)

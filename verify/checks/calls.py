@@ -41,9 +41,7 @@ def _purity(session: Session, case: Case, detail: Detail) -> Verdict:
 
 def _interleaved(session: Session, case: Case, detail: Detail) -> Verdict:
     """Three calls before the first backward pass: the second differs in one thing, the third is the first again."""
-    other = changed(case, detail["change"])
-    if session.target.fit is not None:
-        other = session.target.fit(other)
+    other = session.fitted(changed(case, detail["change"]))
     # A sum that a call before made wider than it need be is not wrong: the narrower dtype comes first.
     calls = (other, case, other) if detail["change"] in DTYPES else (case, other, case)
     run = session.run("interleave", *calls, order=detail["order"])

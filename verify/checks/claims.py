@@ -123,7 +123,7 @@ def _with_length(session: Session, case: Case, worst: float) -> Verdict:
     cases = [_dense(session, case, 2, rows, 16).replace(heads=1, kv_heads=1) for rows in (_MANY_ROWS, 2 * _MANY_ROWS)]
     peaks = []
     for made in cases:
-        found = _peaks(session, made if session.target.fit is None else session.target.fit(made))
+        found = _peaks(session, session.fitted(made))
         if isinstance(found, Finding):
             return Verdict(np.inf, found)
         peaks.append(found)
@@ -161,7 +161,7 @@ def _dense(session: Session, case: Case, size: int, rows: int, width: int) -> Ca
         head_dim=width,
         value_dim=width,
     )
-    return made if session.target.fit is None else session.target.fit(made)
+    return session.fitted(made)
 
 
 def _axes(target: Target, world_sizes: Sequence[int]) -> Axes:

@@ -42,7 +42,7 @@ def _world_sizes(session: Session, case: Case, detail: Detail) -> Verdict:
         if case.length % size and not session.target.uneven:
             continue
         split = case.replace(world_size=size, pass_length=True)
-        if not session.target.fits(split):
+        if session.fitted(split) != split:
             continue
         attended, finding = session.attend(split)
         if finding:

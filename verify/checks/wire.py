@@ -23,17 +23,16 @@ TOLERANCE = 0.02
 _ROW_BYTES = 16384
 
 
-def widened(case: Case, target: Target) -> Case:
+def widened(case: Case, session: Session) -> Case:
     """The same case with rows so wide that they make up nearly all that is sent."""
     columns = _ROW_BYTES // (8 if case.dtype == "float64" else 4)
     key = columns // 2 if case.head_dim == case.value_dim else columns * 3 // 8
-    wide = case.replace(batch=1, head_dim=key, value_dim=columns - key)
-    return wide if target.fit is None else target.fit(wide)
+    return session.fitted(case.replace(batch=1, head_dim=key, value_dim=columns - key))
 
 
 def _wire(session: Session, case: Case, detail: Detail) -> Verdict:
     """No rank sends or receives more than in a dense ring."""
-    case = widened(case, session.target)
+    case = widened(case, session)
     positions = session.positions(case)
 
     def allowed(stage: str) -> list[Allowance]:
@@ -45,7 +44,7 @@ def _wire(session: Session, case: Case, detail: Detail) -> Verdict:
 
 def _traffic(session: Session, case: Case, detail: Detail) -> Verdict:
     """No rank sends or receives a row that is not needed, or one twice."""
-    case = widened(case, session.target)
+    case = widened(case, session)
     positions = session.positions(case)
     bounds = {stage: least(case, session.target.dialect, positions, stage) for stage in _stages(case)}
     return _judged(session, case, bounds, TOLERANCE, "rows that are needed make up")

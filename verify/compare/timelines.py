@@ -61,17 +61,15 @@ def drawings(targets: Sequence[str], workloads: Sequence[str], world_size: int) 
                     continue
                 try:
                     session = Session(target, source, worlds, (world_size,), network=network)
+                    found.append(_drawing(title, session, small(WORKLOADS[name], world_size)))
                 except TargetError as error:
                     found.append(Drawing(title, None, (f"not drawn: {error}",)))
-                    continue
-                found.append(_drawing(title, session, small(WORKLOADS[name], world_size)))
     return found
 
 
 def _drawing(title: str, session: Session, case: Case) -> Drawing:
     target = session.target
-    case = case.replace(requires_grad="qkv" if target.gradients else "")
-    case = case if target.fit is None else target.fit(case)
+    case = session.fitted(case.replace(requires_grad="qkv" if target.gradients else ""))
     run = simulate(session, case, schedule=Schedule(_MODEL), judged=False, count_work=True)
     if run.finding is None:
         return Drawing(title, run.trace)

@@ -32,8 +32,7 @@ def _with_equal_shards(session: Session, example: Example, finding: Finding) -> 
         return ()
     length = (case.length // case.shards + 1) * case.shards
     dense = case.segment_lengths == (case.length,)
-    even = case.replace(length=length, segment_lengths=(length,) if dense else case.segment_lengths)
-    even = even if session.target.fit is None else session.target.fit(even)
+    even = session.fitted(case.replace(length=length, segment_lengths=(length,) if dense else case.segment_lengths))
     sentences = of_values(session, replace(example, case=even), finding)
     return tuple(f"with equal shards (length={length}) it returns, and {sentence}" for sentence in sentences)
 

@@ -123,9 +123,8 @@ def _subject(setting: Setting, got: Mapping[str, Array]) -> str | None:
 
 def _larger(session: Session, case: Case) -> Iterator[Case]:
     """Cases like this one in which more formulas differ."""
-    target, fit = session.target, session.target.fit or (lambda case: case)
     dense = case.segment_lengths == (max(case.length, 1),) and case.dilation_rates == (1,)
-    uneven = target.uneven
+    uneven = session.target.uneven
     for more, world, left_over in (
         (2, case.world_size, 0),
         (2, session.largest_world, 0),
@@ -140,12 +139,12 @@ def _larger(session: Session, case: Case) -> Iterator[Case]:
             "length": length,
             "pass_length": case.pass_length or bool(length % shards),
             "head_dim": case.head_dim + 1,
-            "value_dim": case.head_dim + (3 if target.value_dim else 1),
+            "value_dim": case.head_dim + (3 if session.target.value_dim else 1),
             "seed": case.seed + more,
         }
         if dense:
             changes["segment_lengths"] = (length,)
-        yield fit(case.replace(**changes))
+        yield session.fitted(case.replace(**changes))
 
 
 def _missing_gradients(session: Session, case: Case, got: Mapping[str, Array]) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ def table(sessions: dict[str, Session]) -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     for number, (segments, rates) in enumerate(PATTERNS):
         case = pattern(number, 2 + number % 3, is_causal=bool(number // 3 % 2))
-        case = widened(case, sessions["robust"].target)
+        case = widened(case, sessions["robust"])
         positions = sessions["robust"].positions(case)
         traces = [simulate(session, case, judged=False).trace for session in sessions.values()]
         cells = [f"{segments} / {rates}", str(case.world_size), "causal" if case.is_causal else "full"]

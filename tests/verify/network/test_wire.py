@@ -137,7 +137,7 @@ def test_rows_that_travel_in_vain_are_found(session_of: Callable[..., Session]) 
 
 def test_wide_rows_make_metadata_vanish(session_of: Callable[..., Session]) -> None:
     for dtype in ("float64", "float32", "bfloat16"):
-        case = widened(pattern(0, 2).replace(dtype=dtype), session_of(RING).target)
+        case = widened(pattern(0, 2).replace(dtype=dtype), session_of(RING))
         assert case.head_dim != case.value_dim
         assert (case.head_dim + case.value_dim) * 2 > METADATA
 
