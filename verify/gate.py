@@ -274,7 +274,7 @@ def _run_check(
     if session.device != "cpu" and check.name in session.network.checks:
         return _untried(check, "unsupported", "the simulated network carries CPU tensors: judge with --device cpu, too")
     for name in check.builds_on:
-        if name in earlier and earlier[name].outcome in ("fail", "crash", "hang", "blocked", "known"):
+        if name in earlier and _blocks(earlier[name], check):
             return _untried(check, "blocked", f"builds on {name}, which did not pass")
     planned = examples(options.profile, check.weight)
     progress.started(check, planned)
@@ -290,6 +290,14 @@ def _run_check(
         worst=searched.worst,
         failure=failure,
     )
+
+
+def _blocks(earlier: CheckResult, check: Check) -> bool:
+    """Whether that result keeps a check that builds on it from being tried."""
+    several = earlier.failure is not None and earlier.failure.example.case.shards > 1
+    if several and earlier.outcome in check.explains:
+        return False
+    return earlier.outcome in ("fail", "crash", "hang", "blocked", "known")
 
 
 def _untried(check: Check, outcome: str, reason: str) -> CheckResult:

@@ -84,6 +84,11 @@ def raises_on_the_last_rank(query, key, value, **options):
     return impls.collective.attend(query, key, value, **options)
 
 
+def raises_alone(query, key, value, **options):
+    """A mistake that needs no other rank."""
+    raise RuntimeError("nothing works")
+
+
 def waits_for_ever(query, key, value, **options):
     """A rank that never comes back."""
     rank, _ = _rank_and_size(options.get("group"))

@@ -63,6 +63,28 @@ def test_what_builds_on_a_failure_is_blocked_and_the_verdict_is_that_it_fails(tm
     json.dumps(report.to_json(), allow_nan=False)
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("blocking_send_first", "deadlock: rank 0 waits for rank 1, which waits for rank 0"),
+        ("nobody_else_casts", "ranks 0 and 1 differ in the root of broadcast"),
+    ],
+)
+def test_the_simulated_network_names_the_cause_of_a_hang_or_crash(name, words):
+    target = f"tests.verify.network.mistakes:{name}"
+    report = verify.check(target, profile="quick", world_sizes=[2], checks=["forward", "purity", "schedules"])
+    found = outcomes(report)
+    assert found["forward"] in ("hang", "crash")
+    assert found["purity"] == "blocked"
+    assert words in verify.text(report)
+
+
+@pytest.mark.parametrize("name", ["causal_ignored", "raises_alone"])
+def test_wrong_values_and_a_rank_that_is_alone_leave_it_nothing_to_name(name):
+    options = {"profile": "quick", "world_sizes": [1, 2], "checks": ["forward", "schedules"]}
+    assert outcomes(verify.check(getattr(targets, name), **options))["schedules"] == "blocked"
+
+
 def test_the_first_failure_ends_it_if_that_is_asked_for():
     report = verify.check(
         targets.causal_ignored, profile="quick", world_sizes=[1], checks=["forward", "dtypes"], fail_fast=True

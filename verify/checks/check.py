@@ -25,7 +25,8 @@ Axes = dict[str, Sequence[Any]]
 class Check:
     """One promise of the contract and how it is tried.
 
-    ``promise`` completes "the target …". ``builds_on`` names the checks without which this one says nothing.
+    ``promise`` completes "the target …". ``builds_on`` names the checks without which this one says nothing, unless
+    they failed in several ranks by an outcome that it ``explains``.
     ``axes`` narrows the space of options, by name. ``needs`` says in words what the target lacks for it, or "".
     ``weight`` is its part of the examples. ``detail`` draws what an example has besides its case.
     ``besides`` gives cases of another kind, one example in six; None if there are none for the target.
@@ -35,6 +36,7 @@ class Check:
     name: str
     promise: str
     builds_on: tuple[str, ...] = ()
+    explains: tuple[str, ...] = ()
     axes: Callable[[Target, Sequence[int]], Axes]
     examine: Callable[[Session, Case, Detail], Verdict]
     weight: float = 1.0

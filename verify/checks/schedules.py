@@ -84,6 +84,7 @@ SCHEDULES = Check(
     name="schedules",
     promise="gives the right answer and never hangs in whatever order messages complete (simulated network)",
     builds_on=("forward",),
+    explains=("hang", "crash"),  # for which a real transport seldom tells the cause
     axes=_axes,
     examine=_schedules,
     weight=4,
