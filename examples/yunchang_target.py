@@ -62,6 +62,7 @@ hybrid = verify.Target(
     attend=attend_hybrid,
     **LIMITS,
     least_ranks=4,
+    heads_shared=2,
     subgroups=False,
     grouped_query=False,
     value_dim=False,

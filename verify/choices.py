@@ -13,6 +13,10 @@ DATA_STYLES = ("normal", "flat", "sharp", "offset", "duplicates", "zeros", "huge
 #: The style in which rounding is measured; cases of its own have it (verify.measuring).
 ONE_SIDED = "one-sided"
 
+#: Of fewer blocks no root-mean-square error tells anything: rounding each block's result, which is correct, costs as
+#: much there as keeping the running sum in the inputs' dtype, which is not.
+LEAST_BLOCKS = 3
+
 #: Strides of query, key and value.
 BUFFERS = ("contiguous", "heads-first", "packed", "sliced")
 

@@ -7,14 +7,10 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 
 from verify.case import Case
-from verify.choices import ONE_SIDED
+from verify.choices import LEAST_BLOCKS, ONE_SIDED
 from verify.target import Target
 
 HALF_TYPES = ("bfloat16", "float16")
-
-#: With fewer ranks there are too few blocks: rounding each block's result, which is correct, costs as much there as
-#: keeping the running sum in the inputs' dtype, which is not.
-LEAST_RANKS = 3
 
 #: Rows of the sequence, at least; times `_WIDTH` they are the elements that a root-mean-square is taken over.
 _ROWS = 96
@@ -29,9 +25,14 @@ def measuring_cases(target: Target, world_sizes: Sequence[int]) -> st.SearchStra
     """
     ranks = max(world_sizes)
     dtypes = [dtype for dtype in HALF_TYPES if dtype in target.dtypes]
-    if ranks < max(LEAST_RANKS, target.least_ranks) or False not in target.masks or not dtypes:
+    if blocks(ranks, target) < LEAST_BLOCKS or ranks < target.least_ranks or False not in target.masks or not dtypes:
         return None
     return _cases(target, ranks, tuple(dtypes))
+
+
+def blocks(ranks: int, target: Target) -> int:
+    """The number of blocks that a rank of so many merges."""
+    return ranks // target.heads_shared
 
 
 @st.composite

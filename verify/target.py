@@ -15,7 +15,7 @@ from typing import Any
 
 from verify.capabilities import NOT_YET, Capability, KnownFailure, NotYet
 from verify.case import Case
-from verify.choices import DTYPES, one_of
+from verify.choices import DTYPES, LEAST_BLOCKS, one_of
 from verify.layouts import Layout, layout_function
 
 DIALECTS = ("longnet", "torchscale", "grouped-mean")
@@ -46,6 +46,8 @@ class Target:
       judged.
     - ``lse``: whether ``return_lse=True`` is supported; None: if the signature has that parameter.
     - ``least_ranks``: the smallest number of ranks that it runs on.
+    - ``heads_shared``: so many ranks at a time share the heads of a block out among them, as in Ulysses inside a ring:
+      so many times fewer blocks than ranks are merged, on which errors of rounding depend.
     - ``claims``: what it promises besides, of "traffic", "overlap" and "memory"; each is then judged.
     - ``fit``: a function that changes a case as little as possible into one that the target takes, and leaves alone one
       that it takes already: ``lambda case: case.replace(heads=case.heads * case.shards, kv_heads=…)``.
@@ -70,6 +72,7 @@ class Target:
     replicated: bool = False
     lse: bool | None = None
     least_ranks: int = 1
+    heads_shared: int = 1
     claims: tuple[str, ...] = ()
     fit: Callable[[Case], Case] | None = None
     because: Mapping[str, str] = field(default_factory=dict)
@@ -96,8 +99,9 @@ class Target:
             raise ValueError(f"Target.replicated is {self.replicated!r}; it must be True or False")
         if self.replicated and self.claims:
             raise ValueError(f"Target.claims is {self.claims}; what is replicated sends and holds everything")
-        if type(self.least_ranks) is not int or self.least_ranks < 1:
-            raise ValueError(f"Target.least_ranks is {self.least_ranks!r}; it must be a positive integer")
+        for name in ("least_ranks", "heads_shared"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise ValueError(f"Target.{name} is {getattr(self, name)!r}; it must be a positive integer")
         if self.fit is not None and not callable(self.fit):
             raise TypeError(f"Target.fit is {self.fit!r}; it must be a function from Case to Case")
         limits = {name for name, _ in self._limits()}
@@ -149,6 +153,9 @@ class Target:
             found.append(("replicated", "what it sends, since every rank is given the whole sequence"))
         if self.least_ranks > 1:
             found.append(("least_ranks", f"fewer than {self.least_ranks} ranks"))
+        if self.heads_shared > 1:
+            words = f"sums over fewer than {LEAST_BLOCKS * self.heads_shared} ranks by their root-mean-square error"
+            found.append(("heads_shared", f"{words}, as {self.heads_shared} share the heads of a block"))
         if self.fit is not None:
             found.append(("fit", "cases that do not fit it"))
         if not self.returns_lse:

@@ -33,9 +33,10 @@ from verify.budget import CONSTANT
 from verify.case import Case
 from verify.checks.check import Detail, plain
 from verify.checks.precision import PRECISION
-from verify.choices import DTYPES, ONE_SIDED
+from verify.choices import DTYPES, LEAST_BLOCKS, ONE_SIDED
 from verify.findings import Finding
 from verify.judge import Verdict, assemble, shares
+from verify.measuring import blocks
 from verify.procedures import Attended
 from verify.roundings import RMS_LIMITS, regime, rms_ratio
 from verify.search import search
@@ -101,10 +102,11 @@ class Seen:
             share = shares(got, right.expected[name], right.budget[name], case.dtype)
             found = (CONSTANT * float(share.max(initial=0.0)), style, repr(case))
             self.largest[name] = max(self.largest.get(name, found), found)
-            if case.data == ONE_SIDED:
+            merged = blocks(case.shards, session.target)
+            if case.data == ONE_SIDED and merged >= LEAST_BLOCKS:
                 dtype = case.dtype if name != "lse" else "float32"
                 ratio = rms_ratio(got, right.expected[name], dtype, least=1)
-                self.roundings[regime(case.shards, len(case.segment_lengths)), name, style].append(ratio)
+                self.roundings[regime(merged, len(case.segment_lengths)), name, style].append(ratio)
 
     def add(self, other: Seen) -> None:
         """Take in another part."""
@@ -121,12 +123,14 @@ def part(dtype: str, seed: int, examples: int, ranks: tuple[int, ...] = WORLD_SI
     torch.set_num_threads(1)
     seen = Seen()
     target = Target(attend=part, dtypes=tuple(sorted({"float64", dtype}, key=DTYPES.index)), lse=True)
+    hybrid = dataclasses.replace(target, heads_shared=2)
     session = InOneProcess(target, ranks)
 
     def examine(session: Session, case: Case, detail: Detail) -> Verdict:
         assert isinstance(session, InOneProcess)
         style = NAMES[(seed + seen.examples) % len(NAMES)]
         session.style = STYLES[style]
+        session.target = hybrid if session.style.transport == "hybrid" else target
         verdict = PRECISION.examine(session, case, detail)
         seen.record(case, style, session, verdict)
         return Verdict(0.0)  # whatever was found: the sweep goes on

@@ -8,11 +8,11 @@ import numpy as np
 
 from verify.case import Case
 from verify.checks.check import Axes, Check, Detail, plain
-from verify.choices import ONE_SIDED
+from verify.choices import LEAST_BLOCKS, ONE_SIDED
 from verify.digits import BITS, Short, shortened
 from verify.findings import Finding
 from verify.judge import Verdict, assemble
-from verify.measuring import HALF_TYPES, LEAST_RANKS, measuring_cases
+from verify.measuring import HALF_TYPES, blocks, measuring_cases
 from verify.roundings import ELEMENTS, RMS_LIMITS, regime, rms_ratio
 from verify.session import VALUES, Session
 from verify.target import Target
@@ -45,13 +45,14 @@ def _precision(session: Session, case: Case, detail: Detail) -> Verdict:
         if short := shortened(array, right.expected[name], right.budget[name], dtype):
             return Verdict(np.inf, _few_digits(name, short, dtype))
     verdict = session.judge(case, attended)
-    if verdict.finding or case.data != ONE_SIDED or case.dtype not in HALF_TYPES or case.shards < LEAST_RANKS:
+    merged = blocks(case.shards, session.target)
+    if verdict.finding or case.data != ONE_SIDED or case.dtype not in HALF_TYPES or merged < LEAST_BLOCKS:
         return verdict
     worst = verdict.worst
     for name, array in got.items():
         dtype, least = (case.dtype, ELEMENTS) if name != "lse" else ("float32", 64)
         ratio = rms_ratio(array, right.expected[name], dtype, least)
-        limit = RMS_LIMITS[regime(case.shards, len(case.segment_lengths))][name]
+        limit = RMS_LIMITS[regime(merged, len(case.segment_lengths))][name]
         worst = max(worst, ratio / limit)
         if ratio > limit:
             return Verdict(worst, _inexact(name, ratio, limit, dtype, array.size))
@@ -84,6 +85,7 @@ def _inexact(name: str, ratio: float, limit: float, dtype: str, elements: int) -
         (
             f"root-mean-square error over {elements} elements; rounding the weights, dS and each block's result to the "
             "inputs' dtype stays within the limit",
+            "if ranks share the heads of a block out, so that fewer blocks are merged, say so: Target(heads_shared=…)",
             f"no single element is beyond its bound: this is the mark of {_MARKS[name]}",
         ),
         tensor=name,

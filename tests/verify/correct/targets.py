@@ -9,5 +9,10 @@ from tests.verify.correct.style import STYLES
 from verify.target import Target
 
 #: They refuse no bad arguments: what they are here for is numbers.
-TARGETS = {name: Target(attend=partial(attend, style=style), refusals=False) for name, style in STYLES.items()}
+TARGETS = {
+    name: Target(
+        attend=partial(attend, style=style), refusals=False, heads_shared=2 if style.transport == "hybrid" else 1
+    )
+    for name, style in STYLES.items()
+}
 globals().update(TARGETS)

@@ -9,8 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference
+from tests.calibration.sweep import InOneProcess
 from tests.verify.correct.attend import attend
+from tests.verify.correct.style import STYLES
 from verify.case import Case
+from verify.checks.precision import PRECISION
 from verify.choices import ONE_SIDED
 from verify.measuring import HALF_TYPES, measuring_cases
 from verify.oracle import answer, inputs_of
@@ -47,6 +50,28 @@ def test_there_are_none_where_they_would_tell_nothing() -> None:
     assert strategy(1, 2) is None
     assert strategy(1, 2, 3, 4, masks=(True,)) is None
     assert strategy(1, 2, 3, 4, dtypes=("float64", "float32")) is None
+    assert strategy(1, 2, 3, 4, heads_shared=2) is None
+    assert strategy(1, 2, 3, 4, 6, heads_shared=2) is not None
+
+
+def test_results_of_fewer_blocks_than_ranks_are_flagged_unless_that_is_declared() -> None:
+    case = Case(
+        world_size=4,
+        length=96,
+        batch=4,
+        head_dim=8,
+        value_dim=8,
+        segment_lengths=(96,),
+        dilation_rates=(1,),
+        dtype="bfloat16",
+        data=ONE_SIDED,
+    )
+    for declared, found in ((1, True), (2, False)):
+        session = InOneProcess(Target(attend=attend, heads_shared=declared))
+        session.style = STYLES["flash_hybrid"]
+        verdict = PRECISION.examine(session, case, {})
+        assert (verdict.finding is not None) == found
+        assert found == ("Target(heads_shared=" in "".join(verdict.finding.details if verdict.finding else ()))
 
 
 @settings(max_examples=40, deadline=None, database=None)
