@@ -85,8 +85,8 @@ def _inexact(name: str, ratio: float, limit: float, dtype: str, elements: int) -
         (
             f"root-mean-square error over {elements} elements; rounding the weights, dS and each block's result to the "
             "inputs' dtype stays within the limit",
-            "if ranks share the heads of a block out, so that fewer blocks are merged, say so: Target(heads_shared=…)",
             f"no single element is beyond its bound: this is the mark of {_MARKS[name]}",
+            "if ranks share the heads of a block out, so that fewer blocks are merged, say so: Target(heads_shared=…)",
         ),
         tensor=name,
     )
