@@ -70,6 +70,7 @@ hybrid = verify.Target(
     because=BECAUSE
     | {
         "least_ranks": "two by two; run it with --world-sizes 4",
+        "heads_shared": "two by two: a ring of half as many blocks as ranks",
         "subgroups": "its groups are made once, of all ranks",
         "grouped_query": "not tried here",
         "value_dim": "flash-attn's kernels want one head_dim",
