@@ -14,8 +14,8 @@ result to the inputs' dtype, as fused kernels do, and accumulates in at least fl
                 with S_ij = P_ij |dO_i| . (|v_j| + |out_i|), which is no less than |dS_ij|
     dQ_i        |scale| sum_j (epsilon_ij + a n_i S_ij) |k_j| + u |dQ_i|,   dK_j likewise
 
-plus what underflow below the smallest number of the dtype loses, in each pair and in each of as many blocks as there are
-pairs. The constant in front is in `CONSTANT`.
+plus what underflow below the smallest number of the dtype loses, in each pair and in each of as many blocks as there
+are pairs. The constant in front is in `CONSTANT`.
 """
 
 from __future__ import annotations
