@@ -41,7 +41,10 @@ def _purity(session: Session, case: Case, detail: Detail) -> Verdict:
 
 def _interleaved(session: Session, case: Case, detail: Detail) -> Verdict:
     """Three calls before the first backward pass: the second differs in one thing, the third is the first again."""
-    other = session.fitted(changed(case, detail["change"]))
+    other = changed(case, detail["change"])
+    if session.target.branches == "dense":  # the one branch is as long as the sequence, whatever that is now
+        other = other.replace(segment_lengths=(max(other.length, 1),))
+    other = session.fitted(other)
     # A sum that a call before made wider than it need be is not wrong: the narrower dtype comes first.
     calls = (other, case, other) if detail["change"] in DTYPES else (case, other, case)
     run = session.run("interleave", *calls, order=detail["order"])
