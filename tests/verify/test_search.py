@@ -10,7 +10,7 @@ from verify import Case
 from verify.checks import BY_NAME
 from verify.search import _Attempts, search
 from verify.session import Session
-from verify.target import as_target
+from verify.target import TargetError, as_target
 from verify.world.messages import Job
 
 
@@ -118,6 +118,6 @@ def test_an_example_that_cannot_be_drawn_ahead_raises_where_it_is_needed(worlds)
         return case
 
     session.target = replace(session.target, fit=fit)
-    with pytest.raises(RuntimeError, match="no third case"):
+    with pytest.raises(TargetError, match="no third case"):
         search(BY_NAME["forward"], session, examples=10, seed=0)
     assert worlds[1].run(Job("load", session.source, (), ())).outcome == "returned"

@@ -29,7 +29,10 @@ def drawn(check, examples, target=None, seed=0, sizes=SIZES):
         return Verdict(0.0)
 
     session = types.SimpleNamespace(
-        target=target or TARGETS["whole contract"], world_sizes=sizes, largest_world=max(sizes)
+        target=target or TARGETS["whole contract"],
+        world_sizes=sizes,
+        largest_world=max(sizes),
+        fitted=lambda case: case,
     )
     search(dataclasses.replace(check, examine=examine), session, examples=examples, seed=seed)
     return found
@@ -40,6 +43,8 @@ def test_every_case_has_options_that_the_check_allows(check):
     axes = check.space(TARGETS["whole contract"], SIZES)
     for case in drawn(check, 150):
         if case.data == ONE_SIDED:  # a case for measuring, which the check has besides those of its axes
+            continue
+        if check.name == "schedules" and case.world_size > max(SIZES):  # one of larger simulated worlds, likewise
             continue
         options = options_of(case)
         assert feasible(options, max(SIZES))
