@@ -65,6 +65,9 @@ def main(place: tuple[Seat, Surroundings], jobs: int, output: int, stacks: int, 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the gate's to handle
     os.dup2(output, 1)
     os.dup2(output, 2)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what is printed is there, whatever ends
     _show_stacks_on(stacks)
     faulthandler.enable(file=stacks, all_threads=False)  # a crash in C says where it was called from
     _settle(surroundings, seat.device)
