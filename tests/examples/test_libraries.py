@@ -44,7 +44,7 @@ def test_the_library_is_judged_as_the_table_says(
     if not _installed(needs):
         pytest.skip(f"{needs} is not installed")
     if needs == "torch" and adapter != _EVERY_RUN and "FOREIGN" not in os.environ:
-        pytest.skip("judged with FOREIGN=1")
+        pytest.skip("takes minutes: judged with FOREIGN=1")
     file, name = adapter.split(":")
     target = f"{_EXAMPLES / file}_target.py:{name}"
     report = check(target, profile="quick", world_sizes=sizes, checks=tuple(outcomes))

@@ -23,7 +23,7 @@ _CALLS = itertools.count()
 def _refusal(session: Session, case: Case, detail: Detail) -> Verdict:
     mistake = BAD_ARGUMENTS[detail["mistake"]]
     if mistake.differs and case.shards == 1:
-        return Verdict(0.0)  # from nobody
+        return session.judged(case, names=("out",))  # there is nobody from whom to differ: the call is good
     where = 0 if mistake.differs and detail["where"] is None else detail["where"]
     shards = tuple(range(case.shards)) if where is None else (where % case.shards,)
     made_by = "every rank" if len(shards) == case.shards else ranks([case.ranks[shard] for shard in shards]) + " only"

@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Collection
 
 from verify.checks import BY_NAME
-from verify.cli import CANNOT_BE_JUDGED, NOT_FINISHED
+from verify.commands.launched import in_launched_ranks
 from verify.gate import DEFAULT_WORLD_SIZES, Options, check, check_launched
 from verify.profiles import PROFILES
 from verify.progress import ProgressLine
 from verify.replay import write_whole
 from verify.report import Report
 from verify.report_text import text
-from verify.target import CLAIMS, TargetError
+from verify.target import CLAIMS
 from verify.world.joined import JoinedWorlds, launched_by_torchrun
 
 
@@ -62,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         if path is not None and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
             raise ValueError(f"the folder of {path} is not there")
     if launched_by_torchrun():
-        return _run_launched(options)
+        return in_launched_ranks(options.device, lambda worlds: _judge_launched(options, worlds))
     with ProgressLine() as progress:
         report = check(
             options.target,
@@ -79,39 +78,24 @@ def run(options: argparse.Namespace) -> int:
     return _tell(report, options)
 
 
-def _run_launched(options: argparse.Namespace) -> int:
-    """Judge in the ranks that torchrun launched: rank 0 does, the others keep theirs until it has finished."""
-    with JoinedWorlds(options.device) as worlds:
-        if worlds.rank != 0:
-            return worlds.serve()
-        status = NOT_FINISHED
-        try:
-            with ProgressLine() as progress:
-                report = check_launched(
-                    options.target,
-                    worlds,
-                    Options(
-                        profile=options.profile,
-                        world_sizes=_within(options.world_sizes, worlds.size),
-                        device=options.device,
-                        seed=options.seed,
-                        checks=options.checks,
-                        fail_fast=options.fail_fast,
-                        save=options.save,
-                        claims=options.claims,
-                    ),
-                    progress,
-                )
-            status = _tell(report, options)
-        except (TargetError, ValueError) as error:
-            status = CANNOT_BE_JUDGED
-            print(f"attention-gate: {' '.join(str(error).split())}", file=sys.stderr)
-        finally:
-            # All is said before the others leave: their launcher ends this process as soon as one of them has failed.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            worlds.dismiss(status)
-        return status
+def _judge_launched(options: argparse.Namespace, worlds: JoinedWorlds) -> int:
+    with ProgressLine() as progress:
+        report = check_launched(
+            options.target,
+            worlds,
+            Options(
+                profile=options.profile,
+                world_sizes=_within(options.world_sizes, worlds.size),
+                device=options.device,
+                seed=options.seed,
+                checks=options.checks,
+                fail_fast=options.fail_fast,
+                save=options.save,
+                claims=options.claims,
+            ),
+            progress,
+        )
+    return _tell(report, options)
 
 
 def _within(sizes: tuple[int, ...], launched: int) -> tuple[int, ...]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from contextlib import closing
 
-from verify.cli import CANNOT_BE_JUDGED, CONFORMS, DOES_NOT, NOT_FINISHED
+from verify.cli import CONFORMS, DOES_NOT
+from verify.commands.launched import in_launched_ranks
 from verify.gate import examine
 from verify.network.world import SimulatedWorlds
 from verify.replay import Saved, load_saved
 from verify.session import Session
-from verify.target import Target, TargetError, load
+from verify.target import Target, load
 from verify.world.joined import JoinedWorlds, launched_by_torchrun
 from verify.world.local import Worlds
 
@@ -31,13 +31,13 @@ def run(options: argparse.Namespace) -> int:
     """Run the example; 1 if it fails, 0 if it passes now."""
     saved = load_saved(options.file)
     if launched_by_torchrun():
-        return _replay_joined(saved, options.file)
-    _announce(saved, options.file)
+        return in_launched_ranks(saved.device, lambda worlds: _replay(saved, options.file, worlds))
     with Worlds(device=saved.device) as worlds:
-        return _replay(saved, worlds)
+        return _replay(saved, options.file, worlds)
 
 
-def _replay(saved: Saved, worlds: Worlds | JoinedWorlds) -> int:
+def _replay(saved: Saved, path: str, worlds: Worlds | JoinedWorlds) -> int:
+    _announce(saved, path)
     target = load(saved.source)
     case = saved.example.case
     if isinstance(worlds, JoinedWorlds) and (reason := _misfit(saved, target, worlds.size)):
@@ -72,25 +72,6 @@ def _misfit(saved: Saved, target: Target, launched: int) -> str:
     if not target.subgroups:
         return f"this example needs {needed} ranks, as its target takes no sub-groups; {launched} were launched"
     return ""
-
-
-def _replay_joined(saved: Saved, path: str) -> int:
-    with JoinedWorlds(saved.device) as worlds:
-        if worlds.rank != 0:
-            return worlds.serve()
-        status = NOT_FINISHED
-        try:
-            _announce(saved, path)
-            status = _replay(saved, worlds)
-        except (TargetError, ValueError) as error:
-            status = CANNOT_BE_JUDGED
-            print(f"attention-gate: {' '.join(str(error).split())}", file=sys.stderr)
-        finally:
-            # All is said before the others leave: their launcher ends this process as soon as one of them has failed.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            worlds.dismiss(status)
-        return status
 
 
 def _announce(saved: Saved, path: str) -> None:

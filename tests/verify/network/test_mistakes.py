@@ -1,6 +1,5 @@
 """Mistakes of communication are reported for what they are, each with its smallest case."""
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -47,8 +46,6 @@ MISTAKES: dict[str, tuple[Check, str, str]] = {
 #: The mistakes that must fall with every seed.
 IN_EVERY_SEED = (*list(MISTAKES)[:8],)
 
-SEEDS = 10 if os.environ.get("ATTENTION_GATE_SLOW") else 1
-
 
 def found(session_of: Callable[..., Session], name: str) -> Searched:
     """What the check of that mistake finds in the quick profile."""
@@ -79,7 +76,7 @@ def test_a_mistake_is_named_and_shrinks_to_the_smallest_case(session_of: Callabl
         assert detail["calls"] == (2 if name == "blocks_on_the_module" else 1)
 
 
-@pytest.mark.parametrize("seed", range(1, SEEDS))
+@pytest.mark.parametrize("seed", range(1, 10))
 @pytest.mark.parametrize("name", IN_EVERY_SEED)
 def test_known_mistakes_fall_with_every_seed(session_of: Callable[..., Session], name: str, seed: int) -> None:
     check = MISTAKES[name][0]
