@@ -13,35 +13,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import verify
 
 
-class GatherRows(torch.autograd.Function):
-    """All ranks' rows of keys and values (batch, rows, heads, dim), in order; backward, each rank's sum comes home.
-
-    One function for both: autograd may reach two of them in another order on another rank, and mix up their sums.
-    """
-
-    @staticmethod
-    def forward(ctx, key, value, counts, group):
-        ctx.counts, ctx.group = counts, group
-        return tuple(_gather(rows, counts, group) for rows in (key, value))
-
-    @staticmethod
-    def backward(ctx, *grads):
-        own = []
-        for grad in grads:
-            # Half types are summed in float32: each sum in bfloat16 would round.
-            wide = grad.new_empty(grad.shape, dtype=torch.promote_types(grad.dtype, torch.float32)).copy_(grad)
-            dist.all_reduce(wide, group=ctx.group)
-            own.append(wide.split(ctx.counts, dim=1)[dist.get_rank(ctx.group)].to(grad.dtype))
-        return *own, None, None
-
-
-def _gather(rows, counts, group):
-    padded = F.pad(rows, (0, 0, 0, 0, 0, max(counts) - rows.shape[1])).contiguous()
-    parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded, group=group)
-    return torch.cat([part[:, :count] for part, count in zip(parts, counts, strict=True)], dim=1)
-
-
 def attend(query, key, value, **options):
     """The kernel that is the definition, operation by operation."""
     with sdpa_kernel(SDPBackend.MATH):
@@ -53,7 +24,7 @@ def attend_fused(query, key, value, *, is_causal=False, scale=None, sequence_len
     world_size, rank = dist.get_world_size(group), dist.get_rank(group)
     length = sequence_length if sequence_length is not None else query.shape[1] * world_size
     counts = [len(part) for part in torch.arange(length).tensor_split(world_size)]
-    keys, values = GatherRows.apply(key, value, counts, group)
+    keys, values = verify.gather_rows(key, value, sequence_length=length, group=group)
     mask = None
     if is_causal:
         own = torch.arange(length, device=query.device).split(counts)[rank]
