@@ -47,16 +47,27 @@ def entry() -> NoReturn:
     """What the console script calls: ``main``, then the end of the process, whatever the target left running in it."""
     with contextlib.suppress(OSError):  # a current folder that is gone has no modules
         put_first(os.getcwd())
-    status = main()
-    if threading.current_thread() is threading.main_thread():
-        # All is said; a launcher that ends this process now must not break off the end of its ranks.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        try:
+            status = main()
+        finally:
+            _ignore_interruptions()
+    except KeyboardInterrupt:  # once more, while what the first one had interrupted was being ended
+        status = NOT_FINISHED
+    _ignore_interruptions()
     if kept := sys.modules.get("verify.world.kept"):
         kept.shut_down()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
     os._exit(status)
+
+
+def _ignore_interruptions() -> None:
+    """All is said: whoever ends this process now, a user or a launcher, must not break off the end of its ranks."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def put_first(folder: str) -> None:
