@@ -40,10 +40,11 @@ def attend_zig_zag(query, key, value, *, is_causal, **_):
     world_size, rank = dist.get_world_size(), dist.get_rank()
     mask = None
     if is_causal:
+        length = query.shape[1] * world_size
         owned = [
-            torch.as_tensor(zigzag_positions(r, world_size, query.shape[1] * world_size)) for r in range(world_size)
+            torch.as_tensor(zigzag_positions(r, world_size, length), device=query.device) for r in range(world_size)
         ]
-        mask = owned[rank][:, None] >= torch.cat(owned)[None, :]
+        mask = owned[rank][:, None] >= torch.cat(owned)
     heads_first = (tensor.transpose(1, 2) for tensor in (interleaved(query, key), key, value))
     return grouped(zig_zag_attn(*heads_first, attn_mask=mask).transpose(1, 2), key)
 
