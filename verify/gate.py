@@ -232,7 +232,7 @@ def _report(
         world_sizes=session.world_sizes,
         coverage=_coverage(session, [BY_NAME[c.name] for c in checks if c.examples]),
         error=error,
-        notes=session.worlds.notes() + _larger_worlds(session),
+        notes=session.worlds.notes() + _larger_worlds(session) + _whole_contract(session, checks),
     )
 
 
@@ -242,6 +242,17 @@ def _larger_worlds(session: Session) -> tuple[str, ...]:
         return ()
     ranks = ", ".join(map(str, sizes))
     return (f"beyond the world sizes, simulated worlds of {ranks} ranks were judged, which use no transport",)
+
+
+def _whole_contract(session: Session, checks: Sequence[CheckResult]) -> tuple[str, ...]:
+    """A note for who has not said yet what the target does not do, where it raised: perhaps it was never meant to."""
+    declares = session.target != Target(attend=session.target.attend)
+    if declares or not any(check.outcome == "crash" for check in checks):
+        return ()
+    return (
+        "the target declares no limits, and so the whole contract is tried: grouped queries, uneven shards, many "
+        "branches, …; what it does not support can be declared, as Target(branches='dense'), and is then not tried",
+    )
 
 
 def load_everywhere(session: Session) -> None:

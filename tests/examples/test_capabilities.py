@@ -12,6 +12,7 @@ from verify import NOT_YET, Case, KnownFailure, Target, TargetError
 from verify.checks import BY_NAME
 from verify.cli import main
 from verify.findings import Finding
+from verify.gate import check
 from verify.known import with_known_failures
 from verify.report import CheckResult, Example, Failure, verdict_of
 from verify.session import Session
@@ -173,3 +174,27 @@ def test_a_fit_that_raises_at_some_time_cannot_be_judged(
     told = capsys.readouterr().err.splitlines()
     assert "fit_raises.py:target: its fit raised TypeError: no such heads for Case(" in told[-1]
     sys.modules.pop("fit_raises", None)
+
+
+_TAKES_NO_GROUPS = """\
+import verify
+from impls.collective import attend
+
+def equal_heads_only(query, key, value, **options):
+    if query.shape[2] != key.shape[2]:
+        raise RuntimeError("as many heads, please")
+    return attend(query, key, value, **options)
+
+declared = verify.Target(attend=equal_heads_only, subgroups=False)
+"""
+
+
+@pytest.mark.parametrize(("name", "told"), [("equal_heads_only", True), ("declared", False)])
+def test_who_declares_nothing_and_raises_is_told_that_limits_can_be_declared(
+    tmp_path: Path, name: str, told: bool
+) -> None:
+    (tmp_path / "takes_no_groups.py").write_text(_TAKES_NO_GROUPS)
+    report = check(f"{tmp_path}/takes_no_groups.py:{name}", profile="quick", world_sizes=(1,), checks=("forward",))
+    sys.modules.pop("takes_no_groups", None)
+    assert report.checks[0].outcome == "crash"
+    assert any("what it does not support can be declared" in note for note in report.notes) == told
