@@ -118,7 +118,7 @@ def _position(group: Any) -> tuple[int, int, Exception | None]:
     if group is not None and is_member and not (is_ready and isinstance(group, dist.ProcessGroup)):
         objection = TypeError(f"group: {shown(group)} is not a process group of torch.distributed or None")
         group = None
-    if not is_member or (is_ready and dist.get_rank(group) < 0):
+    if not is_member:
         raise ValueError("group: this process is not a member of the group")
     if not is_ready:
         return 0, 1, objection

@@ -167,7 +167,7 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def _positive_integers(name: str, values: Sequence[int]) -> tuple[int, ...]:
-    if isinstance(values, str | bytes | Tensor) or not isinstance(values, Sequence):
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence):
         raise TypeError(f"{name}: {shown(values)} is not a list or tuple of positive integers")
     integers = tuple(_integer(name, value) for value in values)
     if not integers or min(integers) < 1:
