@@ -171,3 +171,15 @@ def run_under_autocast(rank: int, implementation: str, case: Case) -> dict[str, 
 def test_autocast_does_not_reach_inside(implementation: str) -> None:
     case = Case(11, ((11, 1), (4, 2)), dtype="float32")
     assert_close(results(2, run_under_autocast, implementation, case), case, tolerance=3e-6)
+
+
+def run_under_a_default_device(rank: int, implementation: str, case: Case) -> dict[str, np.ndarray]:
+    with torch.device("meta"):
+        return run_case(rank, implementation, case)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_default_device_does_not_reach_inside(implementation: str, size: int) -> None:
+    """Not of the lengths of other tests, whose plans are kept."""
+    for case in (Case(29, ((29, 1), (4, 2)), is_causal=True), Case(31, ((3, 1),))):
+        assert_close(results(size, run_under_a_default_device, implementation, case), case)

@@ -99,11 +99,13 @@ def test_any_subset_of_the_inputs_may_require_gradients(implementation: str, wan
             assert [answer[name] for answer in answers] == [None] * 3
 
 
-def run_subset(rank: int, implementation: str, wanted: tuple[bool, ...]) -> dict[str, np.ndarray | None]:
-    *inputs, grad_out = tensors(CASE, rank)
+def run_subset(
+    rank: int, implementation: str, wanted: tuple[bool, ...], case: Case = CASE
+) -> dict[str, np.ndarray | None]:
+    *inputs, grad_out = tensors(case, rank)
     for tensor, is_wanted in zip(inputs, wanted, strict=True):
         tensor.requires_grad_(is_wanted)
-    out, lse = start(implementation, CASE, *inputs)
+    out, lse = start(implementation, case, *inputs)
     assert out.requires_grad == any(wanted)
     assert not lse.requires_grad
     if any(wanted):

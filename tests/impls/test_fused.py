@@ -1,5 +1,7 @@
 """The path through fused kernels, with plain products in their place: what is a view, what travels, what is merged."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -35,14 +37,21 @@ CASES = {
 }
 
 
-def run_fused(rank: int, implementation: str, case: Case) -> dict[str, np.ndarray]:
-    """Run a case for which fused kernels serve, and fail if another path is taken."""
+@contextmanager
+def fused() -> Iterator[None]:
+    """Let fused kernels serve on the CPU, and fail if another path is taken."""
     with (
         patch("impls.fused.kernels.objection", lambda *_: None),
         patch("impls.fused.kernels.least_rows", 1),
         patch("impls.fused.plan.least_elements", 0),
         patch("impls.autograd._Attend.apply", None),
     ):
+        yield
+
+
+def run_fused(rank: int, implementation: str, case: Case) -> dict[str, np.ndarray]:
+    """Run a case for which fused kernels serve, and fail if another path is taken."""
+    with fused():
         return run_case(rank, implementation, case)
 
 

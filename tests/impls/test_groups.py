@@ -44,6 +44,20 @@ def test_without_process_groups_the_world_is_this_process(implementation: str) -
     assert_close([collect(out, lse, query, key, value)], CASE)
 
 
+def test_without_process_groups_it_is_outside_of_those_that_it_is_no_member_of(implementation: str) -> None:
+    assert not dist.is_initialized()
+    with pytest.raises(ValueError, match="group: this process is not a member of the group"):
+        attend(implementation)(*own_tensors(CASE, 1, 0)[:3], group=dist.GroupMember.NON_GROUP_MEMBER, **CASE.options)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "zigzag"])
+def test_without_process_groups_both_layouts_are_the_same(implementation: str, layout: str) -> None:
+    query, key, value, grad_out = own_tensors(CASE, 1, 0)
+    out, lse = attend(implementation)(query, key, value, layout=layout, return_lse=True, **CASE.options)
+    out.backward(grad_out)
+    assert_close([collect(out, lse, query, key, value)], CASE)
+
+
 def test_a_process_outside_the_group_is_told_so(implementation: str) -> None:
     answers = world(3).run(run_outside, implementation)
     assert_close(answers[1:], CASE)

@@ -198,6 +198,7 @@ def test_what_cannot_be_remembered_is_checked() -> None:
             {"unknown": {"dropout": 0}},
             {"query": [1.0]},
             {"segment_lengths": [[4]]},
+            {"segment_lengths": [4, [4]]},
             {"scale": torch.ones(1)},
         ):
             assert _as_given("impls.robust", arguments(**changes)) is None

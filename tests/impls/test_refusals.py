@@ -53,6 +53,21 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         "ValueError",
         ["head_dim", "(1, 2, 4, 3)", "must be the same"],
     ),
+    "no heads": (
+        {"query": torch.zeros(1, 2, 0, 2, dtype=torch.float64)},
+        "ValueError",
+        ["heads", "0 of query", "positive multiple"],
+    ),
+    "no kv_heads": (
+        {name: torch.zeros(1, 2, 0, dim, dtype=torch.float64) for name, dim in (("key", 2), ("value", 5))},
+        "ValueError",
+        ["heads", "positive multiple of the 0 kv_heads"],
+    ),
+    "no head_dim": (
+        {name: torch.zeros(1, 2, heads, 0, dtype=torch.float64) for name, heads in (("query", 4), ("key", 2))},
+        "ValueError",
+        ["head_dim", "(1, 2, 4, 0)", "not 0"],
+    ),
     "segment length 0": ({"segment_lengths": [4, 0]}, "ValueError", ["segment_lengths", "[4, 0]", "positive"]),
     "segment length 2.0": ({"segment_lengths": [4, 2.0]}, "TypeError", ["segment_lengths", "2.0", "integer"]),
     "segment length True": ({"segment_lengths": [4, True]}, "TypeError", ["segment_lengths", "True", "integer"]),
@@ -70,6 +85,9 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "sequence_length 8.0": ({"sequence_length": 8.0}, "TypeError", ["sequence_length", "8.0", "integer"]),
     "sequence_length -1": ({"sequence_length": -1}, "ValueError", ["sequence_length", "-1", "negative"]),
     "sequence_length of others": ({"sequence_length": 20}, "ValueError", ["sequence_length", "20", "owns"]),
+    "layout is no text": ({"layout": 1}, "TypeError", ["layout", "1", "text"]),
+    "layout of others": ({"layout": "striped"}, "ValueError", ["layout", "'striped'", "'contiguous', 'zigzag'"]),
+    "group is a number": ({"group": 5}, "TypeError", ["group", "5", "process group"]),
     "group is text": ({"group": "world"}, "TypeError", ["group", "'world'", "process group"]),
     "an option of others": ({"dropout": 0.0}, "TypeError", ["dropout", "no such option"]),
 }
@@ -88,6 +106,7 @@ DIFFERENT: dict[str, tuple[dict[str, Any], list[str]]] = {
     "head_dim": ({"shapes": (1, 2, 4, 2, 3, 5)}, ["head_dim", "3 on rank 1"]),
     "value_dim": ({"shapes": (1, 2, 4, 2, 2, 6)}, ["value_dim", "6 on rank 1"]),
     "gradients": ({"frozen": "key"}, ["requires_grad", "['query', 'value'] on rank 1"]),
+    "layout": ({"layout": "zigzag"}, ["layout", "contiguous on rank 0", "zigzag on rank 1"]),
     "implementation": ({"implementation": "other"}, ["implementation", "impls.collective", "impls.robust"]),
 }
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from impls.exchange import Flight, gather_bytes
 from tests.impls.cases import IMPLEMENTATIONS, Case, assert_close, attend, own_tensors, run_case, shard_of
 from tests.impls.test_plan import visible_pairs
 from tests.impls.worlds import results
@@ -163,6 +164,36 @@ def test_the_ring_holds_a_constant_number_of_blocks(size: int, forward: int, bot
     """
     assert results(size, run_watched, CASES["dense"], False) == [forward] * size
     assert results(size, run_watched, CASES["dense"], True) == [both] * size
+
+
+class Arrived:
+    """A message that is through."""
+
+    def wait(self) -> None: ...
+
+
+def test_messages_that_are_through_hold_no_memory() -> None:
+    message, incoming, outgoing = Arrived(), torch.ones(2), torch.ones(3)
+    left = [weakref.ref(thing) for thing in (message, outgoing)]
+    flight = Flight([message], [incoming, outgoing])  # type: ignore[list-item]
+    assert flight.wait() is incoming
+    del message, outgoing
+    assert [each() for each in left] == [None, None], "though the flight itself is kept"
+
+
+def test_verdicts_travel_as_bytes() -> None:
+    sent = []
+
+    def all_to_all_single(incoming: torch.Tensor, outgoing: torch.Tensor, group: None) -> None:
+        sent.append(outgoing.nbytes)
+        incoming.copy_(outgoing)
+
+    with (
+        patch.object(dist, "get_world_size", lambda group: 3),
+        patch.object(dist, "all_to_all_single", all_to_all_single),
+    ):
+        assert gather_bytes(bytes(range(5)), None, torch.device("cpu")) == [bytes(range(5))] * 3
+    assert sent == [15]
 
 
 def run_many_times(rank: int, implementation: str, case: Case) -> list[int]:

@@ -1,0 +1,53 @@
+"""A block too large for its scores to exist at once is computed in pieces: all of it, once, and as few as may be."""
+
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from impls import block
+from impls.work import Work
+
+
+def work_of(problems: int, queries: int, keys: int) -> Work:
+    """Return work in which query i of each problem sees the first i + 1 keys, as far as there are so many."""
+    reach = tuple(min(keys, query + 1) for query in range(queries))
+    return Work(
+        torch.zeros(problems, queries, dtype=torch.int64),
+        torch.zeros(problems, keys, dtype=torch.int64),
+        torch.tensor(reach).expand(problems, queries),
+        reach,
+        None,
+        torch.zeros(problems * queries, dtype=torch.int64),
+    )
+
+
+@pytest.mark.parametrize("scores", [1, 5, 6, 7, 11, 12, 13, 59, 60, 61, 120, 10**6])
+@pytest.mark.parametrize("batch", [0, 1, 2, 3])
+@pytest.mark.parametrize(("problems", "queries", "keys"), [(1, 1, 1), (1, 10, 6), (4, 2, 6), (5, 10, 6), (3, 7, 2)])
+def test_pieces_are_as_large_as_their_scores_may_be(
+    problems: int, queries: int, keys: int, batch: int, scores: int
+) -> None:
+    with patch.object(block, "_SCORES_AT_A_TIME", scores):
+        made = [(some, list(rows)) for some, rows in block._pieces(work_of(problems, queries, keys), batch)]
+    count = torch.zeros(problems, queries, dtype=torch.int64)
+    for some, pieces in made:
+        for rows, seen in pieces:
+            count[some, rows] += 1
+            assert seen == min(keys, range(queries)[rows][-1] + 1), "the keys that some of these queries see"
+    assert (count == 1).all(), "each query of each problem once"
+
+    def largest(numbers: list[slice], whole: int) -> int:
+        sizes = [len(range(whole)[some]) for some in numbers]
+        assert all(size == max(sizes) for size in sizes[:-1])
+        return max(sizes)
+
+    rows = largest([rows for rows, _ in made[0][1]], queries)
+    some = largest([some for some, _ in made], problems)
+    samples = max(1, batch)
+    if rows * some > 1:
+        assert samples * some * rows * keys <= scores, "no more scores at a time than may exist"
+    if rows < queries:
+        assert samples * (rows + 1) * keys > scores, "no fewer rows at a time than there is room for"
+    elif some < problems:
+        assert samples * (some + 1) * rows * keys > scores, "no fewer problems at a time than there is room for"
