@@ -4,6 +4,8 @@ All functions take (batch, heads, rows, dim) in any strides whose last is 1. Key
 Under causality query t sees the keys up to t, of as many keys as queries.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -12,10 +14,14 @@ _CUDNN = torch.ops.aten._scaled_dot_product_cudnn_attention
 _CUDNN_BACKWARD = torch.ops.aten._scaled_dot_product_cudnn_attention_backward
 _WIDEST = 128
 
+# Whether cuDNN's lse has a fourth axis, of length 1, which its backward pass wants as well: torch's versions differ.
+_has_axis = True
+
 # Fewer rows are not worth a kernel's plan, which cuDNN makes anew for each shape.
 least_rows = 64
 
 
+@lru_cache(maxsize=256)
 def objection(device: torch.device, dtype: torch.dtype, head_dim: int, value_dim: int) -> str | None:
     """Return why no fused kernel takes these, or None if one does."""
     if device.type != "cuda":
@@ -32,7 +38,9 @@ def objection(device: torch.device, dtype: torch.dtype, head_dim: int, value_dim
 def attend(query: Tensor, key: Tensor, value: Tensor, is_causal: bool, scale: float) -> tuple[Tensor, Tensor]:
     """Return out (batch, heads, rows, value_dim) in the inputs' dtype, lse (batch, heads, rows) in float32 or more."""
     if query.is_cuda and query.dtype in _HALF_TYPES:
+        global _has_axis
         out, lse, *_ = _CUDNN(query, key, value, None, True, 0.0, is_causal, False, scale=scale)
+        _has_axis = lse.ndim == 4
         return out, lse.view(out.shape[:3])
     return _attend(query, key, value, is_causal, scale)
 
@@ -53,25 +61,35 @@ def attend_backward(
     """
     if query.is_cuda and query.dtype in _HALF_TYPES:
         seed = torch.empty(0, dtype=torch.int64, device=query.device)
+        lengths = _arrangement(out, lse, grad_out), key.shape[2]
         return _CUDNN_BACKWARD(
             grad_out,
             query,
             key,
             value,
             out,
-            lse.unsqueeze(-1),
+            lse.unsqueeze(-1) if _has_axis else lse,
             seed,
             seed,
             None,
             None,
             None,
-            query.shape[2],
-            key.shape[2],
+            *lengths,
             0.0,
             is_causal,
             scale=scale,
         )
     return _attend_backward(query, key, value, out, lse, grad_out, is_causal, scale)
+
+
+def _arrangement(*tensors: Tensor) -> int:
+    """Return a number that stands for the strides of these, to be told as the length of the queries.
+
+    Torch keeps cuDNN's graphs by the shapes and strides of query, key and value, and by lengths, which it does not
+    look at otherwise. A graph depends on the strides of `out`, `lse` and `grad_out` as well: one that was made for
+    others, by this or by any other attention of the process, would read them in the wrong order.
+    """
+    return -1 - abs(hash(tuple(tensor.stride() for tensor in tensors)))
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, is_causal: bool, scale: float) -> tuple[Tensor, Tensor]:

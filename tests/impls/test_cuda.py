@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import impls
@@ -75,6 +76,19 @@ def test_rows_that_begin_anywhere_in_their_storage_and_lie_in_any_order() -> Non
     heads_first = [tensor.detach().transpose(1, 2).contiguous().transpose(1, 2) for tensor in tensors]
     heads_first = [tensor.requires_grad_(place < 3) for place, tensor in enumerate(heads_first)]
     check(run("robust", heads_first, options, "fused"), tensors, options, torch.bfloat16)
+
+
+def test_gradients_do_not_depend_on_how_the_tensors_of_earlier_calls_lay() -> None:
+    """What torch keeps of one backward pass it would use for the next, whose upstream gradient lies otherwise."""
+    shape, options = SHAPES["dense"]
+    *tensors, upstream = made(shape, torch.bfloat16, 1)
+    rows, heads, _, _, value_dim = shape
+    wide = torch.empty((1, rows, heads, 2 * value_dim), dtype=torch.bfloat16, device="cuda")[..., :value_dim]
+    heads_first = torch.empty((1, heads, rows, value_dim), dtype=torch.bfloat16, device="cuda").transpose(1, 2)
+    for lying in (upstream, heads_first.copy_(upstream), wide.copy_(upstream)):
+        out = F.scaled_dot_product_attention(*(tensor.transpose(1, 2) for tensor in tensors)).transpose(1, 2)
+        torch.autograd.grad(out, tensors, upstream)
+        check(run("robust", [*tensors, lying], options, "fused"), [*tensors, lying], options, torch.bfloat16)
 
 
 def test_two_forward_passes_before_two_backward_passes_on_another_stream() -> None:
