@@ -1,6 +1,7 @@
 """The rows of one pass that travel: packed, fetched one part ahead, and their gradients sent home."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch.distributed as dist
@@ -11,6 +12,7 @@ from impls.fused.combine import add
 from impls.fused.grid import Piece, compact, grid
 from impls.fused.links import Link, Messages
 from impls.fused.plan import Block, Plan, Span, Transfer, chunks
+from impls.fused.turns import Turns
 
 
 class Task(NamedTuple):
@@ -58,6 +60,7 @@ class Journey:
         self.link = _link(span, key, self.parts, self._widths, task.group)
         count = min(2, self.parts)
         self._buffers = [key.new_empty((span.buffer_rows, sum(self._widths))) for _ in range(count)]
+        self._turns: Turns | None = None
 
     def start(self) -> None:
         """Pack this rank's rows, let the others have them, and start to fetch theirs."""
@@ -71,18 +74,30 @@ class Journey:
         self.link.publish()
         self.link.fetch(0, self._buffers[0])
 
-    def parts_in_turn(self) -> Iterator[tuple[int, Tensors, Buffer]]:
-        """Yield each part, this rank's own rows of it, and the buffer for keys and values; the next is on its way."""
-        for part in range(self.parts):
-            if part + 1 < self.parts:
+    def turn(self, part: int) -> AbstractContextManager[object]:
+        """Return a context in which kernels of that part run: after those of the part before the last."""
+        if self._turns is None:
+            self._turns = Turns(self._inputs.query.device, self.parts)
+        return self._turns.of(part)
+
+    def seen(self, part: int) -> tuple[Tensors, Buffer]:
+        """Return this rank's own rows of a part, and the buffer for keys and values; the next part is on its way."""
+        if part + 1 < self.parts:
+            with self.turn(part + 1):
                 self.link.fetch(part + 1, self._buffers[(part + 1) % 2])
-            buffer, own = self._buffers[part % 2], self._span.own
-            if own is not None:
-                buffer[own.place : own.place + own.stop - own.start] = self.link.packed[part, own.start : own.stop]
-            query, key, value = self._inputs
-            heads, kv_heads = self.query_heads(part), self.key_heads(part)
-            own_rows = Tensors(query[:, :, heads], key[:, :, kv_heads], value[:, :, kv_heads])
-            yield part, own_rows, Buffer(buffer, self._of_keys, self._of_values)
+        buffer, own = self._buffers[part % 2], self._span.own
+        if own is not None:
+            buffer[own.place : own.place + own.stop - own.start] = self.link.packed[part, own.start : own.stop]
+        query, key, value = self._inputs
+        heads, kv_heads = self.query_heads(part), self.key_heads(part)
+        own_rows = Tensors(query[:, :, heads], key[:, :, kv_heads], value[:, :, kv_heads])
+        return own_rows, Buffer(buffer, self._of_keys, self._of_values)
+
+    def end(self) -> None:
+        """Make what follows wait for all parts; nothing of this pass is read any more after that."""
+        if self._turns is not None:
+            self._turns.join()
+        self.link.ended()
 
     def blocks_in_turn(self, part: int, blocks: Sequence[Block]) -> Iterator[Block]:
         """Yield the blocks of this rank's own keys, then, once the part has arrived, those of the buffer."""

@@ -48,6 +48,9 @@ class Link(Protocol):
     def consumed(self, part: int) -> None:
         """Note that what came home will not be read any more by what follows."""
 
+    def ended(self) -> None:
+        """Note that what follows reads nothing of this pass."""
+
 
 class Messages:
     """A link of batched sends and receives: NCCL and gloo."""
@@ -105,6 +108,9 @@ class Messages:
 
     def consumed(self, part: int) -> None:
         """Nothing: what came home has a buffer of its own."""
+
+    def ended(self) -> None:
+        """Nothing: no pass shares a buffer with another."""
 
     def _operation(self, operation: object, tensor: Tensor, peer: int) -> dist.P2POp:
         return dist.P2POp(operation, tensor, group=self._group, group_peer=peer)  # type: ignore[arg-type]

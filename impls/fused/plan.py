@@ -91,16 +91,17 @@ def chunks(span: Span, kv_heads: int, world_size: int, elements: int) -> int:
     """Return in how many parts, of whole kv heads, the rows of a span travel: equal ones, as memory is bounded by one.
 
     Twice as many as ranks: then two buffers of all ranks' rows of a part hold as much as one rank has, whatever the
-    number of ranks. Fewer where there are few rows, or few heads.
+    number of ranks. Fewer where there are few rows, down to half as many as ranks, or few heads.
     """
     if span.rate > 1:
         return 1
-    most = min(2 * world_size, elements // least_elements if least_elements else kv_heads)
+    worthwhile = max(elements // least_elements, world_size // 2) if least_elements else kv_heads
+    most = min(2 * world_size, worthwhile)
     return max(count for count in range(1, kv_heads + 1) if kv_heads % count == 0 and count <= max(1, most))
 
 
-# Keys and values of one rank in a part: fewer are not worth its launches.
-least_elements = 1 << 24
+# Keys and values of one rank in a part: fewer do not keep the device busy while the host prepares the next part.
+least_elements = 1 << 25
 
 
 def _objection(layout: Layout, branch: Branch, length: int) -> str | None:
@@ -162,6 +163,13 @@ def _zigzag(rank: int, size: int, half: int) -> Span:
             wants.append(Transfer(source, half, 2 * half, (2 * size - 1 - source) * half))
         if rank > destination:
             gives.append(Transfer(destination, half, 2 * half, 0))
+    if rank == size - 1:
+        # Its parts follow one another: they are one, twice as long.
+        blocks = [
+            Block(2 * half, 1, slice(None), None, True),
+            Block(2 * half, 1, slice(None), range(rank * half), False),
+        ]
+        return Span(1, 2 * half, rank * half, None, tuple(wants), tuple(gives), tuple(blocks), tuple(blocks))
     own = Block(half, 1, slice(None), None, True)
     first, second = slice(0, 1), slice(1, 2)
     blocks = [own, Block(half, 1, second, range(later * half), False)]

@@ -187,7 +187,7 @@ class SharedMemory:
 
     def released(self, part: int) -> None:
         """As Link.released."""
-        self._place.read = self._releases[part] = _event()
+        self._releases[part] = _event()
 
     def send_home(self, part: int, outgoing: list[tuple[Transfer, Tensor, Tensor]]) -> None:
         """As Link.send_home."""
@@ -219,7 +219,11 @@ class SharedMemory:
 
     def consumed(self, part: int) -> None:
         """As Link.consumed."""
-        self._place.read = self._consumptions[part] = _event()
+        self._consumptions[part] = _event()
+
+    def ended(self) -> None:
+        """As Link.ended."""
+        self._place.read = _event()
 
     def _inboxes(self, owner: int, part: int, sender: int) -> tuple[Tensor, Tensor]:
         """Return where at its owner a sender's gradients of keys and of values lie, (rows, elements) each."""

@@ -136,23 +136,26 @@ def _launch(kernel, out: Tensor, pieces: Sequence[Piece], strides: tuple[int, ..
         return
     assert out.stride(-1) == 1
     assert all(piece.rows.stride(-1) == 1 for piece in pieces)
-    metas = tuple(_meta(piece) for piece in pieces)
-    is_wide = max(map(_extent, [out, *(piece.rows for piece in pieces)])) >= 1 << 31
-    constants = (heads, rows, dim, triton.next_power_of_2(dim), _PAIRS, metas, strides, len(pieces), is_wide)
-    programs = (triton.cdiv(pairs, _PAIRS), 1, 1)
     # Triton works out at every launch what it must compile for; all that matters of it is here.
-    key = (kernel, out.device, out.dtype, pairs, constants, _is_aligned(arguments))
-    compiled = _compiled.get(key)
+    metas = tuple(map(_meta, pieces))
+    key = (kernel, out.device, out.dtype, batch, rows, heads, dim, strides, metas, _is_aligned(arguments))
+    programs = (-(-pairs // _PAIRS), 1, 1)
     with torch.cuda.device_of(out):
-        if compiled is None:
-            compiled = kernel[programs](*arguments, pairs, *constants)
-            if compiled is not None:  # None under the interpreter
-                _compiled[key] = compiled
-        else:
+        if found := _compiled.get(key):
+            compiled, constants = found
             compiled[programs](*arguments, pairs, *constants)
+            return
+        is_wide = max(map(_extent, [out, *(piece.rows for piece in pieces)])) >= 1 << 31
+        constants = (heads, rows, dim, triton.next_power_of_2(dim), _PAIRS, metas, strides, len(pieces), is_wide)
+        compiled = kernel[programs](*arguments, pairs, *constants)
+        if compiled is not None:  # None under the interpreter
+            if len(_compiled) >= _KEPT_KERNELS:
+                _compiled.clear()
+            _compiled[key] = compiled, constants
 
 
-_compiled: dict[tuple, Any] = {}
+_KEPT_KERNELS = 4096
+_compiled: dict[tuple, tuple[Any, tuple]] = {}
 
 
 def _is_aligned(arguments: tuple) -> bool:
