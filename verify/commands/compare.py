@@ -9,7 +9,7 @@ import tempfile
 
 import torch
 
-from verify.compare import tables, timelines, worlds
+from verify.compare import tables, timelines, traffic, worlds
 from verify.compare.workloads import WORKLOADS
 from verify.replay import write_whole
 from verify.target import load, parse_source
@@ -54,8 +54,12 @@ def run(options: argparse.Namespace) -> int:
     for row in (worlds.FLOOR, *targets):
         for name, measured in worlds.run(row, options.workload, options.device, size, options.limit).items():
             rows[name][row] = measured
+            if options.device == "cpu" and row != worlds.FLOOR and "both_ms" in measured:
+                sent = traffic.simulated(row, name, size)
+                measured.update({} if sent is None else {"sent_bytes": sent})
     where = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
-    print(f"{size} ranks, {where}, torch {torch.__version__}; medians of the slowest rank\n\n{tables.text(rows)}")
+    print(f"{size} ranks, {where}, torch {torch.__version__}; medians of the slowest rank, calls in a row\n")
+    print(tables.text(rows))
     if options.json is not None:
         report = {"schema": 1, "world_size": size, "device": where, "torch": torch.__version__, "rows": rows}
         write_whole(options.json, json.dumps(report, indent=2) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -12,10 +13,14 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from verify.compare.links import Links
 from verify.compare.workloads import WORKLOADS, Workload
 from verify.target import Target, as_target
 
-_REPEATS, _WARM_UPS = 7, 2
+_ROUNDS, _WARM_UPS = 5, 2
+
+#: Calls in a row, within so many seconds if they are many.
+_LEAST, _MOST, _SECONDS = 3, 10, 0.1
 
 
 def floor(name: str, device: torch.device) -> dict[str, Any]:
@@ -71,21 +76,36 @@ def target(name: str, path: str, device: torch.device) -> dict[str, Any]:
         measured["peak_bytes"] = torch.cuda.max_memory_allocated() - before
         measured["outside_bytes"] = max(0, _outside(device) - outside)
         del kept
+        if (sent := _sent(both, device)) is not None:
+            measured["sent_bytes"] = sent
     return measured
 
 
 def timed(call: Callable[[], Any], device: torch.device) -> float:
-    """The median of several calls in milliseconds, on the slowest rank."""
-    taken = []
-    for k in range(_WARM_UPS + _REPEATS):
-        dist.barrier()
-        _synchronize(device)
-        start = time.perf_counter()
+    """The median time of a call in milliseconds, on the slowest rank, of calls in a row, as in training.
+
+    The host runs ahead of the device: what it needs to begin a call is not waited for unless it needs longer than the
+    device does.
+    """
+    for _ in range(_WARM_UPS):
+        once = _round(call, 1, device)
+    calls = max(_LEAST, min(_MOST, math.ceil(_SECONDS / _slowest(once, device))))
+    taken = [_round(call, calls, device) / calls for _ in range(_ROUNDS)]
+    return 1000 * _slowest(statistics.median(taken), device)
+
+
+def _round(call: Callable[[], Any], calls: int, device: torch.device) -> float:
+    dist.barrier()
+    _synchronize(device)
+    start = time.perf_counter()
+    for _ in range(calls):
         call()
-        _synchronize(device)
-        if k >= _WARM_UPS:
-            taken.append(1000 * (time.perf_counter() - start))
-    slowest = torch.tensor(statistics.median(taken), dtype=torch.float64, device=device)
+    _synchronize(device)
+    return time.perf_counter() - start
+
+
+def _slowest(seconds: float, device: torch.device) -> float:
+    slowest = torch.tensor(seconds, dtype=torch.float64, device=device)
     dist.all_reduce(slowest, dist.ReduceOp.MAX)
     return float(slowest)
 
@@ -137,6 +157,22 @@ def _kernel(
 
     with sdpa_kernel(backend):
         return timed(forward, device), timed(both, device)
+
+
+def _sent(call: Callable[[], Any], device: torch.device) -> int | None:
+    """The most bytes that any rank sends to other ranks' GPUs in one call; None where they cannot be counted."""
+    links, calls = Links(device), 10
+    dist.barrier()
+    _synchronize(device)
+    before = links.sent()
+    _round(call, calls, device)
+    dist.barrier()
+    _synchronize(device)
+    after = links.sent()
+    sent = -1 if before is None or after is None else (after - before) // calls
+    found = [torch.tensor(0, device=device) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, torch.tensor(sent, device=device))
+    return None if min(found) < 0 else int(max(found))
 
 
 def _outside(device: torch.device) -> int:

@@ -13,7 +13,7 @@ def text(rows: Rows) -> str:
     lines = []
     for workload, measured in rows.items():
         width = max(map(len, measured))
-        lines.append(f"{workload:{width}}   fwd ms  of floor  fwd+bwd ms  of floor  peak GiB  outside GiB")
+        lines.append(f"{workload:{width}}   fwd ms  of floor  fwd+bwd ms  of floor  peak GiB  outside GiB  sent MiB")
         for row, entry in measured.items():
             if told := entry.get("error") or entry.get("refused"):
                 lines.append(f"{row:{width}}   {'not supported: ' if 'refused' in entry else ''}{told}")
@@ -21,7 +21,8 @@ def text(rows: Rows) -> str:
             shares = [_share(measured, entry, kind) for kind in ("forward_ms", "both_ms")]
             lines.append(
                 f"{row:{width}} {entry['forward_ms']:8.2f}  {shares[0]:>8}  {entry['both_ms']:10.2f}  {shares[1]:>8}  "
-                f"{_gib(entry, 'peak_bytes'):>8}  {_gib(entry, 'outside_bytes'):>11}"
+                f"{_size(entry, 'peak_bytes', 30):>8}  {_size(entry, 'outside_bytes', 30):>11}  "
+                f"{_size(entry, 'sent_bytes', 20):>8}"
             )
         lines.append("")
     return "\n".join(lines).rstrip()
@@ -58,5 +59,8 @@ def _share(measured: dict[str, dict[str, Any]], entry: dict[str, Any], kind: str
     return "" if share is None else f"{share:.3f}"
 
 
-def _gib(entry: dict[str, Any], kind: str) -> str:
-    return f"{entry[kind] / (1 << 30):.2f}" if kind in entry else "-"
+def _size(entry: dict[str, Any], kind: str, power: int) -> str:
+    if kind not in entry:
+        return "-"
+    size = entry[kind] / (1 << power)
+    return f"{size:.2f}" if size >= 1 or size == 0 else f"{size:.3g}"

@@ -5,9 +5,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import torch
 
 from verify.cli import main
-from verify.compare import tables
+from verify.compare import measure, tables
 from verify.compare.measure import _problems
 from verify.compare.workloads import WORKLOADS
 
@@ -28,8 +29,15 @@ def test_rows_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         for entry in measured.values():
             assert entry["forward_ms"] > 0
             assert entry["both_ms"] > 0
+    dense = WORKLOADS["tiny"]
+    shard = 2 * dense.rows * dense.heads * dense.head_dim * 4  # keys and values: there, there again, and gradients back
+    sent = rows["tiny"]["impls.collective:attend"]["sent_bytes"]
+    assert 3 * shard <= sent < 3.01 * shard
+    assert "sent_bytes" not in rows["tiny"]["floor"]
     assert ElementTree.parse(files[1]).getroot().tag.endswith("svg")
-    assert "of floor" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "of floor" in told
+    assert f"{sent / (1 << 20):.3g}\n" in told
 
 
 @pytest.mark.parametrize(
@@ -64,6 +72,29 @@ def test_the_floor_is_the_work_of_one_rank_evenly_balanced(name: str) -> None:
         for length, rate in zip(workload.lengths(4), workload.dilation_rates, strict=True)
     )
     assert counted == pytest.approx(defined)
+
+
+def test_calls_in_a_row_are_timed_as_many_as_fill_a_tenth_of_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same number on all ranks, whichever was slower at first; the time of one is a share of theirs."""
+    rounds: list[int] = []
+
+    def taken(_: object, calls: int, __: object) -> float:
+        rounds.append(calls)
+        return 0.02 * calls
+
+    monkeypatch.setattr(measure, "_round", taken)
+    monkeypatch.setattr(measure, "_slowest", lambda seconds, _: 2 * seconds)
+    assert measure.timed(lambda: None, torch.device("cpu")) == pytest.approx(40.0)
+    assert rounds == [1, 1, 3, 3, 3, 3, 3]
+    monkeypatch.setattr(measure, "_slowest", lambda seconds, _: seconds)
+    measure.timed(lambda: None, torch.device("cpu"))
+    assert rounds[7:] == [1, 1, 5, 5, 5, 5, 5]
+
+
+@pytest.mark.parametrize(("size", "told"), [(0, "0.00"), (3 << 20, "3.00"), (98304, "0.0938"), (None, "-")])
+def test_sizes_are_told_however_small(size: int | None, told: str) -> None:
+    entry = {} if size is None else {"sent_bytes": size}
+    assert tables._size(entry, "sent_bytes", 20) == told
 
 
 def test_what_was_not_measured_says_why() -> None:
