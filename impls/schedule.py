@@ -71,12 +71,12 @@ class Ring:
         layout, device = self._layout, self._device
         destination = (layout.rank + steps) % layout.world_size
         source = (layout.rank - steps) % layout.world_size
-        sent, lookup, received = torch.empty(0, dtype=torch.int64, device=device), None, 0
+        leaving, coming, lookup = bytearray(), bytearray(), None
         if steps:
-            sent = _marked(needed_rows(layout, destination, layout.rank)).to(device)
-            marks = needed_rows(layout, layout.rank, source)
-            lookup, received = _places(marks), marks.count(1)
-        return Hop(steps, destination, sent, source, received, _works(layout, layout.shard(source), lookup, device))
+            leaving, coming = needed_rows(layout, destination, layout.rank), needed_rows(layout, layout.rank, source)
+            lookup = _places(coming)
+        works = _works(layout, layout.shard(source), lookup, device)
+        return Hop(steps, destination, _marked(leaving).to(device), source, coming.count(1), works)
 
 
 @lru_cache(maxsize=64)
@@ -113,9 +113,7 @@ def _make_gathering(layout: Layout, device: torch.device) -> Gathering:
     return Gathering(
         any_row_travels(layout),
         _marked(own).to(device),
-        torch.cat([torch.empty(0, dtype=torch.int64, device="cpu"), *(_marked(sent[other]) for other in others)]).to(
-            device
-        ),
+        torch.cat([_marked(bytearray()), *(_marked(sent[other]) for other in others)]).to(device),
         [0 if other == rank else sent[other].count(1) for other in ranks],
         [0 if other == rank else received[other].count(1) for other in ranks],
         _works(layout, keys, torch.cat([places[source] for source in neighbourhood]), device),

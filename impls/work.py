@@ -34,12 +34,15 @@ def batch_tiles(
     `keys` lies in the caller's block, None when the block is all of them in order.
     """
     group_size = layout.heads // layout.kv_heads
-    problems, step = [], 1
-    for tile in tiles:
-        seeing, seen, step = tile.queries, tile.keys, tile.queries.step
-        problems += [(head, seeing.start, len(seeing), seen.start, len(seen)) for head in tile.heads]
-    if not problems:
+    of_branch = list(tiles)
+    if not of_branch:
         return None
+    step = of_branch[0].queries.step
+    problems = [
+        (head, tile.queries.start, len(tile.queries), tile.keys.start, len(tile.keys))
+        for tile in of_branch
+        for head in tile.heads
+    ]
     head, first_query, query_count, first_key, key_count = (
         torch.tensor(problems, dtype=torch.int64, device="cpu").T.unsqueeze(-1).unbind()
     )

@@ -25,9 +25,10 @@ class Move:
         sent = [[row for row, position in enumerate(zigzag[rank]) if position in owned] for owned in contiguous]
         coming = [[position for position in owned if position in contiguous[rank]] for owned in zigzag]
         self.send_rows, self.receive_rows = [len(rows) for rows in sent], [len(rows) for rows in coming]
-        self.order = torch.tensor([row for rows in sent for row in rows], dtype=torch.int64)
+        self.order = torch.tensor([row for rows in sent for row in rows], dtype=torch.int64, device="cpu")
         start = contiguous[rank].start
-        self.places = torch.tensor([position - start for rows in coming for position in rows], dtype=torch.int64)
+        places = [position - start for rows in coming for position in rows]
+        self.places = torch.tensor(places, dtype=torch.int64, device="cpu")
 
 
 @lru_cache(maxsize=16)

@@ -79,18 +79,31 @@ def run_zigzag(rank: int, case: Case, is_fused: bool) -> dict[str, np.ndarray]:
             *inputs, sequence_length=case.length, layout="zigzag", return_lse=True, **case.options
         )
         out.backward(grad_out)
-    return {"rows": np.array(rows), **collect(out, lse, *inputs)}
+    return {"rows": np.array(rows, dtype=int), **collect(out, lse, *inputs)}
 
 
-@pytest.mark.parametrize("is_fused", [False, True])
-@pytest.mark.parametrize("size", [1, 2, 3])
-@pytest.mark.parametrize("case", [CASES["dense causal"], Case(18, ((7, 2), (18, 1)), is_causal=True), Case(5)])
-def test_the_zigzag_layout(case: Case, size: int, is_fused: bool) -> None:
-    answers = results(size, run_zigzag, case, is_fused)
+def assert_zigzag(answers: list[dict[str, np.ndarray]], case: Case) -> None:
     for name, right in expected(case).items():
         for answer in answers:
             mine = right[:, :, answer["rows"]] if name == "lse" else right[:, answer["rows"]]
             np.testing.assert_allclose(answer[name], mine, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("is_fused", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("case", [CASES["dense causal"], Case(18, ((7, 2), (18, 1)), is_causal=True), Case(5), Case(2)])
+def test_the_zigzag_layout(case: Case, size: int, is_fused: bool) -> None:
+    assert_zigzag(results(size, run_zigzag, case, is_fused), case)
+
+
+def run_zigzag_under_a_default_device(rank: int, case: Case) -> dict[str, np.ndarray]:
+    with torch.device("meta"):
+        return run_zigzag(rank, case, False)
+
+
+def test_a_default_device_does_not_reach_the_zigzag_layout() -> None:
+    case = Case(17, ((6, 2), (17, 1)), is_causal=True)  # of no other test, whose plan would be kept
+    assert_zigzag(results(2, run_zigzag_under_a_default_device, case), case)
 
 
 def test_a_zigzag_rank_has_as_much_to_do_as_any_other() -> None:
