@@ -16,12 +16,14 @@ from impls.agreement import Call, admit
 from impls.arguments import Arguments
 from impls.autograd import Inputs, Scheme, Upstream, attend_by
 from impls.block import attend_block, attend_block_backward
+from impls.compiling import uncompiled
 from impls.exchange import all_to_all
 from impls.merge import merge_rows
 from impls.rows import pack, unpack
 from impls.schedule import Gathering, gathering
 
 
+@uncompiled
 def attend(
     query: Tensor,
     key: Tensor,

@@ -1,6 +1,7 @@
 """With what models are trained by: FSDP2 on a mesh of data and sequence, activation checkpointing, torch.compile."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -54,36 +55,55 @@ def test_under_activation_checkpointing(implementation: str, reentrant: bool) ->
 
 
 def run_compiled(rank: int, implementation: str, case: Case) -> dict[str, Any]:
-    """A compiled caller with work of its own before and after the attention, called twice.
-
-    Dynamo is kept out of the attention, whose schedule is Python: one graph break, where the caller calls it.
-    """
+    """A compiled caller with work of its own before and after the attention, called twice."""
     from torch._dynamo.utils import counters
-
-    eager = torch.compiler.disable(attend(implementation))
-
-    def caller(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        out, lse = eager(
-            query * 2 / 2, key * 2 / 2, value * 2 / 2, sequence_length=case.length, return_lse=True, **case.options
-        )
-        return out * 2 / 2, lse
 
     torch.compiler.reset()
     counters.clear()
-    compiled = torch.compile(caller, backend="aot_eager")
-    for _ in range(2):
-        *inputs, grad_out = own_tensors(case, dist.get_world_size(), rank)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # dynamo itself looks at .grad of tensors that are no leaves
+    compiled = torch.compile(caller_of(implementation, case), backend="aot_eager")
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            *inputs, grad_out = own_tensors(case, dist.get_world_size(), rank)
             out, lse = compiled(*inputs)
-        out.backward(grad_out)
-    return collect(out, lse, *inputs) | {"graphs": counters["stats"]["unique_graphs"]}
+            out.backward(grad_out)
+    told = {"graphs": counters["stats"]["unique_graphs"], "warnings": [str(warning.message) for warning in warned]}
+    return collect(out, lse, *inputs) | told
+
+
+def caller_of(implementation: str, case: Case) -> Callable[..., tuple[Tensor, Tensor]]:
+    attention = attend(implementation)
+
+    def caller(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        tensors = (query * 2 / 2, key * 2 / 2, value * 2 / 2)
+        out, lse = attention(*tensors, sequence_length=case.length, return_lse=True, **case.options)
+        return out * 2 / 2, lse
+
+    return caller
 
 
 def test_under_torch_compile(implementation: str) -> None:
     answers = results(2, run_compiled, implementation, CASE)
     assert_close(answers, CASE)
     assert [answer["graphs"] for answer in answers] == [2, 2], "one graph before the attention, and one after it"
+    assert [answer["warnings"] for answer in answers] == [[], []]
+
+
+def run_in_one_graph(rank: int, implementation: str, case: Case) -> str:
+    torch.compiler.reset()
+    compiled = torch.compile(caller_of(implementation, case), backend="aot_eager", fullgraph=True)
+    *inputs, _ = own_tensors(case, dist.get_world_size(), rank)
+    try:
+        compiled(*inputs)
+    except torch._dynamo.exc.Unsupported as error:
+        return str(error)
+    return ""
+
+
+def test_a_caller_that_may_have_one_graph_only_is_told_what_ends_it(implementation: str) -> None:
+    for told in results(2, run_in_one_graph, implementation, CASE):
+        assert "one graph ends where it is called" in told
+        assert "out, lse = attention(*tensors" in told
 
 
 class Layer(nn.Module):
