@@ -260,7 +260,7 @@ def load(source: Source) -> Target:
     found: Any = module
     for part in source.name.split("."):
         if not hasattr(found, part):
-            names = [name for name, value in vars(found).items() if callable(value) and not name.startswith("_")]
+            names = [name for name, value in vars(found).items() if _may_be_judged(value) and not name.startswith("_")]
             near = difflib.get_close_matches(part, names, n=3, cutoff=0.5)
             there = ", ".join(names[:8]) or "nothing to call"
             hint = f"did you mean {' or '.join(near)}?" if near else f"it has {there}"
@@ -271,6 +271,10 @@ def load(source: Source) -> Target:
     if not callable(found):
         raise TargetError(f"target {source} is {type(found).__name__}, neither callable nor a verify.Target")
     return Target(attend=found)
+
+
+def _may_be_judged(value: Any) -> bool:
+    return callable(value) or isinstance(value, Target)
 
 
 def _load_file(path: Path) -> Any:

@@ -87,6 +87,15 @@ def test_what_does_not_load_is_told_in_one_line(tmp_path, monkeypatch, content, 
     sys.modules.pop("broken_target", None)
 
 
+@pytest.mark.parametrize(("name", "words"), [("targets", "did you mean target?"), ("attend", "it has print, target")])
+def test_of_what_is_there_targets_are_named_too(tmp_path, monkeypatch, name, words):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "misspelt_target.py").write_text("import verify\nprint = print\ntarget = verify.Target(attend=print)\n")
+    with pytest.raises(verify.TargetError, match=words):
+        load(parse_source(f"{tmp_path}/misspelt_target.py:{name}"))
+    sys.modules.pop("misspelt_target", None)
+
+
 def test_a_file_that_is_not_there_and_a_module_that_is_not_there():
     with pytest.raises(verify.TargetError, match=r"target file /nowhere/x\.py is not there"):
         load(parse_source("/nowhere/x.py:attend"))
