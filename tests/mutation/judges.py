@@ -24,9 +24,9 @@ def changed_package(mutant: Mutant, folder: Path, name: str | None = None) -> Pa
     package = Path(mutant.file).parts[0]
     target = folder / (name or package)
     shutil.copytree(REPOSITORY / package, target, ignore=shutil.ignore_patterns("__pycache__"))
-    (target / Path(mutant.file).name).write_text(mutant.source)
+    (target / Path(mutant.file).relative_to(package)).write_text(mutant.source)
     if name is not None:
-        for file in target.glob("*.py"):
+        for file in target.rglob("*.py"):
             file.write_text(file.read_text().replace(f"from {package}", f"from {name}"))
     return target
 
@@ -38,22 +38,29 @@ def survives_tests(mutant: Mutant, tests: Sequence[str], seconds: float) -> bool
         return _forked(lambda: _pytest(mutant, folder, tests), seconds) == 0
 
 
-def survives_tests_of_ranks(mutant: Mutant, tests: Sequence[str], seconds: float) -> bool:
-    """The same for tests that start processes of their own, which must find the mutant too: in a copy of everything."""
+def noticed_by_tests_of_ranks(mutant: Mutant, tests: Sequence[str], seconds: float) -> str:
+    """The first of those tests that fails, "" if none does: tests that start processes of their own.
+
+    These must find the mutant too, so that everything is copied. Hanging counts as noticed.
+    """
     with tempfile.TemporaryDirectory() as folder:
         for name in ("reference", "impls", "verify", "tests"):
             shutil.copytree(REPOSITORY / name, Path(folder) / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(REPOSITORY / "pyproject.toml", folder)
         (Path(folder) / mutant.file).write_text(mutant.source)
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider", *tests]
         with subprocess.Popen(
-            command, cwd=folder, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command, cwd=folder, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process:
             try:
-                return process.wait(seconds) == 0
+                printed, _ = process.communicate(timeout=seconds)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
-                return False
+                return "no end of the tests"
+            if process.returncode == 0:
+                return ""
+            failed = [line.split(" - ")[0] for line in printed.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+            return failed[0] if failed else f"exit status {process.returncode}"
 
 
 def _pytest(mutant: Mutant, folder: str, tests: Sequence[str]) -> int:

@@ -1,11 +1,13 @@
 """Mutate a package mechanically and list the mutants that nobody notices.
 
     python -m tests.mutation.run reference                      # against tests/reference
-    python -m tests.mutation.run impls --every 5                # every fifth, against the gate, then tests/impls
-    python -m tests.mutation.run reference/_attention.py
+    python -m tests.mutation.run impls --every 5                # every fifth, against the gate and tests/impls
+    python -m tests.mutation.run impls/plan.py impls/work.py    # these files
+    python -m tests.mutation.run impls --known                  # those of the ledger: does each survive still?
 
-Prints each survivor, and at the end the counts; those that the ledger does not know are marked NEW and make the exit
-status 1. The operators are in tests/mutation/operators.py, the reasons for survivors in tests/mutation/ledger.json.
+Prints each survivor, and at the end the counts; those that the ledger does not know are marked NEW, those that it knows
+and that are noticed STALE, and both make the exit status 1. The operators are in tests/mutation/operators.py, the
+reasons for survivors in tests/mutation/ledger.json.
 """
 
 from __future__ import annotations
@@ -15,12 +17,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from tests.mutation.gate import Gate
-from tests.mutation.judges import REPOSITORY, survives_tests, survives_tests_of_ranks
+from tests.mutation.gate import FAST, SLOW, Gate
+from tests.mutation.judges import REPOSITORY, noticed_by_tests_of_ranks, survives_tests
 from tests.mutation.operators import Mutant, mutants
 
 LEDGER = Path(__file__).with_name("ledger.json")
@@ -38,20 +40,51 @@ TESTS = {
         "tests/mutation/test_survivors.py",
     ],
     "impls": [
-        "tests/impls/test_plan.py",
-        "tests/impls/test_modules.py",
-        "tests/impls/test_refusals.py",
-        "tests/impls/test_autograd.py",
-        "tests/impls/test_groups.py",
-        "tests/impls/test_wire.py",
-        "tests/impls/test_against_the_oracle.py",
+        f"tests/impls/test_{name}.py"
+        for name in (
+            "arguments",
+            "kept_plans",
+            "pieces",
+            "modules",
+            "agreement",
+            "path",
+            "refusals",
+            "autograd",
+            "upstream",
+            "groups",
+            "wire",
+            "fused",
+            "against_the_oracle",
+            "links",
+            "plan",
+            "composition",
+        )
     ],
 }
 
+#: Tests that a mutant of a file meets before all others.
+FIRST = {
+    f"impls/{file}.py": f"tests/impls/test_{test}.py"
+    for file, test in {
+        "agreement": "agreement",
+        "autograd": "upstream",
+        "block": "against_the_oracle",
+        "collective": "wire",
+        "exchange": "wire",
+        "path": "path",
+        "plan": "plan",
+        "robust": "wire",
+        "schedule": "wire",
+        "work": "against_the_oracle",
+        "zigzag": "fused",
+    }.items()
+}
 
-def chosen(what: str, every: int, first: int) -> Iterator[Mutant]:
-    """The mutants of a package or of one of its files: all of them, or every so many-th."""
-    files = sorted((REPOSITORY / what).glob("*.py")) if (REPOSITORY / what).is_dir() else [REPOSITORY / what]
+
+def chosen(what: Sequence[str], every: int, first: int) -> Iterator[Mutant]:
+    """The mutants of a package's own files or of these files: all of them, or every so many-th."""
+    paths = [REPOSITORY / each for each in what]
+    files = [file for path in paths for file in (sorted(path.glob("*.py")) if path.is_dir() else [path])]
     found = (one for file in files for one in mutants(str(file.relative_to(REPOSITORY)), file.read_text()))
     for number, mutant in enumerate(found):
         if number % every == first:
@@ -61,10 +94,21 @@ def chosen(what: str, every: int, first: int) -> Iterator[Mutant]:
 @lru_cache
 def gate() -> Gate:
     """The gate that judges mutants of impls."""
-    found = Gate()
-    if by := found.noticed_by(_unchanged("impls")):
-        sys.exit(f"the check {by} fails as things are, with nothing changed: no mutant can be judged")
-    return found
+    return Gate()
+
+
+def noticed_by(mutant: Mutant, seconds: float) -> str:
+    """Who notices a mutant, "" if nobody does; those who are quick are asked first."""
+    package = Path(mutant.file).parts[0]
+    tests = TESTS[package]
+    if package == "reference":
+        return "" if survives_tests(mutant, tests, seconds) else "its tests"
+    ordered = sorted(tests, key=lambda test: test != FIRST.get(mutant.file))
+    return (
+        gate().noticed_by(mutant, FAST)
+        or noticed_by_tests_of_ranks(mutant, ordered, seconds)
+        or gate().noticed_by(mutant, SLOW)
+    )
 
 
 def _unchanged(package: str) -> Mutant:
@@ -75,36 +119,39 @@ def _unchanged(package: str) -> Mutant:
 def main() -> int:
     """Judge the mutants that the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation.run", description=__doc__.splitlines()[0])
-    parser.add_argument("what", help="reference, impls, or one of their files")
+    parser.add_argument("what", nargs="+", help="reference, impls, or some files of one of them")
     parser.add_argument("--every", type=int, default=1, help="judge every so many-th mutant (default: all)")
     parser.add_argument("--first", type=int, default=0, help="begin with this one")
     parser.add_argument("--seconds", type=float, default=300.0, help="that the tests may take (default 300)")
+    parser.add_argument("--known", action="store_true", help="judge only those that the ledger knows")
+    parser.add_argument("--all", action="store_true", help="print who noticed each of the others, too")
     options = parser.parse_args()
     os.chdir(REPOSITORY)
     known = json.loads(LEDGER.read_text()) if LEDGER.exists() else {}
-    package = Path(options.what).parts[0]
-    if package == "reference" and not survives_tests(_unchanged(package), TESTS[package], options.seconds):
-        sys.exit("the tests do not pass as things are, with nothing changed: no mutant can be judged")
-    noticed, survivors, start = 0, [], time.monotonic()
+    package = Path(options.what[0]).parts[0]
+    if by := noticed_by(_unchanged(package), options.seconds):
+        sys.exit(f"as things are, with nothing changed, {by} fails: no mutant can be judged")
+    noticed, survived, new, stale, start = 0, 0, 0, 0, time.monotonic()
     for mutant in chosen(options.what, options.every, options.first):
-        if package == "reference":
-            survived = survives_tests(mutant, TESTS[package], options.seconds)
-        else:
-            survived = not gate().noticed_by(mutant)
-            survived = survived and survives_tests_of_ranks(mutant, TESTS[package], options.seconds)
-        if survived:
-            survivors.append(mutant)
-            reason = known.get(mutant.key, "NEW")
-            print(f"survived: {mutant.file}:{mutant.line} {mutant.key}\n    {reason}", flush=True)
-        else:
+        if options.known and mutant.key not in known:
+            continue
+        place = f"{mutant.file}:{mutant.line} {mutant.key}"
+        by = noticed_by(mutant, options.seconds)
+        if by:
             noticed += 1
-        print(f"\r{noticed} noticed, {len(survivors)} survived", end="", file=sys.stderr, flush=True)
-    new = [mutant for mutant in survivors if mutant.key not in known]
+            stale += mutant.key in known
+            if options.all or mutant.key in known:
+                print(f"{'STALE, ' if mutant.key in known else ''}noticed by {by}: {place}", flush=True)
+        else:
+            survived += 1
+            new += mutant.key not in known
+            print(f"survived: {place}\n    {known.get(mutant.key, 'NEW')}", flush=True)
+        print(f"\r{noticed} noticed, {survived} survived", end="", file=sys.stderr, flush=True)
     print(
-        f"\n{options.what}: {noticed} of {noticed + len(survivors)} mutants noticed, {len(survivors)} survived, "
-        f"{len(new)} of them not in the ledger, {time.monotonic() - start:.0f} s"
+        f"\n{' '.join(options.what)}: {noticed} of {noticed + survived} mutants noticed, {survived} survived, {new} of "
+        f"them not in the ledger, {stale} in it are noticed, {time.monotonic() - start:.0f} s"
     )
-    return 1 if new else 0
+    return 1 if new or stale else 0
 
 
 if __name__ == "__main__":
