@@ -5,37 +5,13 @@ python -m verify gate examples/dilated_attention_pytorch_target.py:target --worl
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
-import types
 
-import torch.nn.functional as F
+import xformers_stand_in
 
 import verify
 
-
-def install_xformers_stand_in() -> None:
-    """Register what the library imports of xformers, unless xformers itself can be imported: no wheel is for a CPU."""
-    if "xformers" in sys.modules or importlib.util.find_spec("xformers") is not None:
-        return
-
-    class LowerTriangularMask:
-        pass
-
-    def memory_efficient_attention(query, key, value, attn_bias=None, p=0.0, scale=None, *, op=None):
-        heads_first = (tensor.transpose(1, 2) for tensor in (query, key, value))
-        causal = isinstance(attn_bias, LowerTriangularMask)
-        return F.scaled_dot_product_attention(*heads_first, is_causal=causal, scale=scale).transpose(1, 2)
-
-    xformers, ops = types.ModuleType("xformers"), types.ModuleType("xformers.ops")
-    ops.LowerTriangularMask, ops.AttentionOp = LowerTriangularMask, object
-    ops.memory_efficient_attention = memory_efficient_attention
-    xformers.ops = ops
-    sys.modules |= {"xformers": xformers, "xformers.ops": ops}
-
-
-install_xformers_stand_in()
+xformers_stand_in.install()
 
 from dilated_attention_pytorch.dilated_attention import DilatedAttention  # noqa: E402
 

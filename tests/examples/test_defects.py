@@ -28,6 +28,38 @@ _SHOWN = [
         ["rows before heads, strides (65536, 64, 256, 1): relative error 1."],
     ),
     (
+        "ring_flash_attn_float16",
+        "ring_flash_attn",
+        [
+            "ring_flash_attn_func, gradient of query: expected 10 to 25 % that fit into bfloat16, got 100%",
+            "zigzag_ring_flash_attn_func, gradient of query: expected 10 to 25 % that fit into bfloat16, got 16%",
+        ],
+    ),
+    (
+        "yunchang_packed",
+        "yunchang",
+        ["expected the same as without, got AttributeError: 'Tensor' object has no attribute 'continous'"],
+    ),
+    (
+        "torchscale_branches",
+        "torchscale.component.dilated_attention",
+        [
+            "a score of 0.000001, segments 1 and 2, values 1 and 3: expected (1.6667, 2.3333), got (1.6667, 2.3333)",
+            "a score of 0, segments 1 and 2, values 1 and 3: expected (1.6667, 2.3333), got (2.0000, 2.0000)",
+            "all values 1: expected (1.0000, 1.0000, 1.0000), got (1.0000, 1.0000, 0.5000)",
+        ],
+    ),
+    (
+        "dilated_attention_pytorch_options",
+        "dilated_attention_pytorch",
+        [
+            "2 branches: expected none to be 0, got [0.13, 0.26, 0.0]",
+            "outputs summed over the sequence: expected (-3.4578, -0.1699), got (1.0000, 1.0000)",
+            "softmax_scale 0.0 and 9.0: expected another output, got the same",
+            "attention_dropout 0.0 and 0.9: expected another output, got the same",
+        ],
+    ),
+    (
         "ring_attention_pytorch_gradients",
         "ring_attention_pytorch",
         [
