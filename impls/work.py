@@ -43,9 +43,7 @@ def batch_tiles(
         for tile in of_branch
         for head in tile.heads
     ]
-    head, first_query, query_count, first_key, key_count = (
-        torch.tensor(problems, dtype=torch.int64, device="cpu").T.unsqueeze(-1).unbind()
-    )
+    head, first_query, query_count, first_key, key_count = torch.tensor(problems, device="cpu").T.unsqueeze(-1).unbind()
     query_slot = torch.arange(max(problem[2] for problem in problems), device="cpu")
     key_slot = torch.arange(max(problem[4] for problem in problems), device="cpu")
     query_position = first_query + step * torch.minimum(query_slot, query_count - 1)

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from impls import block
+from impls.plan import Branch, Layout
+from impls.schedule import gathering
 from impls.work import Work
 
 
@@ -24,7 +26,9 @@ def work_of(problems: int, queries: int, keys: int) -> Work:
 
 @pytest.mark.parametrize("scores", [1, 5, 6, 7, 11, 12, 13, 59, 60, 61, 120, 10**6])
 @pytest.mark.parametrize("batch", [0, 1, 2, 3])
-@pytest.mark.parametrize(("problems", "queries", "keys"), [(1, 1, 1), (1, 10, 6), (4, 2, 6), (5, 10, 6), (3, 7, 2)])
+@pytest.mark.parametrize(
+    ("problems", "queries", "keys"), [(1, 1, 1), (2, 3, 1), (1, 10, 6), (4, 2, 6), (5, 10, 6), (3, 7, 2)]
+)
 def test_pieces_are_as_large_as_their_scores_may_be(
     problems: int, queries: int, keys: int, batch: int, scores: int
 ) -> None:
@@ -51,3 +55,27 @@ def test_pieces_are_as_large_as_their_scores_may_be(
         assert samples * (rows + 1) * keys > scores, "no fewer rows at a time than there is room for"
     elif some < problems:
         assert samples * (some + 1) * rows * keys > scores, "no fewer problems at a time than there is room for"
+
+
+@pytest.mark.parametrize("scores", [1, 9, 40, 200])
+def test_no_more_scores_exist_than_may_at_a_time(scores: int) -> None:
+    """Neither forward nor backward, of several batches and heads of a sequence that is longer than both."""
+    batch, length, heads = 3, 19, 2
+    layout = Layout(length, 1, 0, heads, heads, (Branch(length, 1),), True)
+    (work,) = gathering(layout, torch.device("cpu")).works
+    query, key, value, grad_out = torch.randn(4, batch, length * heads, 4)
+    sizes = []
+    exponential = torch.Tensor.exp_
+
+    def watched(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(tensor.numel())
+        return exponential(tensor)
+
+    with patch.object(block, "_SCORES_AT_A_TIME", scores), patch.object(torch.Tensor, "exp_", watched):
+        out, lse = block.attend_block(query, key, value, work, 0.5)
+        assert max(sizes) <= max(scores, batch * length), "one row of each batch at least"
+        count = len(sizes)
+        grads = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        delta = (out * grad_out).sum(-1)
+        block.attend_block_backward(query, key, value, grad_out, lse, delta, grads, work, 0.5)
+    assert sizes[count:] == sizes[:count], "the backward pass takes the same pieces"

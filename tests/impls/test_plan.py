@@ -1,8 +1,11 @@
 """The plan, exhaustively: each visible pair once, on the rank that owns the query; each row that travels is needed."""
 
+from unittest.mock import Mock, patch
+
 import numpy as np
 import pytest
 
+from impls import plan
 from impls.plan import Branch, Layout, any_row_travels, bounded_branches, needed_rows, tiles
 
 # Four heads reach the offsets 0 to 3 and, at rates below 4, heads that share one. A larger offset only shifts the rows.
@@ -79,6 +82,28 @@ def test_rows_that_several_branches_need_travel_once() -> None:
 def test_nothing_travels_where_segments_lie_inside_shards() -> None:
     assert not any_row_travels(Layout(12, 3, 0, HEADS, KV_HEADS, (Branch(4, 1), Branch(2, 2)), False))
     assert any_row_travels(Layout(12, 3, 0, HEADS, KV_HEADS, (Branch(4, 1), Branch(3, 1)), False))
+
+
+@pytest.mark.parametrize("length", range(13))
+def test_the_order_of_rows_means_nothing_where_all_see_all_on_even_shards(length: int) -> None:
+    branches = [Branch(w, r) for w in range(1, max(1, length) + 1) for r in range(1, 4)]
+    lists = [(one,) for one in branches] + [(one, other) for one in branches for other in branches[:4]]
+    for world_size, is_causal in ((size, causal) for size in range(1, 4) for causal in (False, True)):
+        for chosen in lists if length else [(Branch(1, 1),) * count for count in (1, 2)]:
+            layout = Layout(length, world_size, 0, 2, 2, tuple(chosen), is_causal)
+            halves = {len(half) for rank in range(world_size) for half in layout.zigzag(rank)}
+            sees_all = all(visible_pairs(length, branch, False, 2).all() for branch in chosen)
+            assert layout.is_symmetric == (len(halves) == 1 and not is_causal and sees_all), layout
+
+
+def test_no_segment_is_looked_at_that_lies_before_the_queries_or_the_keys() -> None:
+    layout = Layout(1000, 10, 0, 1, 1, (Branch(2, 1),), False)
+    with patch.object(plan, "_within", Mock(wraps=plan._within)) as within:
+        for queries, keys in ((0, 9), (9, 0), (4, 5), (5, 4)):
+            assert list(tiles(layout, Branch(2, 1), layout.shard(queries), layout.shard(keys))) == []
+        assert not within.called
+        assert len(list(tiles(layout, Branch(2, 1), layout.shard(9), layout.shard(9)))) == 50
+        assert within.call_count == 100
 
 
 def test_shards_are_those_of_tensor_split() -> None:
