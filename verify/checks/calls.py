@@ -94,6 +94,10 @@ def changed(case: Case, what: str) -> Case:
         return case.replace(dilation_rates=rates, seed=case.seed + 1)
     if what == "scale":
         return case.replace(scale=0.25 if case.scale is None else None, seed=case.seed + 1)
+    if what == "order of the inputs' axes":
+        return case.replace(buffers="heads-first", seed=case.seed + 1)
+    if what == "order of the upstream gradient's axes":
+        return case.replace(upstream="transposed", seed=case.seed + 1)
     return case.replace(seed=case.seed + 1)
 
 
@@ -107,6 +111,10 @@ def _sequence_details(session: Session) -> st.SearchStrategy[Detail]:
         changes.append("scale")
     if session.target.uneven:
         changes.append("length")
+    if session.target.strides:
+        changes.append("order of the inputs' axes")
+        if session.target.gradients:
+            changes.append("order of the upstream gradient's axes")
     changes += [dtype for dtype in session.target.dtypes if dtype != session.target.logic_dtype]
     orders = [list(order) for order in itertools.permutations(range(3))]
     return st.fixed_dictionaries({"change": st.sampled_from(changes), "order": st.sampled_from(orders)})

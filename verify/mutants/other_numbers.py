@@ -156,4 +156,32 @@ OTHER_NUMBERS = (
         world=2,
         caught_by=("sub-groups",),
     ),
+    Mutant(
+        name="X88",
+        mistake="how the upstream gradient lies is kept from call to call, with the shape of query alone in the key",
+        base="ring",
+        changes=(
+            ("class _Ring(", "_CACHE: dict[Any, Any] = {}\n\n\nclass _Ring("),
+            (
+                "grad_out = heads_first(grad_out).to(q.dtype)",
+                "grad_out = grad_out.as_strided(grad_out.shape, _CACHE.setdefault(q.shape, grad_out.stride()))\n"
+                "        grad_out = heads_first(grad_out).to(q.dtype)",
+            ),
+        ),
+        caught_by=("state",),
+    ),
+    Mutant(
+        name="X89",
+        mistake="how query lies is kept from call to call, with its shape alone in the key",
+        base="ring",
+        changes=(
+            ("class _Ring(", "_CACHE: dict[Any, Any] = {}\n\n\nclass _Ring("),
+            (
+                "q = heads_first(query).to(accumulator(query.dtype))\n        out",
+                "query = query.as_strided(query.shape, _CACHE.setdefault(query.shape, query.stride()))\n"
+                "        q = heads_first(query).to(accumulator(query.dtype))\n        out",
+            ),
+        ),
+        caught_by=("state",),
+    ),
 )
