@@ -39,4 +39,5 @@ WORKLOADS = {
     "longnet-spanning": Workload(32768, 16, 128, False, (*_LENGTHS, 65536, 131072), (*_RATES, 16, 16)),
     "longnet-131k": Workload(32768, 16, 128, False, _MILLION[0][:7], _MILLION[1][:7]),
     "longnet-1m": Workload(262144, 16, 128, False, *_MILLION),
+    "longnet-1m-of-two": Workload(524288, 16, 128, False, *_MILLION),
 }
