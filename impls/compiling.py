@@ -22,7 +22,7 @@ def uncompiled(attend: Callable[..., Any]) -> Callable[..., Any]:
         if "torch._dynamo" not in sys.modules:
             return attend(*args, **kwargs)
         if not disabled:
-            disabled.append(torch.compiler.disable(attend, reason=_REASON))
+            disabled.append(torch.compiler.disable(attend))
         return disabled[0](*args, **kwargs)
 
     call._torchdynamo_disable = True  # type: ignore[attr-defined]
