@@ -1,6 +1,7 @@
 """torchscale's DilatedAttention, alone and sequence-parallel. pip install git+https://github.com/microsoft/torchscale
 
 python -m verify gate examples/torchscale_target.py:alone --world-sizes 1
+python -m verify gate examples/torchscale_target.py:parallel --world-sizes 1,2
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """yunchang (long-context-attention): Ulysses, and its hybrid with a ring. pip install yunchang
 
 python -m verify gate examples/yunchang_target.py:ulysses
+python -m verify gate examples/yunchang_target.py:hybrid --world-sizes 4
 """
 
 from __future__ import annotations
