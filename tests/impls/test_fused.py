@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from impls.fused import plan as fused_plan
+from impls.fused.journey import Journey
 from impls.plan import Branch, Layout
 from tests.impls.cases import (
     IMPLEMENTATIONS,
@@ -60,6 +61,25 @@ def run_fused(rank: int, implementation: str, case: Case) -> dict[str, np.ndarra
 @pytest.mark.parametrize("name", CASES)
 def test_fused_kernels_compute_the_same(implementation: str, name: str, size: int) -> None:
     assert_close(results(size, run_fused, implementation, CASES[name]), CASES[name])
+
+
+def run_and_count_parts(rank: int, implementation: str, case: Case) -> list[int]:
+    """Return in how many parts the rows of each pass travelled."""
+    parts = []
+
+    def watched(*arguments: Any) -> Journey:
+        journey = Journey(*arguments)
+        parts.append(journey.parts)
+        return journey
+
+    with patch("impls.fused.engine.Journey", watched):
+        run_fused(rank, implementation, case)
+    return parts
+
+
+def test_robusts_rows_travel_in_parts_and_collectives_all_at_once() -> None:
+    assert results(2, run_and_count_parts, "robust", CASES["dense causal"]) == [[2, 2]] * 2
+    assert results(2, run_and_count_parts, "collective", CASES["dense causal"]) == [[1, 1]] * 2
 
 
 def run_zigzag(rank: int, case: Case, is_fused: bool) -> dict[str, np.ndarray]:
