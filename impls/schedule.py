@@ -132,7 +132,7 @@ def _works(layout: Layout, keys: range, lookup: Tensor | None, device: torch.dev
 
 def _marked(marks: bytearray) -> Tensor:
     """Return the indices of the marked entries."""
-    return _tensor(marks).nonzero().squeeze(-1)
+    return _tensor(marks).nonzero().flatten()
 
 
 def _places(marks: bytearray) -> Tensor:

@@ -59,7 +59,7 @@ def batch_tiles(
     is_query = query_slot < query_count
     visible = visible.masked_fill(~is_query, 0)
     is_padded, is_masked = not bool(is_query.all()), bool((visible < len(key_slot)).any())
-    kept = is_query.flatten().nonzero().squeeze(-1) if is_padded else None
+    kept = is_query.flatten().nonzero().flatten() if is_padded else None
     rows = query_index.flatten() if kept is None else query_index.flatten()[kept]
     return Work(
         query_index.to(device),

@@ -10,7 +10,7 @@ import torch.distributed as dist
 import impls
 from impls import agreement
 from impls.agreement import _as_given
-from impls.arguments import Arguments
+from impls.arguments import Arguments, check
 from tests.impls.cases import IMPLEMENTATIONS, Case, assert_close, attend, own_tensors, run_case
 from tests.impls.test_fused import CASES
 from tests.impls.worlds import Raised, results, world
@@ -99,6 +99,14 @@ def test_an_unknown_choice_is_refused() -> None:
     words = "kernels: 'quick' is not one of 'auto', 'fused', 'plain'"
     with pytest.raises(ValueError, match=words), impls.kernels("quick"):
         pass
+
+
+def test_what_is_not_said_is_as_in_the_call() -> None:
+    rows = torch.zeros(1, 4, 2, 8)
+    with patch("impls.path.check", Mock(wraps=check)) as checked:
+        impls.path_for(rows, rows, rows, segment_lengths=[4], dilation_rates=[1])
+    arguments = Arguments(rows, rows, rows, [4], [1], False, None, None, False, "contiguous", {})
+    checked.assert_called_once_with(arguments, 0, 1)
 
 
 def test_bad_arguments_are_refused_as_by_the_call() -> None:

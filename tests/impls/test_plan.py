@@ -71,10 +71,11 @@ def assert_needed(layout: Layout, visible: np.ndarray) -> None:
     assert any_row_travels(layout) or not travels, layout
 
 
-def test_rows_that_several_branches_need_travel_once() -> None:
-    branches = (Branch(6, 1), Branch(12, 2), Branch(12, 3))
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("branches", [(Branch(6, 1), Branch(12, 2), Branch(12, 3)), (Branch(12, 1), Branch(6, 1))])
+def test_rows_that_several_branches_need_travel_once(branches: tuple[Branch, ...], kv_heads: int) -> None:
     for is_causal in (False, True):
-        layout = Layout(12, 3, 0, HEADS, KV_HEADS, branches, is_causal)
+        layout = Layout(12, 3, 0, HEADS, kv_heads, branches, is_causal)
         visible = np.any([visible_pairs(12, branch, is_causal) for branch in branches], axis=0)
         assert_needed(layout, visible)
 
