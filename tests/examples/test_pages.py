@@ -111,3 +111,17 @@ def test_a_known_failure_is_accepted_until_its_day_and_as_long_as_it_fails(
     report = judged(tmp_path, code, "forward", "precision")
     assert outcomes(report) == {"forward": "pass", "precision": outcome}
     assert (report.verdict, report.exit_status) == (verdict, status)
+
+
+def test_the_targets_and_scripts_that_the_pages_name_are_there() -> None:
+    examples = _DOCS.parent / "examples"
+    text = "\n".join(page.read_text() for page in _DOCS.glob("*.md"))
+    targets = re.findall(r"(\w+_target\.py):(\w+)", text)
+    assert len(targets) > 20
+    for file, name in targets:
+        if file != "my_target.py":
+            assert re.search(rf"^{name} = verify\.Target\(", (examples / file).read_text(), re.MULTILINE), (
+                f"{file}:{name}"
+            )
+    scripts = set(re.findall(r"examples/((?:defects|claims)/\w+\.py)", text))
+    assert scripts == {str(path.relative_to(examples)) for path in examples.glob("*/*.py")}
