@@ -44,17 +44,17 @@ def forward(inputs: Tensors, task: Task) -> tuple[Tensor, Tensor]:
     if journey.parts > 1 and pieces:
         merge(out, lse, pieces)
         pieces = [base(out, lse)]
-    for part in range(journey.parts):
-        with journey.turn(part):
-            own, buffer = journey.seen(part)
-            blocks = journey.blocks_in_turn(part, span.blocks)
-            found = [piece for block in blocks for piece in _attend(own, buffer, block, task.scale)]
-            journey.release(part)
-            heads_of_part = journey.query_heads(part)
-            here = out[:, :, heads_of_part], lse[:, :, heads_of_part]
-            before = [base(*here)] if journey.parts > 1 and pieces else pieces
-            merge(*here, [*before, *found])
-    journey.end()
+    with journey:
+        for part in range(journey.parts):
+            with journey.turn(part):
+                own, buffer = journey.seen(part)
+                blocks = journey.blocks_in_turn(part, span.blocks)
+                found = [piece for block in blocks for piece in _attend(own, buffer, block, task.scale)]
+                journey.release(part)
+                heads_of_part = journey.query_heads(part)
+                here = out[:, :, heads_of_part], lse[:, :, heads_of_part]
+                before = [base(*here)] if journey.parts > 1 and pieces else pieces
+                merge(*here, [*before, *found])
     return out, lse
 
 
@@ -77,33 +77,33 @@ def backward(inputs: Tensors, result: Result, task: Task, moves_home: bool) -> T
             add(grad, pieces)
         found = ([], [], [])
     finish: Callable[[], None] | None = None
-    for part in range(journey.parts):
-        with journey.turn(part):
-            own, buffer = journey.seen(part)
-            query_heads, key_heads = journey.query_heads(part), journey.key_heads(part)
-            here = Tensors(grads.query[:, :, query_heads], grads.key[:, :, key_heads], grads.value[:, :, key_heads])
-            seen = Result(*(rows[:, :, query_heads] for rows in result))
-            before = tuple([base(grad)] for grad in here) if has_base else found
-            of_query, of_key, of_value = (list(pieces) for pieces in before)
-            travelling: list[tuple[range, Tensor, Tensor]] = []
-            for block in journey.blocks_in_turn(part, span.backward_blocks):
-                queries, keys, values = _differentiate(own, buffer, seen, block, task.scale)
-                of_query += queries
-                if block.keys is None:
-                    of_key, of_value = of_key + keys, of_value + values
-                else:
-                    travelling += [(block.keys, k.rows, v.rows) for k, v in zip(keys, values, strict=True)]
-            journey.release(part)
-            add(here.query, of_query)
-        # What came home while this part was computed is added up first: the part after this one takes its place.
+    with journey:
+        for part in range(journey.parts):
+            with journey.turn(part):
+                own, buffer = journey.seen(part)
+                query_heads, key_heads = journey.query_heads(part), journey.key_heads(part)
+                here = Tensors(grads.query[:, :, query_heads], grads.key[:, :, key_heads], grads.value[:, :, key_heads])
+                seen = Result(*(rows[:, :, query_heads] for rows in result))
+                before = tuple([base(grad)] for grad in here) if has_base else found
+                of_query, of_key, of_value = (list(pieces) for pieces in before)
+                travelling: list[tuple[range, Tensor, Tensor]] = []
+                for block in journey.blocks_in_turn(part, span.backward_blocks):
+                    queries, keys, values = _differentiate(own, buffer, seen, block, task.scale)
+                    of_query += queries
+                    if block.keys is None:
+                        of_key, of_value = of_key + keys, of_value + values
+                    else:
+                        travelling += [(block.keys, k.rows, v.rows) for k, v in zip(keys, values, strict=True)]
+                journey.release(part)
+                add(here.query, of_query)
+            # What came home while this part was computed is added up first: the part after this one takes its place.
+            if finish:
+                finish()
+            with journey.turn(part):
+                remote_keys, remote_values = journey.send_home(part, travelling, moves_home)
+            finish = _finisher(journey, part, here, (of_key + remote_keys, of_value + remote_values), moves_home)
         if finish:
             finish()
-        with journey.turn(part):
-            remote_keys, remote_values = journey.send_home(part, travelling, moves_home)
-        finish = _finisher(journey, part, here, (of_key + remote_keys, of_value + remote_values), moves_home)
-    if finish:
-        finish()
-    journey.end()
     return grads
 
 

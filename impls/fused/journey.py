@@ -60,7 +60,6 @@ class Journey:
         self.link = _link(span, key, self.parts, self._widths, task.group)
         count = min(2, self.parts)
         self._buffers = [key.new_empty((span.buffer_rows, sum(self._widths))) for _ in range(count)]
-        self._turns: Turns | None = None
 
     def start(self) -> None:
         """Pack this rank's rows, let the others have them, and start to fetch theirs."""
@@ -74,10 +73,18 @@ class Journey:
         self.link.publish()
         self.link.fetch(0, self._buffers[0])
 
+    def __enter__(self) -> "Journey":
+        """Let parts take turns on two streams; what comes before is there for all of them."""
+        self._turns = Turns(self._inputs.query.device, self.parts)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Make what follows wait for all parts; nothing of this pass is read any more after that."""
+        self._turns.join()
+        self.link.ended()
+
     def turn(self, part: int) -> AbstractContextManager[object]:
         """Return a context in which kernels of that part run: after those of the part before the last."""
-        if self._turns is None:
-            self._turns = Turns(self._inputs.query.device, self.parts)
         return self._turns.of(part)
 
     def seen(self, part: int) -> tuple[Tensors, Buffer]:
@@ -92,12 +99,6 @@ class Journey:
         heads, kv_heads = self.query_heads(part), self.key_heads(part)
         own_rows = Tensors(query[:, :, heads], key[:, :, kv_heads], value[:, :, kv_heads])
         return own_rows, Buffer(buffer, self._of_keys, self._of_values)
-
-    def end(self) -> None:
-        """Make what follows wait for all parts; nothing of this pass is read any more after that."""
-        if self._turns is not None:
-            self._turns.join()
-        self.link.ended()
 
     def blocks_in_turn(self, part: int, blocks: Sequence[Block]) -> Iterator[Block]:
         """Yield the blocks of this rank's own keys, then, once the part has arrived, those of the buffer."""

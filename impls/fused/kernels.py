@@ -4,6 +4,7 @@ All functions take (batch, heads, rows, dim) in any strides whose last is 1. Key
 Under causality query t sees the keys up to t, of as many keys as queries.
 """
 
+import os
 from functools import lru_cache
 
 import torch
@@ -30,6 +31,8 @@ def objection(device: torch.device, dtype: torch.dtype, head_dim: int, value_dim
         return f"there is no fused kernel for {dtype}"
     if torch.cuda.get_device_capability(device) < (8, 0) or not torch.backends.cudnn.is_available():
         return "cuDNN's attention needs compute capability 8.0"
+    if os.environ.get("TORCH_CUDNN_SDPA_AVOID_RECOMPILE") == "1":
+        return "TORCH_CUDNN_SDPA_AVOID_RECOMPILE is set, by which cuDNN's graphs are kept in another way"
     if head_dim % 8 or value_dim % 8 or not 0 < head_dim <= _WIDEST or not 0 < value_dim <= _WIDEST:
         return f"the fused kernel takes multiples of 8 up to {_WIDEST}, not head_dim {head_dim}, value_dim {value_dim}"
     return None
@@ -61,6 +64,7 @@ def attend_backward(
     """
     if query.is_cuda and query.dtype in _HALF_TYPES:
         seed = torch.empty(0, dtype=torch.int64, device=query.device)
+        lse = lse.contiguous()  # Before Hopper, kernels take it to be, whatever its strides.
         lengths = _arrangement(out, lse, grad_out), key.shape[2]
         return _CUDNN_BACKWARD(
             grad_out,
@@ -89,7 +93,7 @@ def _arrangement(*tensors: Tensor) -> int:
     look at otherwise. A graph depends on the strides of `out`, `lse` and `grad_out` as well: one that was made for
     others, by this or by any other attention of the process, would read them in the wrong order.
     """
-    return -1 - abs(hash(tuple(tensor.stride() for tensor in tensors)))
+    return -1 - hash(tuple(tensor.stride() for tensor in tensors)) % (1 << 62)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, is_causal: bool, scale: float) -> tuple[Tensor, Tensor]:

@@ -91,13 +91,14 @@ def chunks(span: Span, kv_heads: int, world_size: int, elements: int) -> int:
     """Return in how many parts, of whole kv heads, the rows of a span travel: equal ones, as memory is bounded by one.
 
     Twice as many as ranks: then two buffers of all ranks' rows of a part hold as much as one rank has, whatever the
-    number of ranks. Fewer where there are few rows, down to half as many as ranks, or few heads.
+    number of ranks. Fewer where there are few rows, down to half as many as ranks, or where heads do not divide so.
     """
     if span.rate > 1:
         return 1
-    worthwhile = max(elements // least_elements, world_size // 2) if least_elements else kv_heads
-    most = min(2 * world_size, worthwhile)
-    return max(count for count in range(1, kv_heads + 1) if kv_heads % count == 0 and count <= max(1, most))
+    counts = [count for count in range(1, kv_heads + 1) if kv_heads % count == 0 and count <= max(1, 2 * world_size)]
+    worthwhile = elements // least_elements if least_elements else kv_heads
+    enough = next((count for count in counts if count >= world_size // 2), counts[-1])
+    return max(enough, *(count for count in counts if count <= worthwhile), 1)
 
 
 # Keys and values of one rank in a part: fewer do not keep the device busy while the host prepares the next part.

@@ -138,7 +138,7 @@ def _launch(kernel, out: Tensor, pieces: Sequence[Piece], strides: tuple[int, ..
     assert all(piece.rows.stride(-1) == 1 for piece in pieces)
     # Triton works out at every launch what it must compile for; all that matters of it is here.
     metas = tuple(map(_meta, pieces))
-    key = (kernel, out.device, out.dtype, batch, rows, heads, dim, strides, metas, _is_aligned(arguments))
+    key = (kernel, out.device, out.dtype, batch, rows, heads, dim, strides, metas, _alignments(arguments))
     programs = (-(-pairs // _PAIRS), 1, 1)
     with torch.cuda.device_of(out):
         if found := _compiled.get(key):
@@ -158,9 +158,9 @@ _KEPT_KERNELS = 4096
 _compiled: dict[tuple, tuple[Any, tuple]] = {}
 
 
-def _is_aligned(arguments: tuple) -> bool:
+def _alignments(arguments: tuple) -> tuple[bool, ...]:
     tensors = [entry for given in arguments for entry in (given if isinstance(given, tuple) else (given,))]
-    return all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
+    return tuple(tensor.data_ptr() % 16 == 0 for tensor in tensors)
 
 
 def _extent(tensor: Tensor) -> int:

@@ -16,7 +16,8 @@ class Turns:
     def __init__(self, device: torch.device, parts: int) -> None:
         self._streams: tuple[torch.cuda.Stream, torch.cuda.Stream] | None = None
         if device.type == "cuda" and parts > 1:
-            self._streams = torch.cuda.current_stream(device), _beside(device)
+            current = torch.cuda.current_stream(device)
+            self._streams = current, _beside(device, current.cuda_stream)
             self._streams[1].wait_stream(self._streams[0])
 
     def of(self, part: int) -> AbstractContextManager[object]:
@@ -29,6 +30,7 @@ class Turns:
             self._streams[0].wait_stream(self._streams[1])
 
 
-@lru_cache
-def _beside(device: torch.device) -> torch.cuda.Stream:
+@lru_cache(maxsize=64)
+def _beside(device: torch.device, _current: int) -> torch.cuda.Stream:
+    """Return a stream that belongs to another one: passes on two streams do not wait for each other."""
     return torch.cuda.Stream(device)

@@ -143,6 +143,52 @@ def test_a_zigzag_rank_has_as_much_to_do_as_any_other() -> None:
         assert len(set(work)) == 1
 
 
+@pytest.mark.parametrize("size", range(2, 9))
+def test_blocks_of_the_zigzag_layout_are_the_causal_mask(size: int) -> None:
+    """Each pair of query and key in one block, in both passes, whatever arrives in however many transfers."""
+    half = 3
+    positions = [
+        [*range(rank * half, (rank + 1) * half), *range((2 * size - 1 - rank) * half, (2 * size - rank) * half)]
+        for rank in range(size)
+    ]
+    for rank in range(size):
+        layout = Layout(2 * size * half, size, rank, 1, 1, (Branch(2 * size * half, 1),), True)
+        made = fused_plan.plan_of(layout, True)
+        assert isinstance(made, fused_plan.Plan)
+        assert made.span is not None
+        buffer = [-1] * made.span.buffer_rows
+        for transfer in [*made.span.wants, *([made.span.own] if made.span.own else [])]:
+            rows = positions[transfer.peer][transfer.start : transfer.stop]
+            assert set(buffer[transfer.place : transfer.place + len(rows)]) == {-1}
+            buffer[transfer.place : transfer.place + len(rows)] = rows
+        assert buffer == sorted(buffer)
+        for blocks in (made.span.blocks, made.span.backward_blocks):
+            seen = []
+            for block in blocks:
+                for segment in range(*block.segments.indices(2 * half // block.length)):
+                    rows = positions[rank][segment * block.length : (segment + 1) * block.length]
+                    for place, query in enumerate(rows):
+                        own = rows[: place + 1] if block.is_causal else rows
+                        keys = own if block.keys is None else [buffer[key] for key in block.keys]
+                        seen += [(query, key) for key in keys]
+            assert sorted(seen) == sorted((query, key) for query in positions[rank] for key in range(query + 1))
+
+
+@pytest.mark.parametrize("kv_heads", [1, 5, 6, 7, 8, 10, 13, 32])
+@pytest.mark.parametrize("size", [2, 4, 8, 16])
+def test_parts_are_whole_heads_and_bound_the_memory_where_heads_divide_so(size: int, kv_heads: int) -> None:
+    layout = Layout(size * 64, size, 0, kv_heads, kv_heads, (Branch(size * 64, 1),), False)
+    made = fused_plan.plan_of(layout, False)
+    assert isinstance(made, fused_plan.Plan)
+    assert made.span is not None
+    for elements in (0, 1 << 20, 1 << 26, 1 << 28, 1 << 34):
+        parts = fused_plan.chunks(made.span, kv_heads, size, elements)
+        assert kv_heads % parts == 0
+        assert parts <= 2 * size
+        if any(kv_heads % count == 0 for count in range(max(1, size // 2), 2 * size + 1)):
+            assert 2 * made.span.buffer_rows // parts <= 4 * 64
+
+
 def test_the_memory_for_rows_under_way_does_not_grow_with_the_ranks() -> None:
     for size in (2, 4, 8, 16):
         layout = Layout(size * 1024, size, 0, 32, 32, (Branch(size * 1024, 1),), False)

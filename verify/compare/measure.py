@@ -172,18 +172,22 @@ def _fastest(call: Callable[[], Any], backends: Sequence[SDPBackend], device: to
 
 def _sent(call: Callable[[], Any], device: torch.device) -> int | None:
     """The most bytes that any rank sends to other ranks' GPUs in one call; None where they cannot be counted."""
-    links, calls = Links(device), 10
-    dist.barrier()
-    _synchronize(device)
-    before = links.sent()
-    _round(call, calls, device)
-    dist.barrier()
-    _synchronize(device)
-    after = links.sent()
-    sent = -1 if before is None or after is None else (after - before) // calls
+    links = Links(device)
+    counts = []
+    for calls in (_LEAST, 0):
+        dist.barrier()
+        _synchronize(device)
+        counts.append(-1 if (sent := links.sent()) is None else sent)
+        if min(_on_all(counts[-1], device)) < 0:
+            return None
+        _round(call, calls, device)
+    return max(_on_all((counts[1] - counts[0]) // _LEAST, device))
+
+
+def _on_all(number: int, device: torch.device) -> list[int]:
     found = [torch.tensor(0, device=device) for _ in range(dist.get_world_size())]
-    dist.all_gather(found, torch.tensor(sent, device=device))
-    return None if min(found) < 0 else int(max(found))
+    dist.all_gather(found, torch.tensor(number, device=device))
+    return [int(each) for each in found]
 
 
 def _outside(device: torch.device) -> int:
