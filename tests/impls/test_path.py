@@ -67,6 +67,17 @@ def test_the_zigzag_layout_is_told_too() -> None:
         assert told(REGULAR, 1, 0, layout="zigzag").kernels == "fused"
 
 
+def run_told(rank: int, case: Case) -> list[str]:
+    """Return what is told of both layouts of two ranks."""
+    with patch("impls.fused.kernels.objection", lambda *_: None), patch("impls.fused.kernels.least_rows", 1):
+        return [told(case, 2, rank, layout=layout).kernels for layout in ("contiguous", "zigzag")]
+
+
+def test_what_is_fused_in_one_layout_only_is_told_so() -> None:
+    assert results(2, run_told, CASES["two dense branches"]) == [["fused", "plain"]] * 2
+    assert results(2, run_told, REGULAR) == [["fused", "fused"]] * 2
+
+
 def run_chosen(rank: int, implementation: str, case: Case, choices: list[str]) -> Any:
     with impls.kernels(choices[rank]):
         return run_case(rank, implementation, case)
