@@ -72,7 +72,7 @@ FIRST = {
         "agreement": "agreement",
         "autograd": "upstream",
         "compiling": "composition",
-        "block": "against_the_oracle",
+        "block": "pieces",
         "collective": "wire",
         "exchange": "wire",
         "path": "path",
