@@ -28,9 +28,12 @@ def text(rows: Rows) -> str:
     return "\n".join(lines).rstrip()
 
 
+_PLOTTED = "fraction of the floor, the attention kernels alone, that each reaches, forward and backward"
+
+
 def plot(rows: Rows) -> str:
     """An SVG of bars: the fraction of the floor that each row reaches, forward and backward together."""
-    bars, height = [], 20
+    bars, height = [f'<text x="10" y="20">{_PLOTTED}</text>'], 50
     for workload, measured in rows.items():
         bars.append(f'<text x="10" y="{height}" font-weight="bold">{escape(workload)}</text>')
         height += 20
@@ -46,7 +49,7 @@ def plot(rows: Rows) -> str:
         height += 10
     size = f'width="760" height="{height}" font-family="sans-serif" font-size="12"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size}>'
-    return "\n".join([head, "<title>fraction of the floor, forward and backward</title>", *bars, "</svg>"]) + "\n"
+    return "\n".join([head, f"<title>{_PLOTTED}</title>", *bars, "</svg>"]) + "\n"
 
 
 def _fraction(measured: dict[str, dict[str, Any]], entry: dict[str, Any], kind: str) -> float | None:
