@@ -1,4 +1,7 @@
-"""Whether the gate notices a mutant of impls: its checks in a small profile, in worlds that stay up."""
+"""Whether the gate notices a mutant of impls: its checks in a small profile, in worlds that stay up.
+
+A mutant of impls.fused is judged through targets whose calls run there on a CPU, too: tests/mutation/served.py.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,10 @@ CLAIMS = {"robust": ("traffic", "overlap", "memory"), "collective": ("traffic",)
 #: ask of the shared ones.
 _ONLY = {"impls/robust.py": ("robust",), "impls/collective.py": ("collective",)}
 
+#: Targets of a mutant of impls.fused, and what they claim.
+SERVED: dict[str, tuple[str, ...]] = {"ring": (), "zigzag": (), "gathering": ()}
+_SERVED_SOURCE = Path(__file__).with_name("served.py")
+
 #: Checks that take longer than all others together.
 SLOW = ("schedules", "overlap", "memory")
 FAST = tuple(name for name in BY_NAME if name not in SLOW)
@@ -58,9 +65,14 @@ class Gate:
         Nothing is made minimal or explained, as nobody reads it: that takes longer than the search.
         """
         name = f"mutant_{next(_numbers)}"
-        changed_package(mutant, Path(self._folder.name), name)
+        package = changed_package(mutant, Path(self._folder.name), name)
         try:
-            sessions = [self._session(name, each) for each in _ONLY.get(mutant.file, tuple(CLAIMS))]
+            if mutant.file.startswith("impls/fused/"):
+                (package / "served.py").write_text(_SERVED_SOURCE.read_text().replace("from impls", f"from {name}"))
+                sessions = [self._session(f"{name}.served:{each}", SERVED[each]) for each in SERVED]
+            else:
+                judged = _ONLY.get(mutant.file, tuple(CLAIMS))
+                sessions = [self._session(f"{name}.{each}:attend", CLAIMS[each]) for each in judged]
         except TargetError:
             return "loading"
         for check in (BY_NAME[each] for each in checks):
@@ -80,9 +92,9 @@ class Gate:
                 break
         return found
 
-    def _session(self, name: str, implementation: str) -> Session:
-        source = parse_source(f"{name}.{implementation}:attend")
-        target = replace(load(source), claims=CLAIMS[implementation])
+    def _session(self, name: str, claims: tuple[str, ...]) -> Session:
+        source = parse_source(name)
+        target = replace(load(source), claims=claims)
         session = Session(target, source, self._worlds, (1, 2, 3, 4), network=self._network)
         load_everywhere(session)
         return session

@@ -112,8 +112,6 @@ def noticed_by(mutant: Mutant, seconds: float) -> str:
     is_fused = mutant.file.startswith("impls/fused/")
     first = FIRST.get(mutant.file, "tests/impls/test_fused.py" if is_fused else None)
     ordered = sorted(tests, key=lambda test: test != first)
-    if is_fused:  # No call that the gate makes on CPUs comes there: the tests put plain products in the kernels' place.
-        return noticed_by_tests_of_ranks(mutant, ordered, seconds)
     return (
         gate().noticed_by(mutant, FAST)
         or noticed_by_tests_of_ranks(mutant, ordered, seconds)
@@ -121,8 +119,9 @@ def noticed_by(mutant: Mutant, seconds: float) -> str:
     )
 
 
-def _unchanged(package: str) -> Mutant:
-    file = REPOSITORY / package / "__init__.py"
+def _unchanged(what: str) -> Mutant:
+    folder = "impls/fused" if what.startswith("impls/fused") else Path(what).parts[0]
+    file = REPOSITORY / folder / "__init__.py"
     return Mutant(str(file.relative_to(REPOSITORY)), "", 0, "", "", file.read_text())
 
 
@@ -138,8 +137,7 @@ def main() -> int:
     options = parser.parse_args()
     os.chdir(REPOSITORY)
     known = json.loads(LEDGER.read_text()) if LEDGER.exists() else {}
-    package = Path(options.what[0]).parts[0]
-    if by := noticed_by(_unchanged(package), options.seconds):
+    if by := noticed_by(_unchanged(options.what[0]), options.seconds):
         sys.exit(f"as things are, with nothing changed, {by} fails: no mutant can be judged")
     noticed, survived, new, stale, start = 0, 0, 0, 0, time.monotonic()
     for mutant in chosen(options.what, options.every, options.first):
