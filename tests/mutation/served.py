@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from torch import Tensor
 
-from impls import collective, robust
+from impls import collective, path, robust
 from impls.fused import kernels
 from impls.fused import plan as fused_plan
 from verify import Case, Target
 
-kernels.objection = lambda *_: None  # type: ignore[assignment]
-kernels.least_rows = 1
-fused_plan.least_elements = 0
+# By these names the unchanged package is found, whatever this one is called.
+_RIGHT = import_module("impls.path"), import_module("impls.fused.kernels"), import_module("impls.fused.plan")
+
+for _kernels, _plan in ((kernels, fused_plan), _RIGHT[1:]):
+    _kernels.objection = lambda *_: None  # type: ignore[assignment]
+    _kernels.least_rows = 1
+    _plan.least_elements = 0
 
 
-def in_zigzag(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
-    """Robust in the zigzag layout."""
-    return robust.attend(query, key, value, layout="zigzag", **options)
+def served(attend: Callable[..., Any], layout: str) -> Callable[..., Any]:
+    """Return the function in that layout; it raises where a call takes another path than the unchanged package's."""
+
+    def attend_or_raise(query: Tensor, key: Tensor, value: Tensor, *, return_lse: bool = False, **options: Any) -> Any:
+        mine, right = (each.path_for(query, key, value, layout=layout, **options).kernels for each in (path, _RIGHT[0]))
+        if mine != right:
+            raise RuntimeError(f"{mine} kernels, and not {right} ones")
+        return attend(query, key, value, layout=layout, return_lse=return_lse, **options)
+
+    return attend_or_raise
 
 
 def regular(case: Case) -> Case:
@@ -47,13 +60,14 @@ def _power(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
 
-_BECAUSE = {"fit": "other shapes take another path"}
-ring = Target(attend=robust.attend, fit=regular, because=_BECAUSE)
-gathering = Target(attend=collective.attend, fit=regular, because=_BECAUSE)
+_BECAUSE = {"fit": "other shapes take another path", "refusals": "bad arguments do not come as far"}
+ring = Target(attend=served(robust.attend, "contiguous"), fit=regular, refusals=False, because=_BECAUSE)
+gathering = Target(attend=served(collective.attend, "contiguous"), fit=regular, refusals=False, because=_BECAUSE)
 zigzag = Target(
-    attend=in_zigzag,
+    attend=served(robust.attend, "zigzag"),
     layout="zigzag",
     fit=dense,
     scales=False,
+    refusals=False,
     because=_BECAUSE | {"scales": "a scale that is not positive takes another path"},
 )
