@@ -163,6 +163,8 @@ def test_blocks_of_the_zigzag_layout_are_the_causal_mask(size: int) -> None:
             buffer[transfer.place : transfer.place + len(rows)] = rows
         assert buffer == sorted(buffer)
         for blocks in (made.span.blocks, made.span.backward_blocks):
+            if rank == size - 1:
+                assert len(blocks) == 2  # its two parts follow one another, and are taken as one
             seen = []
             for block in blocks:
                 for segment in range(*block.segments.indices(2 * half // block.length)):
