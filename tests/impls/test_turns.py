@@ -12,7 +12,7 @@ from impls.fused.links import Messages
 from impls.fused.turns import Turns
 from tests.impls.cases import Case
 from tests.impls.test_fused import CASES, run_fused
-from tests.impls.worlds import results
+from tests.impls.worlds import results, world
 
 Entry = tuple[str, int | None, int | None]  # what was done, for which part, and in whose turn
 
@@ -75,7 +75,11 @@ def test_each_part_keeps_to_its_stream(name: str) -> None:
 
 
 def test_a_pass_that_fails_joins_its_streams_all_the_same() -> None:
-    for log in results(2, run_watched, CASES["dense"], True):
+    try:
+        logs = results(2, run_watched, CASES["dense"], True)
+    finally:
+        world(2).close()  # messages of that pass are under way still
+    for log in logs:
         assert [asked for asked, _, _ in log[-3:]] == ["join", "ended", "raised"]
         assert log[-1][2] is None
 
