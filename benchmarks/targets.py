@@ -11,10 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
+from benchmarks.shapes import dense, regular
 from impls import agreement, collective, robust
 from impls.fused import kernels
 from impls.fused import plan as fused_plan
-from verify import Case, Target
+from verify import Target
 
 kernels.least_rows = 2
 fused_plan.least_elements = 0
@@ -38,36 +39,6 @@ def zigzag_robust(query: Tensor, key: Tensor, value: Tensor, *, return_lse: bool
     """Robust in the zigzag layout."""
     agreement.forget()
     return robust.attend(query, key, value, return_lse=return_lse, layout="zigzag", **options)
-
-
-def regular(case: Case) -> Case:
-    """Return the case with powers of two for shards, segments, rates and heads, and widths that kernels take."""
-    rows = _power(-(-case.length // case.shards))
-    if not case.length:
-        return case
-    heads = _power(case.heads)
-    lengths = tuple(_power(length) for length in case.segment_lengths)
-    rates = tuple(min(_power(rate), length, rows) for rate, length in zip(case.dilation_rates, lengths, strict=True))
-    return case.replace(
-        length=rows * case.shards,
-        heads=heads,
-        kv_heads=heads if max(rates) > 1 else min(heads, _power(case.kv_heads)),
-        head_dim=-(-case.head_dim // 8) * 8,
-        value_dim=-(-case.value_dim // 8) * 8,
-        segment_lengths=lengths,
-        dilation_rates=rates,
-    )
-
-
-def dense(case: Case) -> Case:
-    """Return the case as one dense branch over even parts."""
-    case = regular(case)
-    length = -(-case.length // (2 * case.shards)) * 2 * case.shards
-    return case.replace(length=length, segment_lengths=(max(1, length),), dilation_rates=(1,))
-
-
-def _power(number: int) -> int:
-    return 1 << max(0, number - 1).bit_length()
 
 
 _HALF_TYPES = ("bfloat16", "float16")

@@ -1,12 +1,10 @@
 """The scripts in examples/claims, which settle by running what is said of libraries; docs/findings.md says the same."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.examples.test_libraries import _installed
+from tests.examples.scripts import assert_prints, is_installed
 
 _SCRIPTS = Path(__file__).parents[2] / "examples" / "claims"
 
@@ -35,12 +33,9 @@ _SETTLED = [
 
 @pytest.mark.parametrize(("script", "needs", "lines"), _SETTLED, ids=[settled[0] for settled in _SETTLED])
 def test_the_library_does_what_is_said_of_it(script: str, needs: str, lines: list[str]) -> None:
-    if not _installed(needs):
+    if not is_installed(needs):
         pytest.skip(f"{needs} is not installed")
-    path = _SCRIPTS / f"{script}.py"
-    ran = subprocess.run([sys.executable, "-W", "ignore", path], capture_output=True, text=True, timeout=120)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert [line for line in lines if line not in ran.stdout] == [], ran.stdout
+    assert_prints(_SCRIPTS / f"{script}.py", lines, 0)
 
 
 def test_each_script_is_run_here() -> None:

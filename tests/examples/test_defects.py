@@ -1,13 +1,11 @@
 """The scripts in examples/defects, which show a library's defect without the gate: it is still there, or they go."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.examples.test_libraries import _installed
+from tests.examples.scripts import assert_prints, is_installed
 
 _SCRIPTS = Path(__file__).parents[2] / "examples" / "defects"
 
@@ -74,15 +72,13 @@ _SHOWN = [
 def test_the_defect_shows_by_the_library_alone(script: str, needs: str, lines: list[str]) -> None:
     if needs == "a GPU" and not torch.cuda.is_available():
         pytest.skip("there is no GPU")
-    if needs != "a GPU" and not _installed(needs):
+    if needs != "a GPU" and not is_installed(needs):
         pytest.skip(f"{needs} is not installed")
     if needs == "torch" and not torch.__version__.startswith("2.13.0"):
         pytest.skip(f"the defect was seen in torch 2.13.0, and this is {torch.__version__}")
     path = _SCRIPTS / f"{script}.py"
     assert "verify" not in path.read_text()
-    ran = subprocess.run([sys.executable, "-W", "ignore", path], capture_output=True, text=True, timeout=120)
-    assert ran.returncode == 1, ran.stdout + ran.stderr
-    assert [line for line in lines if line not in ran.stdout] == [], ran.stdout
+    assert_prints(path, lines, 1)
 
 
 def test_each_script_is_run_here() -> None:

@@ -4,12 +4,12 @@ Each finding is in docs/findings.md; a library that has mended it fails here, an
 part of torch is judged in every run by its first adapter alone, by all of them with FOREIGN=1 in the environment.
 """
 
-import importlib.util
 import os
 from pathlib import Path
 
 import pytest
 
+from tests.examples.scripts import is_installed
 from verify.gate import check
 
 _EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -41,7 +41,7 @@ _EVERY_RUN = "all_gather:target"
 def test_the_library_is_judged_as_the_table_says(
     adapter: str, needs: str, sizes: tuple[int, ...], outcomes: dict[str, str]
 ) -> None:
-    if not _installed(needs):
+    if not is_installed(needs):
         pytest.skip(f"{needs} is not installed")
     if needs == "torch" and adapter != _EVERY_RUN and "FOREIGN" not in os.environ:
         pytest.skip("takes minutes: judged with FOREIGN=1")
@@ -49,10 +49,3 @@ def test_the_library_is_judged_as_the_table_says(
     target = f"{_EXAMPLES / file}_target.py:{name}"
     report = check(target, profile="quick", world_sizes=sizes, checks=tuple(outcomes))
     assert {result.name: result.outcome for result in report.checks} == outcomes, report.checks
-
-
-def _installed(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False

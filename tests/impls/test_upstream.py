@@ -11,8 +11,8 @@ import torch.distributed as dist
 
 import reference
 from impls import autograd
-from tests.impls.cases import IMPLEMENTATIONS, Case, attend, expected, own_tensors, shard_of, whole
-from tests.impls.test_autograd import run_subset
+from tests.impls.cases import IMPLEMENTATIONS, Case, attend, own_tensors, shard_of, whole
+from tests.impls.test_autograd import assert_subset, run_subset
 from tests.impls.test_fused import fused
 from tests.impls.worlds import results
 
@@ -67,13 +67,7 @@ def run_subset_of(rank: int, implementation: str, is_fused: bool, wanted: tuple[
 def test_any_subset_of_the_inputs_may_require_gradients(
     implementation: str, is_fused: bool, wanted: tuple[bool, ...]
 ) -> None:
-    answers = results(2, run_subset_of, implementation, is_fused, wanted)
-    for name, is_wanted in zip(("grad_query", "grad_key", "grad_value"), wanted, strict=True):
-        if is_wanted:
-            rows = np.concatenate([answer[name] for answer in answers], axis=1)
-            np.testing.assert_allclose(rows, expected(CASE)[name], rtol=0, atol=1e-12, err_msg=name)
-        else:
-            assert [answer[name] for answer in answers] == [None] * 2
+    assert_subset(results(2, run_subset_of, implementation, is_fused, wanted), wanted, CASE)
 
 
 def run_and_watch(rank: int, implementation: str, is_fused: bool) -> bool:

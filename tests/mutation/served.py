@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
+from benchmarks.shapes import dense, regular
 from impls import collective, path, robust
 from impls.fused import kernels
 from impls.fused import plan as fused_plan
-from verify import Case, Target
+from verify import Target
 
 # By these names the unchanged package is found, whatever this one is called.
 _RIGHT = import_module("impls.path"), import_module("impls.fused.kernels"), import_module("impls.fused.plan")
@@ -32,32 +33,6 @@ def served(attend: Callable[..., Any], layout: str) -> Callable[..., Any]:
         return attend(query, key, value, layout=layout, return_lse=return_lse, **options)
 
     return attend_or_raise
-
-
-def regular(case: Case) -> Case:
-    """Return the case with powers of two for shards, segments, rates and heads."""
-    rows, heads = _power(-(-case.length // case.shards)), _power(case.heads)
-    if not case.length:
-        return case
-    lengths = tuple(_power(length) for length in case.segment_lengths)
-    rates = tuple(min(_power(rate), length, rows) for rate, length in zip(case.dilation_rates, lengths, strict=True))
-    return case.replace(
-        length=rows * case.shards,
-        heads=heads,
-        kv_heads=heads if max(rates) > 1 else min(heads, _power(case.kv_heads)),
-        segment_lengths=lengths,
-        dilation_rates=rates,
-    )
-
-
-def dense(case: Case) -> Case:
-    """Return the case as one dense branch over even parts."""
-    length = -(-regular(case).length // (2 * case.shards)) * 2 * case.shards
-    return regular(case).replace(length=length, segment_lengths=(max(1, length),), dilation_rates=(1,))
-
-
-def _power(number: int) -> int:
-    return 1 << max(0, number - 1).bit_length()
 
 
 _BECAUSE = {"fit": "other shapes take another path", "refusals": "bad arguments do not come as far"}

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 from collections.abc import Collection
+from typing import Any
 
 from verify.checks import BY_NAME
 from verify.commands.launched import in_launched_ranks
@@ -63,39 +64,21 @@ def run(options: argparse.Namespace) -> int:
     if launched_by_torchrun():
         return in_launched_ranks(options.device, lambda worlds: _judge_launched(options, worlds))
     with ProgressLine() as progress:
-        report = check(
-            options.target,
-            profile=options.profile,
-            world_sizes=options.world_sizes,
-            device=options.device,
-            seed=options.seed,
-            checks=options.checks,
-            fail_fast=options.fail_fast,
-            save=options.save,
-            claims=options.claims,
-            progress=progress,
-        )
+        report = check(options.target, world_sizes=options.world_sizes, progress=progress, **_asked(options))
     return _tell(report, options)
 
 
 def _judge_launched(options: argparse.Namespace, worlds: JoinedWorlds) -> int:
+    sizes = _within(options.world_sizes, worlds.size)
     with ProgressLine() as progress:
-        report = check_launched(
-            options.target,
-            worlds,
-            Options(
-                profile=options.profile,
-                world_sizes=_within(options.world_sizes, worlds.size),
-                device=options.device,
-                seed=options.seed,
-                checks=options.checks,
-                fail_fast=options.fail_fast,
-                save=options.save,
-                claims=options.claims,
-            ),
-            progress,
-        )
+        report = check_launched(options.target, worlds, Options(world_sizes=sizes, **_asked(options)), progress)
     return _tell(report, options)
+
+
+def _asked(options: argparse.Namespace) -> dict[str, Any]:
+    """What is judged in the same way wherever the ranks come from."""
+    names = ("profile", "device", "seed", "checks", "fail_fast", "save", "claims")
+    return {name: getattr(options, name) for name in names}
 
 
 def _within(sizes: tuple[int, ...], launched: int) -> tuple[int, ...]:

@@ -173,15 +173,19 @@ def _fastest(call: Callable[[], Any], backends: Sequence[SDPBackend], device: to
 def _sent(call: Callable[[], Any], device: torch.device) -> int | None:
     """The most bytes that any rank sends to other ranks' GPUs in one call; None where they cannot be counted."""
     links = Links(device)
-    counts = []
-    for calls in (_LEAST, 0):
-        dist.barrier()
-        _synchronize(device)
-        counts.append(-1 if (sent := links.sent()) is None else sent)
-        if min(_on_all(counts[-1], device)) < 0:
-            return None
-        _round(call, calls, device)
-    return max(_on_all((counts[1] - counts[0]) // _LEAST, device))
+    before = _counted(links, device)
+    if min(_on_all(before, device)) < 0:
+        return None
+    _round(call, _LEAST, device)
+    return max(_on_all((_counted(links, device) - before) // _LEAST, device))
+
+
+def _counted(links: Links, device: torch.device) -> int:
+    """Bytes that this rank's GPU has sent once all ranks are here; -1 where they cannot be counted."""
+    dist.barrier()
+    _synchronize(device)
+    sent = links.sent()
+    return -1 if sent is None else sent
 
 
 def _on_all(number: int, device: torch.device) -> list[int]:
