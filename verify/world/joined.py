@@ -13,6 +13,7 @@ import pickle
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
@@ -30,6 +31,9 @@ _POLL_SECONDS = 0.002
 _IDLE_SECONDS = 0.01
 _LOOK_SECONDS = 0.2
 _ANSWER_SECONDS = 15.0
+
+#: For how long a process looks for the store of its launcher.
+_JOIN_TIME = timedelta(minutes=5)
 
 #: Seconds of rest and of work while ranks start and import the target, which may compile something.
 _PATIENT = (START_SECONDS + LOAD_SECONDS, START_SECONDS + LOAD_SECONDS)
@@ -54,8 +58,9 @@ class JoinedWorlds:
         self.device = device
         self.backend = backend or ("nccl" if device == "cuda" else "gloo")
         self.pace = Pace(device)
-        store, self.rank, self.size = next(dist.rendezvous("env://"))
+        store, self.rank, self.size = next(dist.rendezvous("env://", timeout=_JOIN_TIME))
         self._store = dist.PrefixStore("attention-gate", store)
+        self._put(f"here/{self.rank}", True)
         self._host = _Host(self.rank, self.size, device, self.backend)
         self._count = 0
         self._generation = 1
@@ -140,6 +145,7 @@ class JoinedWorlds:
             message = self._next()
             if isinstance(message, int):
                 self._put(f"heard/{self.rank}", True)
+                self._wait_until_over()
                 return message
             self._host.begin(*message)
             looked = 0.0
@@ -155,12 +161,27 @@ class JoinedWorlds:
             self._put(f"reply/{self._count}/{self.rank}", reply)
 
     def dismiss(self, status: int) -> None:
-        """End ``serve`` on all other ranks with that exit status; waits until they have heard."""
+        """End ``serve`` on all other ranks with that exit status; waits until they have come and heard.
+
+        No process ends before: with the first one that fails a launcher ends all of its machine, the store among them,
+        and who came later would look for it in vain.
+        """
         self._count += 1
         self._put(f"job/{self._count}", status)
-        deadline = time.monotonic() + _ANSWER_SECONDS
-        heard = [f"heard/{rank}" for rank in range(1, self.size)]
-        while heard and not self._store.check(heard) and time.monotonic() < deadline:
+        self._wait_for_all("here", START_SECONDS)
+        self._wait_for_all("heard", _ANSWER_SECONDS)
+        self._put("over", True)
+
+    def _wait_until_over(self) -> None:
+        deadline = time.monotonic() + START_SECONDS + _ANSWER_SECONDS
+        with contextlib.suppress(RuntimeError):  # once it is over the store may be gone
+            while not self._store.check(["over"]) and time.monotonic() < deadline:
+                time.sleep(_IDLE_SECONDS)
+
+    def _wait_for_all(self, what: str, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        keys = [f"{what}/{rank}" for rank in range(1, self.size)]
+        while keys and not self._store.check(keys) and time.monotonic() < deadline:
             time.sleep(_IDLE_SECONDS)
 
     def close(self) -> None:

@@ -20,8 +20,13 @@ class Node:
     output: str
 
 
-def launch(*arguments: str, nodes: int = 2, processes: int = 2, seconds: float = 240.0) -> list[Node]:
-    """``torchrun --nnodes … -m verify ARGUMENTS``; fails if a node is not back in time."""
+def launch(
+    *arguments: str, nodes: int = 2, processes: int = 2, seconds: float = 240.0, late: Path | None = None
+) -> list[Node]:
+    """``torchrun --nnodes … -m verify ARGUMENTS``; fails if a node is not back in time.
+
+    Processes of the last node import modules from the folder `late` first, if one is given.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -43,18 +48,20 @@ def launch(*arguments: str, nodes: int = 2, processes: int = 2, seconds: float =
             stderr=subprocess.STDOUT,
             text=True,
             cwd=_ROOT,
-            env=environment,
+            env=environment | ({"PYTHONPATH": str(late)} if late and node == nodes - 1 else {}),
         )
         for node in range(nodes)
     ]
+    ended: list[Node] = []
     try:
-        return [Node(*_end(process, seconds)) for process in running]
-    finally:
         for process in running:
-            process.kill()
-            process.wait()
-
-
-def _end(process: subprocess.Popen[str], seconds: float) -> tuple[int, str]:
-    output, _ = process.communicate(timeout=seconds)
-    return process.returncode, output
+            output, _ = process.communicate(timeout=seconds)
+            ended.append(Node(process.returncode, output))
+    except subprocess.TimeoutExpired:
+        left = running[len(ended) :]
+        for process in left:
+            process.terminate()  # torchrun ends its processes then, within half a minute
+        printed = [process.communicate(timeout=60.0)[0] for process in left]
+        ended += [Node(process.returncode, text) for process, text in zip(left, printed, strict=True)]
+        raise AssertionError(f"{len(left)} of {nodes} nodes did not end within {seconds:.0f} s: {ended}") from None
+    return ended

@@ -45,5 +45,17 @@ def test_a_target_that_cannot_be_judged_ends_all_nodes() -> None:
     assert sum("there is no 'no_such_name' in it" in node.output for node in nodes) == 1, nodes
 
 
+def test_nobody_ends_before_all_have_come(tmp_path: Path) -> None:
+    """Ranks of the last node come when the others have heard already that there is nothing to do."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys, time\n"
+        "is_rank = 'RANK' in os.environ and '-c' not in sys.orig_argv\n"  # and none of its helpers
+        "time.sleep(6.0 if is_rank else 0.0)\n"
+    )
+    nodes = launch("gate", f"{_TARGETS}:no_such_name", "--profile=quick", seconds=60.0, late=tmp_path)
+    assert all(node.status != 0 for node in nodes)
+    assert sum("there is no 'no_such_name' in it" in node.output for node in nodes) == 1, nodes
+
+
 def _outcomes(report: dict[str, Any]) -> dict[str, str]:
     return {result["name"]: result["verdict"] for result in report["checks"]}
