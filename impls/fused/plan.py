@@ -95,7 +95,7 @@ def chunks(span: Span, kv_heads: int, world_size: int, elements: int) -> int:
     """
     if span.rate > 1:
         return 1
-    counts = [count for count in range(1, kv_heads + 1) if kv_heads % count == 0 and count <= max(1, 2 * world_size)]
+    counts = [count for count in range(1, kv_heads + 1) if kv_heads % count == 0 and count <= 2 * world_size]
     worthwhile = elements // least_elements if least_elements else kv_heads
     enough = next((count for count in counts if count >= world_size // 2), counts[-1])
     return max(enough, *(count for count in counts if count <= worthwhile), 1)

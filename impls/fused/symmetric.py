@@ -174,7 +174,7 @@ class SharedMemory:
                 self._releases.pop(part - 2).wait()
             for want in self._span.wants:
                 rows = self._remote[want.peer][part, want.start : want.stop]
-                buffer[want.place : want.place + len(rows)].copy_(rows, non_blocking=True)
+                buffer[want.place : want.place + len(rows)].copy_(rows)
             self._arrivals[part] = _event()
             if part == self._parts - 1:
                 # Whoever packs next must know that all have fetched.
@@ -198,7 +198,7 @@ class SharedMemory:
             for want, *grads in outgoing:
                 inboxes = self._inboxes(want.peer, part, place.rank)
                 for inbox, grad in zip(inboxes, grads, strict=True):
-                    inbox[want.start : want.stop].copy_(grad, non_blocking=True)
+                    inbox[want.start : want.stop].copy_(grad)
             if part:
                 self._consumptions.pop(part - 1).wait()
             # After it all gradients of this part are here, and no rank reads those of the part before any more, whose

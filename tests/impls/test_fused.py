@@ -10,9 +10,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from impls.fused import plan as fused_plan
 from impls.fused.journey import Journey
-from impls.plan import Branch, Layout
+from impls.plan import Layout
 from tests.impls.cases import (
     IMPLEMENTATIONS,
     Case,
@@ -124,94 +123,3 @@ def run_zigzag_under_a_default_device(rank: int, case: Case) -> dict[str, np.nda
 def test_a_default_device_does_not_reach_the_zigzag_layout() -> None:
     case = Case(17, ((6, 2), (17, 1)), is_causal=True)  # of no other test, whose plan would be kept
     assert_zigzag(results(2, run_zigzag_under_a_default_device, case), case)
-
-
-def test_a_zigzag_rank_has_as_much_to_do_as_any_other() -> None:
-    for size in (2, 4, 8):
-        work = []
-        for rank in range(size):
-            layout = Layout(size * 16, size, rank, 2, 2, (Branch(size * 16, 1),), True)
-            made = fused_plan.plan_of(layout, True)
-            assert isinstance(made, fused_plan.Plan)
-            assert made.span is not None
-            for blocks in (made.span.blocks, made.span.backward_blocks):
-                pairs = 0
-                for block in blocks:
-                    queries = len(range(*block.segments.indices(16 // block.length))) * block.length
-                    pairs += queries * (len(block.keys) if block.keys is not None else block.length // 2)
-                work.append(pairs)
-        assert len(set(work)) == 1
-
-
-@pytest.mark.parametrize("size", range(2, 9))
-def test_blocks_of_the_zigzag_layout_are_the_causal_mask(size: int) -> None:
-    """Each pair of query and key in one block, in both passes, whatever arrives in however many transfers."""
-    half = 3
-    positions = [
-        [*range(rank * half, (rank + 1) * half), *range((2 * size - 1 - rank) * half, (2 * size - rank) * half)]
-        for rank in range(size)
-    ]
-    for rank in range(size):
-        layout = Layout(2 * size * half, size, rank, 1, 1, (Branch(2 * size * half, 1),), True)
-        made = fused_plan.plan_of(layout, True)
-        assert isinstance(made, fused_plan.Plan)
-        assert made.span is not None
-        buffer = [-1] * made.span.buffer_rows
-        for transfer in [*made.span.wants, *([made.span.own] if made.span.own else [])]:
-            rows = positions[transfer.peer][transfer.start : transfer.stop]
-            assert set(buffer[transfer.place : transfer.place + len(rows)]) == {-1}
-            buffer[transfer.place : transfer.place + len(rows)] = rows
-        assert buffer == sorted(buffer)
-        for blocks in (made.span.blocks, made.span.backward_blocks):
-            if rank == size - 1:
-                assert len(blocks) == 2  # its two parts follow one another, and are taken as one
-            seen = []
-            for block in blocks:
-                for segment in range(*block.segments.indices(2 * half // block.length)):
-                    rows = positions[rank][segment * block.length : (segment + 1) * block.length]
-                    for place, query in enumerate(rows):
-                        own = rows[: place + 1] if block.is_causal else rows
-                        keys = own if block.keys is None else [buffer[key] for key in block.keys]
-                        seen += [(query, key) for key in keys]
-            assert sorted(seen) == sorted((query, key) for query in positions[rank] for key in range(query + 1))
-
-
-@pytest.mark.parametrize("kv_heads", [1, 5, 6, 7, 8, 10, 13, 32])
-@pytest.mark.parametrize("size", [2, 4, 8, 16])
-def test_parts_are_whole_heads_and_bound_the_memory_where_heads_divide_so(size: int, kv_heads: int) -> None:
-    layout = Layout(size * 64, size, 0, kv_heads, kv_heads, (Branch(size * 64, 1),), False)
-    made = fused_plan.plan_of(layout, False)
-    assert isinstance(made, fused_plan.Plan)
-    assert made.span is not None
-    for elements in (0, 1 << 20, 1 << 26, 1 << 28, 1 << 34):
-        parts = fused_plan.chunks(made.span, kv_heads, size, elements)
-        assert kv_heads % parts == 0
-        assert parts <= 2 * size
-        if any(kv_heads % count == 0 for count in range(max(1, size // 2), 2 * size + 1)):
-            assert 2 * made.span.buffer_rows // parts <= 4 * 64
-
-
-def test_the_memory_for_rows_under_way_does_not_grow_with_the_ranks() -> None:
-    for size in (2, 4, 8, 16):
-        layout = Layout(size * 1024, size, 0, 32, 32, (Branch(size * 1024, 1),), False)
-        made = fused_plan.plan_of(layout, False)
-        assert isinstance(made, fused_plan.Plan)
-        assert made.span is not None
-        parts = fused_plan.chunks(made.span, 32, size, 1 << 30)
-        assert 2 * made.span.buffer_rows // parts <= 1024
-
-
-@pytest.mark.parametrize(
-    ("layout", "words"),
-    [
-        (Layout(10, 4, 0, 2, 2, (Branch(10, 1),), False), "not equal shards"),
-        (Layout(12, 2, 0, 2, 2, (Branch(4, 3),), False), "does not divide segment length"),
-        (Layout(12, 2, 0, 3, 3, (Branch(4, 2),), False), "does not divide 3 heads"),
-        (Layout(12, 2, 0, 4, 2, (Branch(4, 2),), False), "share keys"),
-        (Layout(12, 2, 0, 4, 4, (Branch(4, 2),), False), "neither whole shards"),
-    ],
-)
-def test_what_is_not_regular_takes_another_path_and_says_why(layout: Layout, words: str) -> None:
-    made = fused_plan.plan_of(layout, False)
-    assert isinstance(made, str)
-    assert words in made

@@ -1,4 +1,4 @@
-"""What cuDNN's attention is given, and what it is not asked for; without a GPU."""
+"""What cuDNN's attention is given and what it is not asked for, without a GPU; and plain products in its place."""
 
 from typing import Any
 from unittest.mock import Mock, patch
@@ -69,3 +69,83 @@ def test_what_fused_kernels_do_not_take(
     )
     assert (objection is None) == (words is None)
     assert words is None or words in objection
+
+
+def test_what_cudnn_is_given_and_what_is_taken_from_it() -> None:
+    """Its lse has a fourth axis in some versions, and is wanted back in the form in which it came."""
+    query, key, value, out = made(2, 4, 16, 8), made(2, 2, 16, 8), made(2, 2, 16, 24), made(2, 4, 16, 24)
+    for lse in (torch.randn(2, 4, 16, 1), torch.randn(2, 4, 16)):
+        with patch.object(kernels, "_CUDNN", Mock(return_value=(out, lse, 1, 2))) as cudnn:
+            found, denominators = kernels.attend(query, key, value, True, 0.5)
+        assert found is out
+        assert denominators.shape == (2, 4, 16)
+        assert torch.equal(denominators, lse.view(2, 4, 16))
+        (call,) = cudnn.call_args_list
+        assert [id(each) for each in call.args[:3]] == [id(query), id(key), id(value)]
+        # bias, whether lse is wanted, dropout, whether causal, whether a mask for debugging is wanted
+        assert call.args[3:] == (None, True, 0.0, True, False)
+        assert call.kwargs == {"scale": 0.5}
+        with patch.object(kernels, "_CUDNN_BACKWARD", Mock(return_value=(query, key, value))) as backward:
+            assert kernels.attend_backward(query, key, value, out, denominators, out, True, 0.5) == (query, key, value)
+        (call,) = backward.call_args_list
+        assert call.args[5].shape == lse.shape
+        assert torch.equal(call.args[5], lse)
+        grad_out, *inputs, result = (id(each) for each in call.args[:5])
+        assert (grad_out, inputs, result) == (id(out), [id(query), id(key), id(value)], id(out))
+        for seed in call.args[6:8]:
+            assert (seed.shape, seed.dtype) == ((0,), torch.int64)
+        assert call.args[8:11] == (None, None, None)
+        assert call.args[12:] == (16, 0.0, True)
+        assert call.kwargs == {"scale": 0.5}
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_plain_products(dtype: torch.dtype, kv_heads: int, is_causal: bool) -> None:
+    """Against autograd through softmax; `out` and `lse` are those of these keys and as many more."""
+    rows, scale, exact = 6, 0.7, torch.float64
+    query, key, value, grad_out = (
+        torch.randn(shape, dtype=exact, generator=torch.Generator().manual_seed(place)).to(dtype)
+        for place, shape in enumerate(
+            [(2, 4, rows, 3), (2, kv_heads, rows, 3), (2, kv_heads, rows, 5), (2, 4, rows, 5)]
+        )
+    )
+    inputs = [tensor.to(exact, copy=True).requires_grad_() for tensor in (query, key, value)]
+    scores, values = products(*inputs, is_causal, scale)
+    found, lse = kernels.attend(query, key, value, is_causal, scale)
+    accumulated = torch.promote_types(dtype, torch.float32)
+    assert (found.dtype, lse.dtype) == (dtype, accumulated)
+    close = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2}[dtype]
+    torch.testing.assert_close(found.to(exact), scores.softmax(-1) @ values, rtol=close, atol=close)
+    torch.testing.assert_close(lse.to(exact), scores.logsumexp(-1), rtol=0, atol=1e-5)
+
+    more_scores, more_values = products(query.to(exact), key.to(exact).flip(2), value.to(exact).neg(), False, scale)
+    both = torch.cat([scores, more_scores], -1)
+    out = both.softmax(-1) @ torch.cat([values, more_values], 2)
+    right = torch.autograd.grad(out, inputs, grad_out.to(exact))
+    denominators = both.logsumexp(-1).detach().to(accumulated)
+    grads = kernels.attend_backward(query, key, value, out.detach().to(dtype), denominators, grad_out, is_causal, scale)
+    for mine, wanted in zip(grads, right, strict=True):
+        assert mine.dtype == dtype
+        assert mine.shape == wanted.shape
+        torch.testing.assert_close(mine.to(exact), wanted, rtol=close, atol=close)
+
+
+def products(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, is_causal: bool, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return scores of each query head, -inf for later keys, and values of as many heads."""
+    keys, values = (rows.repeat_interleave(query.shape[1] // rows.shape[1], 1) for rows in (key, value))
+    scores = scale * query @ keys.mT
+    later = torch.arange(scores.shape[-1]) > torch.arange(scores.shape[-2]).unsqueeze(-1)
+    return (scores.masked_fill(later, float("-inf")) if is_causal else scores), values
+
+
+def test_rows_whose_scores_are_all_minus_infinity_are_zero() -> None:
+    query, key, value = torch.ones(1, 1, 2, 1), torch.full((1, 1, 2, 1), float("-inf")), torch.ones(1, 1, 2, 3)
+    out, lse = kernels.attend(query, key, value, False, 1.0)
+    assert torch.equal(out, torch.zeros_like(out))
+    assert lse.isneginf().all()
+    grad_value = kernels.attend_backward(query, key, value, out, lse, torch.ones_like(out), False, 1.0)[2]
+    assert torch.equal(grad_value, torch.zeros_like(grad_value))

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from impls.fused.grid import Piece, grid
 from tests.impls.cases import Case, assert_close
+from tests.impls.made_pieces import SHAPES, Shape, expected_merge, expected_sum, random_piece, whole_piece
 from tests.impls.test_fused import run_fused
 from tests.impls.worlds import results
 
@@ -36,91 +36,6 @@ def kernels() -> Any:
     return triton_kernels
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Of what is made up: (batch, rows, heads, dim)."""
-
-    batch: int
-    rows: int
-    heads: int
-    dim: int
-
-
-SHAPES = {
-    "one program": Shape(1, 4, 2, 8),
-    "a program in two batches": Shape(3, 5, 3, 8),
-    "width of no power of two": Shape(2, 12, 4, 24),
-    "a single element": Shape(1, 1, 1, 1),
-    "many programs": Shape(1, 40, 4, 16),
-    "one head": Shape(2, 33, 1, 5),
-}
-
-
-def random_piece(source: np.random.Generator, shape: Shape, dtype: torch.dtype) -> Piece:
-    """Return a piece somewhere in the tensor, in odd strides: the rate divides the length, and may exceed the heads."""
-    rate = int(source.choice([1, 1, 2, 3, 4, 8]))
-    modulus = int(source.choice([1, rate]))
-    length = rate * int(source.integers(1, 1 + max(1, shape.rows // rate)))
-    start = int(source.integers(0, 1 + shape.rows // 2))
-    segments, offsets = -(-(shape.rows - start) // length), min(modulus, shape.heads)
-    columns, count = max(1, shape.heads // modulus), length // rate
-    origin, extents = [], []
-    for whole in (shape.batch, segments, offsets, columns):
-        first = int(source.integers(0, whole))
-        origin.append(first)
-        extents.append(int(source.integers(1, whole - first + 1)))
-    size = (*extents, int(source.integers(1, count + 1)))
-    order = [int(axis) for axis in source.permutation(5)]
-
-    def made(sizes: tuple[int, ...], axes: list[int]) -> Tensor:
-        # A part of something larger, its axes in any order.
-        larger = [2 * sizes[axis] + 1 for axis in axes] + list(sizes[5:])
-        values = torch.from_numpy(source.normal(size=larger)).to(DEVICE)
-        values = values.permute(*np.argsort(axes).tolist(), *range(5, len(larger)))
-        return values[tuple(slice(1, 2 * extent, 2) for extent in sizes[:5])]
-
-    rows = made((*size, shape.dim), order).to(dtype)
-    lse = made(size, [order[place] for place in (4, 2, 0, 1, 3)]).mul(8).to(torch.float32)
-    assert rows.stride(-1) == 1 or shape.dim == 1
-    return Piece(rows, lse, length, rate, modulus, start, (origin[0], origin[1], origin[2], origin[3]))
-
-
-def places(piece: Piece, shape: Shape) -> list[tuple[tuple[int, ...], tuple[int, int, int]]]:
-    """Return where each row of the piece lies in it, and which batch, row and head it is, by the words of Piece."""
-    found = []
-    for index in np.ndindex(*piece.rows.shape[:5]):
-        b, s, o, j = (k + first for k, first in zip(index[:4], piece.origin, strict=True))
-        row, head = piece.start + s * piece.length + o + index[4] * piece.rate, o + j * piece.modulus
-        # Rows of a short last segment, and what lies beyond its own segment, are nobody's.
-        if row < shape.rows and head < shape.heads and o + index[4] * piece.rate < piece.length:
-            found.append((index, (b, row, head)))
-    return found
-
-
-def expected_sum(pieces: list[Piece], shape: Shape) -> np.ndarray:
-    total = np.zeros((shape.batch, shape.rows, shape.heads, shape.dim))
-    for piece in pieces:
-        rows = piece.rows.double().cpu().numpy()
-        for index, place in places(piece, shape):
-            total[place] += rows[index]
-    return total
-
-
-def expected_merge(pieces: list[Piece], shape: Shape) -> tuple[np.ndarray, np.ndarray]:
-    total = np.zeros((shape.batch, shape.rows, shape.heads, shape.dim))
-    weight = np.zeros(total.shape[:3])
-    for piece in pieces:
-        assert piece.lse is not None
-        rows, lse = piece.rows.double().cpu().numpy(), piece.lse.double().cpu().numpy()
-        for index, place in places(piece, shape):
-            if np.exp(lse[index]) != 0:
-                total[place] += np.exp(lse[index]) * rows[index]
-                weight[place] += np.exp(lse[index])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        out = np.where(weight[..., None] == 0, 0.0, total / weight[..., None])
-        return out, np.log(weight)
-
-
 def targets(shape: Shape, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return where to write, out in heads of a wider tensor, lse heads first, filled with what must not stay."""
     wide = torch.full((shape.batch, shape.rows, 2 * shape.heads + 1, shape.dim), 7.0, dtype=dtype, device=DEVICE)
@@ -142,7 +57,9 @@ def test_pieces_are_merged_by_their_denominators(name: str, dtype: torch.dtype) 
     source = np.random.default_rng(len(name))
     for _ in range(3):
         check_merge(
-            [random_piece(source, SHAPES[name], dtype) for _ in range(source.integers(1, 4))], SHAPES[name], dtype
+            [random_piece(source, SHAPES[name], dtype, DEVICE) for _ in range(source.integers(1, 4))],
+            SHAPES[name],
+            dtype,
         )
 
 
@@ -151,7 +68,7 @@ def test_pieces_are_merged_by_their_denominators(name: str, dtype: torch.dtype) 
 def test_pieces_are_added(name: str, dtype: torch.dtype) -> None:
     source, shape = np.random.default_rng(len(name)), SHAPES[name]
     for _ in range(3):
-        pieces = [random_piece(source, shape, dtype) for _ in range(source.integers(1, 5))]
+        pieces = [random_piece(source, shape, dtype, DEVICE) for _ in range(source.integers(1, 5))]
         total, _ = targets(shape, dtype)
         kernels().add(total, pieces)
         np.testing.assert_allclose(
@@ -185,10 +102,10 @@ def test_what_weighs_nothing_counts_nothing() -> None:
     """Also where it is not a number; with nothing else the row is 0 and its lse -inf, as where there is no piece."""
     shape = SHAPES["many programs"]
     source = np.random.default_rng(1)
-    weightless = random_piece(source, shape, torch.float32)
+    weightless = random_piece(source, shape, torch.float32, DEVICE)
     assert weightless.lse is not None
-    whole, denominators = torch.ones((1, 40, 4, 16), device=DEVICE), torch.zeros((1, 40, 4, 1), device=DEVICE)
-    other = Piece(grid(whole, 40, 1), grid(denominators, 40, 1).squeeze(-1), 40, 1, 1)
+    whole, denominators = torch.ones((1, 40, 4, 16), device=DEVICE), torch.zeros((1, 40, 4), device=DEVICE)
+    other = whole_piece(whole, denominators)
     weightless = weightless._replace(
         rows=torch.full_like(weightless.rows, float("nan")), lse=torch.full_like(weightless.lse, float("-inf"))
     )
@@ -201,7 +118,7 @@ def test_a_denominator_that_is_not_a_number_stays_one() -> None:
     whole = torch.ones((1, 4, 2, 8), device=DEVICE)
     lse = torch.zeros((1, 4, 2), device=DEVICE)
     lse[0, 1, 1] = float("nan")
-    bad = Piece(grid(whole, 4, 1), grid(lse.unsqueeze(-1), 4, 1).squeeze(-1), 4, 1, 1)
+    bad = whole_piece(whole, lse)
     good = bad._replace(lse=torch.zeros_like(bad.lse))  # type: ignore[arg-type]
     for pieces in ([bad, good], [good, bad]):
         out, total = targets(shape, torch.float32)
@@ -218,8 +135,7 @@ def test_a_tensor_may_be_a_piece_of_itself() -> None:
     out, lse = targets(shape, torch.float32)
     out.copy_(torch.from_numpy(source.normal(size=out.shape)))
     lse.copy_(torch.from_numpy(source.normal(size=lse.shape)))
-    itself = Piece(grid(out, shape.rows, 1), grid(lse.unsqueeze(-1), shape.rows, 1).squeeze(-1), shape.rows, 1, 1)
-    pieces = [itself, random_piece(source, shape, torch.float32)]
+    pieces = [whole_piece(out, lse), random_piece(source, shape, torch.float32, DEVICE)]
     right, right_lse = expected_merge(pieces, shape)
     kernels().merge(out, lse, pieces)
     np.testing.assert_allclose(out.cpu().numpy(), right, rtol=0, atol=1e-5)

@@ -29,10 +29,10 @@ class Raised:
 
 
 class World:
-    """So many processes, each a rank of one gloo group."""
+    """So many processes, each a rank of one group: of gloo, or of NCCL where each has a GPU of its own."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, device: str = "cpu") -> None:
+        self.size, self.device = size, device
         os.environ["OMP_NUM_THREADS"] = "1"
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torch", "torch.distributed", "numpy"])
@@ -41,7 +41,7 @@ class World:
         self._processes = []
         for rank in range(size):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, rank, size, self._folder.name), daemon=True)
+            process = context.Process(target=_serve, args=(theirs, rank, size, device, self._folder.name), daemon=True)
             process.start()
             theirs.close()
             self._pipes.append(ours)
@@ -78,17 +78,17 @@ class World:
         for pipe in self._pipes:
             pipe.close()
         self._folder.cleanup()
-        _worlds.pop(self.size, None)
+        _worlds.pop((self.size, self.device), None)
 
 
-_worlds: dict[int, World] = {}
+_worlds: dict[tuple[int, str], World] = {}
 
 
-def world(size: int) -> World:
+def world(size: int, device: str = "cpu") -> World:
     """Return the world of this size, started if need be."""
-    if size not in _worlds:
-        _worlds[size] = World(size)
-    return _worlds[size]
+    if (size, device) not in _worlds:
+        _worlds[size, device] = World(size, device)
+    return _worlds[size, device]
 
 
 def close_all() -> None:
@@ -97,22 +97,25 @@ def close_all() -> None:
         running.close()
 
 
-def results(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+def results(size: int, function: Callable[..., Any], *arguments: Any, device: str = "cpu") -> list[Any]:
     """Run on a world of this size and return each rank's result; fail with the trace of a rank that raised."""
-    answers = world(size).run(function, *arguments)
+    answers = world(size, device).run(function, *arguments)
     raised = [f"rank {rank}: {answer.trace}" for rank, answer in enumerate(answers) if isinstance(answer, Raised)]
     assert not raised, "\n".join(raised)
     return answers
 
 
-def _serve(pipe: Connection, rank: int, size: int, folder: str) -> None:
+def _serve(pipe: Connection, rank: int, size: int, device: str, folder: str) -> None:
     warnings.simplefilter("error")
     import torch
     import torch.distributed as dist
 
     torch.set_num_threads(1)
     store = dist.FileStore(os.path.join(folder, "store"), size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    if device == "cuda":
+        torch.cuda.set_device(rank)
+    backend = "nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     with contextlib.suppress(EOFError):
         while True:
             function, arguments = pipe.recv()

@@ -4,6 +4,7 @@
     python -m tests.mutation.run impls --every 5                # every fifth, against the gate and tests/impls
     python -m tests.mutation.run impls/plan.py impls/work.py    # these files
     python -m tests.mutation.run impls --known                  # those of the ledger: does each survive still?
+    python -m tests.mutation.run impls/fused/turns.py --only tests/impls/test_two_gpus.py   # where there are two GPUs
 
 Prints each survivor, and at the end the counts; those that the ledger does not know are marked NEW, those that it knows
 and that are noticed STALE, and both make the exit status 1. The operators are in tests/mutation/operators.py, the
@@ -103,8 +104,10 @@ def gate() -> Gate:
     return Gate()
 
 
-def noticed_by(mutant: Mutant, seconds: float) -> str:
-    """Who notices a mutant, "" if nobody does; those who are quick are asked first."""
+def noticed_by(mutant: Mutant, seconds: float, only: Sequence[str] = ()) -> str:
+    """Who notices a mutant, "" if nobody does; those who are quick are asked first, or no others than some tests."""
+    if only:
+        return noticed_by_tests_of_ranks(mutant, only, seconds)
     package = Path(mutant.file).parts[0]
     tests = TESTS[package]
     if package == "reference":
@@ -133,18 +136,19 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="begin with this one")
     parser.add_argument("--seconds", type=float, default=300.0, help="that the tests may take (default 300)")
     parser.add_argument("--known", action="store_true", help="judge only those that the ledger knows")
+    parser.add_argument("--only", nargs="+", default=(), metavar="TEST", help="judge by these tests alone")
     parser.add_argument("--all", action="store_true", help="print who noticed each of the others, too")
     options = parser.parse_args()
     os.chdir(REPOSITORY)
     known = json.loads(LEDGER.read_text()) if LEDGER.exists() else {}
-    if by := noticed_by(_unchanged(options.what[0]), options.seconds):
+    if by := noticed_by(_unchanged(options.what[0]), options.seconds, options.only):
         sys.exit(f"as things are, with nothing changed, {by} fails: no mutant can be judged")
     noticed, survived, new, stale, start = 0, 0, 0, 0, time.monotonic()
     for mutant in chosen(options.what, options.every, options.first):
         if options.known and mutant.key not in known:
             continue
         place = f"{mutant.file}:{mutant.line} {mutant.key}"
-        by = noticed_by(mutant, options.seconds)
+        by = noticed_by(mutant, options.seconds, options.only)
         if by:
             noticed += 1
             stale += mutant.key in known
