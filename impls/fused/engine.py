@@ -162,9 +162,8 @@ def _differentiate(
         parts, *sights.inputs(), outs, lses, grad_outs, strict=True
     ):
         grads = kernels.attend_backward(query, key, value, out, lse.squeeze(-1), grad_out, block.is_causal, scale)
-        key_heads = sights.key_heads if 3 in axes else None
-        for pieces, grad, heads in zip(found, grads, (None, key_heads, key_heads), strict=True):
-            pieces.append(sights.piece(part, as_grid(grad, extents_of(part, heads), axes)))
+        for pieces, grad in zip(found, grads, strict=True):
+            pieces.append(sights.piece(part, as_grid(grad, extents_of(part), axes)))
     if buffer is not None and len(parts) > 1:
         whole = [[_assembled(pieces, sights.extents)] for pieces in found[1:]]
         return found[0], whole[0], whole[1]
@@ -180,7 +179,6 @@ class _Sights:
         first, last, _ = block.segments.indices(rows // block.length)
         self._arguments = (block.length, block.rate, first, last)
         self.extents = (batch, last - first, min(block.rate, heads), max(1, heads // block.rate))
-        self.key_heads = max(1, inputs.key.shape[2] // block.rate)
 
     def of(self, tensor: Tensor) -> list[Tensor]:
         """Return what the kernels take of a tensor (batch, local_length, heads, dim)."""
@@ -215,7 +213,7 @@ def _assembled(pieces: list[Piece], extents: Extents) -> Piece:
         b, _, o, j = piece.origin
         batch, _, offsets, heads = piece.rows.shape[:4]
         whole[b : b + batch, :, o : o + offsets, j : j + heads] = piece.rows
-    return pieces[0]._replace(rows=whole, origin=(0, 0, 0, 0))
+    return pieces[0]._replace(rows=whole)
 
 
 def _whole(pieces: list[Piece]) -> tuple[Tensor, Tensor] | None:

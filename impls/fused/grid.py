@@ -102,15 +102,15 @@ def kernel_views(tensor: Tensor, view: View, arguments: tuple[int, ...], extents
 
 
 def as_grid(result: Tensor, extents: Extents, axes: Axes) -> Tensor:
-    """Return a kernel's (batch, heads, rows, dim) as a grid of these extents."""
+    """Return a kernel's (batch, heads, rows, dim) as a grid of these extents, but of as many heads as it has."""
     size, strides = _outcome(result.shape, result.stride(), extents, axes)
     return result.as_strided(size, strides, result.storage_offset())
 
 
-def extents_of(part: Part, heads: int | None = None) -> Extents:
-    """Return the extents of a part of a grid, of so many heads of an offset if these are not the queries'."""
+def extents_of(part: Part) -> Extents:
+    """Return the extents of a part of a grid."""
     b, s, o, j = (stop - start for start, stop in part)
-    return b, s, o, j if heads is None else heads
+    return b, s, o, j
 
 
 @lru_cache(maxsize=8192)

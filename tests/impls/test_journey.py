@@ -11,13 +11,14 @@ from unittest.mock import Mock, patch
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from impls.fused import engine, journey
+from impls.fused import engine, journey, symmetric
 from impls.fused.engine import Result
-from impls.fused.grid import Piece
+from impls.fused.grid import Piece, grid
 from impls.fused.journey import Journey, Task, Tensors
-from impls.fused.links import Gradients
+from impls.fused.links import Gradients, Messages
 from impls.fused.plan import Plan, Span, Transfer, plan_of
 from impls.plan import Branch, Layout
 from tests.impls.cases import Case, expected, whole
@@ -164,6 +165,18 @@ def run(case: Case, member: Member, is_zigzag: bool, in_parts: bool, moves_home:
     return rows, found | ({"grad_key": grads.key, "grad_value": grads.value} if moves_home else {})
 
 
+def combining(function: Any) -> Any:
+    """Return the function that puts pieces together, which then sees that they lie within the tensor."""
+
+    def within(*arguments: Any) -> None:
+        for piece in arguments[-1]:
+            assert min(piece.origin) >= 0
+            assert piece.start >= 0
+        function(*arguments)
+
+    return Mock(side_effect=within)
+
+
 def run_all(
     case: Case, size: int, *, is_zigzag: bool = False, in_parts: bool = True, moves_home: bool = True
 ) -> list[int]:
@@ -174,15 +187,34 @@ def run_all(
         patch("impls.fused.journey.dist.get_world_size", lambda member: member.size),
         patch("impls.fused.journey._link", lambda span, like, parts, widths, of: of.link(span, like, parts, widths)),
         patch("impls.fused.plan.least_elements", 0),
+        patch.object(engine, "merge", combining(engine.merge)) as merged,
+        patch.object(engine, "add", combining(engine.add)) as added,
+        patch.object(journey, "add", combining(journey.add)),
         ThreadPoolExecutor(size) as pool,
     ):
         answers = list(pool.map(lambda member: run(case, member, is_zigzag, in_parts, moves_home), members))
+    assert_few_sums(case, size, is_zigzag, members[0].links, merged.call_count, added.call_count)
     right = expected(case)
     for rows, found in answers:
         for name, mine in found.items():
             due = right[name][:, :, rows] if name == "lse" else right[name][:, rows]
             np.testing.assert_allclose(mine.numpy(), due, rtol=0, atol=1e-12, err_msg=f"{name} of {case}, rows {rows}")
     return [link.parts for member in members for link in member.links]
+
+
+def assert_few_sums(
+    case: Case, size: int, is_zigzag: bool, links: list[MercilessLink], merged: int, added: int
+) -> None:
+    """Assert that pieces are put together once in each part, and before where there are several and local ones.
+
+    A result that is whole already, that of a branch inside the shard whose rows all are selected, is not touched.
+    """
+    parts = links[0].parts if links else 1
+    local = [branch for branch in case.branches if case.length // size % branch[0] == 0 and not is_zigzag]
+    passes = parts + (parts > 1 and bool(local))
+    is_whole = not links and len(local) == 1 and local[0][1] == 1
+    assert merged == (0 if is_whole else passes * size)
+    assert added == 3 * passes * size
 
 
 MORE = {
@@ -305,3 +337,42 @@ def test_gradients_that_no_other_block_has_are_not_added_up() -> None:
         for (_, pieces), _ in added.call_args_list:
             assert all(isinstance(piece, Piece) for piece in pieces)
             assert len(pieces) == 1
+
+
+def test_rows_that_follow_one_another_are_packed_by_one_sum() -> None:
+    """Which a kernel of its own may do; others are copied."""
+    for rows, rate, of_sums in ((8, 1, 1), (8, 2, 0), (4, 1, 0)):
+        source = grid(torch.arange(1.0 * 8 * 2 * 3).view(1, 8, 2, 3), rows, rate)
+        target = torch.zeros(source.shape[:1] + source.shape[1:])
+        with patch.object(journey, "add", Mock(wraps=journey.add)) as added:
+            journey._copy_grid(target, source)
+        assert added.call_count == of_sums
+        assert torch.equal(target, source)
+
+
+def test_the_link_of_a_call_on_gpus_is_shared_memory_where_it_is_wanted_and_had() -> None:
+    span, like = Mock(rows=4, wants=(), gives=()), Mock(is_cuda=True, dtype=torch.bfloat16)
+    had = Mock(world_size=2, rank=0)
+    for is_wanted, place, is_shared in ((symmetric.is_wanted, had, True), (True, None, False), (False, had, False)):
+        with (
+            patch.object(symmetric, "is_wanted", is_wanted),
+            patch.object(symmetric, "workspace", return_value=place) as workspace,
+            patch.object(journey, "Messages") as messages,
+            patch.object(dist, "get_world_size", return_value=2),
+        ):
+            link = journey._link(span, like, 3, (8, 8), None)
+        assert isinstance(link, symmetric.SharedMemory) == is_shared
+        if is_wanted:
+            needed = symmetric.SharedMemory.bytes_needed(span, 3, (8, 8), torch.bfloat16, 2)
+            workspace.assert_called_once_with(needed, None, like.device)
+        else:
+            workspace.assert_not_called()
+        if not is_shared:
+            messages.assert_called_once_with(span, like, 3, (8, 8), None)
+            assert link is messages.return_value
+
+
+def test_the_link_of_a_call_on_the_cpu_is_messages() -> None:
+    with patch.object(symmetric, "workspace", None):
+        span = Mock(rows=4)
+        assert isinstance(journey._link(span, torch.empty(1), 1, (8, 8), None), Messages)

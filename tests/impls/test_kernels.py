@@ -45,14 +45,28 @@ def test_graphs_are_told_apart_by_how_out_and_the_upstream_gradient_lie() -> Non
         assert keys == 16
 
 
+@pytest.mark.parametrize("number", [-(2**63), -1, 0, 1, 2**62, 2**63 - 1])
+def test_whatever_stands_for_an_arrangement_fits_64_bits_and_is_nobodys_length(number: int) -> None:
+    with patch.object(kernels, "hash", lambda _: number, create=True):
+        assert -(1 << 63) <= kernels._arrangement(torch.zeros(1)) < 0
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({}, None),
         ({"dtype": torch.float32}, "no fused kernel for torch.float32"),
+        ({"device": torch.device("cpu")}, "no fused kernel for cpu"),
         ({"head_dim": 136}, "not head_dim 136"),
+        ({"head_dim": 0}, "not head_dim 0"),
+        ({"head_dim": 128}, None),
         ({"value_dim": 12}, "value_dim 12"),
+        ({"value_dim": 136}, "value_dim 136"),
+        ({"value_dim": 0}, "value_dim 0"),
+        ({"value_dim": 128}, None),
         ({"capability": (7, 5)}, "compute capability 8.0"),
+        ({"capability": (8, 0)}, None),
+        ({"has_cudnn": False}, "cuDNN's attention needs"),
         ({"avoids": "1"}, "TORCH_CUDNN_SDPA_AVOID_RECOMPILE is set"),
         ({"avoids": "0"}, None),
     ],
@@ -60,13 +74,17 @@ def test_graphs_are_told_apart_by_how_out_and_the_upstream_gradient_lie() -> Non
 def test_what_fused_kernels_do_not_take(
     changes: dict[str, Any], words: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = {"dtype": torch.bfloat16, "head_dim": 64, "value_dim": 64, "capability": (9, 0), "avoids": ""} | changes
+    asked: dict[str, Any] = {
+        "device": torch.device("cuda", 0),
+        "dtype": torch.bfloat16,
+        "head_dim": 64,
+        "value_dim": 64,
+    }
+    asked |= {"capability": (9, 0), "has_cudnn": True, "avoids": ""} | changes
     monkeypatch.setenv("TORCH_CUDNN_SDPA_AVOID_RECOMPILE", asked["avoids"])
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: asked["capability"])
-    monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
-    objection = kernels.objection.__wrapped__(
-        torch.device("cuda", 0), asked["dtype"], asked["head_dim"], asked["value_dim"]
-    )
+    monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: asked["has_cudnn"])
+    objection = kernels.objection.__wrapped__(*(asked[name] for name in ("device", "dtype", "head_dim", "value_dim")))
     assert (objection is None) == (words is None)
     assert words is None or words in objection
 
@@ -85,7 +103,10 @@ def test_what_cudnn_is_given_and_what_is_taken_from_it() -> None:
         # bias, whether lse is wanted, dropout, whether causal, whether a mask for debugging is wanted
         assert call.args[3:] == (None, True, 0.0, True, False)
         assert call.kwargs == {"scale": 0.5}
-        with patch.object(kernels, "_CUDNN_BACKWARD", Mock(return_value=(query, key, value))) as backward:
+        with (
+            patch.object(kernels, "_CUDNN_BACKWARD", Mock(return_value=(query, key, value))) as backward,
+            torch.device("meta"),  # a caller's default device is not that of the tensors
+        ):
             assert kernels.attend_backward(query, key, value, out, denominators, out, True, 0.5) == (query, key, value)
         (call,) = backward.call_args_list
         assert call.args[5].shape == lse.shape
@@ -93,7 +114,7 @@ def test_what_cudnn_is_given_and_what_is_taken_from_it() -> None:
         grad_out, *inputs, result = (id(each) for each in call.args[:5])
         assert (grad_out, inputs, result) == (id(out), [id(query), id(key), id(value)], id(out))
         for seed in call.args[6:8]:
-            assert (seed.shape, seed.dtype) == ((0,), torch.int64)
+            assert (seed.shape, seed.dtype, seed.device) == ((0,), torch.int64, query.device)
         assert call.args[8:11] == (None, None, None)
         assert call.args[12:] == (16, 0.0, True)
         assert call.kwargs == {"scale": 0.5}

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock, call, patch
-from weakref import ref
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from impls.fused import journey, symmetric
+from impls.fused import symmetric
 from impls.fused.links import Messages
 from tests.impls.cases import IMPLEMENTATIONS, Case, assert_close
 from tests.impls.test_fused import CASES, run_fused
@@ -122,27 +121,6 @@ def test_nothing_is_read_before_it_has_arrived(name: str) -> None:
     assert_close(results(2, run_late, "robust", CASES[name]), CASES[name])
 
 
-def test_who_packs_next_waits_for_all_who_fetch_and_for_who_reads_here() -> None:
-    """Also where that pass runs on another stream: this one waits for events, not for the order of a stream."""
-    place = Mock(world_size=2, rank=0, fetched=Mock(), read=Mock())
-    span = Mock(rows=4, wants=(), gives=())
-    symmetric.SharedMemory(place, span, torch.bfloat16, 2, (8, 8))
-    place.fetched.wait.assert_called_once_with()
-    place.read.wait.assert_called_once_with()
-
-
-def test_the_end_of_reading_is_noted() -> None:
-    """Once, after all parts: these run on two streams, so that no one part's end is the pass's."""
-    place = Mock(world_size=2, rank=0, fetched=None, read=None)
-    with patch.object(symmetric, "_event", Mock(side_effect=["released", "consumed", "ended"])):
-        link = symmetric.SharedMemory(place, Mock(rows=4, wants=(), gives=()), torch.bfloat16, 2, (8, 8))
-        link.released(1)
-        link.consumed(1)
-        assert place.read is None
-        link.ended()
-        assert place.read == "ended"
-
-
 def on_cpu(*changes: Any) -> ExitStack:
     """Let a workspace be asked for where there is no GPU: verdicts travel by gloo."""
     gather = symmetric.gather_bytes
@@ -223,155 +201,3 @@ def run_sharing(rank: int, change: str) -> bool:
 @pytest.mark.parametrize("change", ["nothing", "host", "boot", "name"])
 def test_memory_is_shared_on_one_host_by_the_first_group_of_a_name(change: str) -> None:
     assert results(2, run_sharing, change) == [change == "nothing"] * 2
-
-
-class Asked:
-    """What a workspace is asked for, step by step, where no rank of the group has said that it shares any memory."""
-
-    def __init__(self, can_share: bool = True, makes: bool = True) -> None:
-        self.steps: list[Any] = []
-        self.kept: dict[Any, Any] = {}
-        self.old: Any = lambda: None
-        self._can_share, self._makes = can_share, makes
-
-    def can_share(self, *_: Any) -> bool:
-        self.steps.append("ask")
-        return self._can_share
-
-    def make(self, size: int, group: Any, device: torch.device) -> Any:
-        assert group not in self.kept
-        assert self.old() is None, "the old memory is there still"
-        self.steps.append(size)
-        made = Mock(size=size) if self._makes else None
-        self.old = ref(made) if made else self.old
-        return made
-
-    def workspace(self, size: int, is_wanted: bool = True) -> Any:
-        with ExitStack() as stack:
-            for name, stand_in in (
-                ("_can_share", self.can_share),
-                ("_make", self.make),
-                ("_workspaces", self.kept),
-                ("is_wanted", is_wanted),
-                ("gather_bytes", lambda *_: self.steps.append("gather")),
-            ):
-                stack.enter_context(patch.object(symmetric, name, stand_in))
-            stack.enter_context(patch("torch.cuda.synchronize", lambda _: self.steps.append("synchronize")))
-            return symmetric.workspace(size, "group", torch.device("cuda"))  # type: ignore[arg-type]
-
-
-def test_a_workspace_is_kept_while_it_is_large_enough() -> None:
-    """What replaces it is made when all ranks have done with it, and it is gone."""
-    asked = Asked()
-    first = asked.workspace(1)
-    assert asked.steps == ["ask", "synchronize", "gather", 2 << 20]
-    for size in (1, 2 << 20):
-        assert asked.workspace(size) is first
-    assert asked.steps[4:] == []
-    del first
-    assert asked.workspace((2 << 20) + 1).size == 4 << 20
-    assert asked.steps[4:] == ["synchronize", "gather", 4 << 20]
-    with patch.object(symmetric, "_workspaces", asked.kept | {"another group": None}):
-        assert symmetric.held_bytes() == 4 << 20
-
-
-@pytest.mark.parametrize(
-    ("where", "is_wanted", "steps"),
-    [
-        ({"can_share": False}, True, ["ask"]),
-        ({}, False, []),
-        ({"makes": False}, True, ["ask", "synchronize", "gather", 2 << 20]),
-    ],
-)
-def test_ranks_without_memory_are_asked_once(where: dict[str, bool], is_wanted: bool, steps: list[Any]) -> None:
-    asked = Asked(**where)
-    for _ in range(2):
-        assert asked.workspace(1, is_wanted) is None
-    assert asked.workspace(3 << 20, True) is None
-    assert asked.steps == steps
-
-
-def made_workspace() -> symmetric.Workspace:
-    """Return a workspace of a rank without GPU, its handle a stand-in."""
-    with (
-        patch("torch.distributed._symmetric_memory.rendezvous", lambda *_: Mock()),
-        patch("torch.cuda.Stream") as stream,
-        patch.object(dist, "get_rank", return_value=1),
-        patch.object(dist, "get_world_size", return_value=3),
-    ):
-        place = symmetric.Workspace(torch.empty(100, dtype=torch.uint8), "group")  # type: ignore[arg-type]
-    # Copies go ahead of kernels, which would keep them waiting else.
-    assert stream.call_args_list == [call(torch.device("cpu"), priority=-1)] * 2
-    return place
-
-
-def test_places_in_shared_memory_are_made_once_and_not_kept_for_ever() -> None:
-    place = made_workspace()
-    assert (place.size, place.rank, place.world_size, len(place.local)) == (100, 1, 3, 100)
-    assert place.fetched is place.read is None
-    place.handle.get_buffer = Mock(side_effect=lambda *given: (given, torch.is_inference_mode_enabled()))
-    with patch.object(symmetric, "_KEPT_PLACES", 3), torch.inference_mode():
-        for count in (1, 2, 3, 4, 5, 6, 7):
-            made = place.of(2, 16, (count, 4), torch.bfloat16)
-            assert made == ((2, (count, 4), torch.bfloat16, 8), False)
-            assert place.of(2, 16, (count, 4), torch.bfloat16) is made
-            assert len(place._places) <= 3
-        assert place.handle.get_buffer.call_count == 7
-        assert len(place._places) == 1
-
-
-@pytest.mark.parametrize("parts", [1, 2, 5])
-@pytest.mark.parametrize("size", [2, 3, 4])
-def test_a_workspace_holds_what_travels_and_no_byte_more(size: int, parts: int) -> None:
-    """What a rank packs, and what the others leave there of two parts; none overlap, all are used."""
-    widths, rows = (3, 5), 7
-    used: dict[int, set[int]] = {rank: set() for rank in range(size)}
-    for rank in range(size):
-        place = Mock(rank=rank, world_size=size, fetched=None, read=None)
-
-        def of(peer: int, start: int, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[int, set[int]]:
-            return peer, set(range(start, start + int(np.prod(shape)) * dtype.itemsize))
-
-        place.of = of
-        link = symmetric.SharedMemory(place, Mock(rows=rows, wants=(), gives=()), torch.bfloat16, parts, widths)
-        owner, packed = link.packed  # type: ignore[misc]
-        taken = [packed]
-        assert owner == rank
-        for part in range(min(2, parts)):
-            for other in range(size):
-                for owner, inbox in link._inboxes(rank, part, other) if other != rank else ():  # type: ignore[misc]
-                    assert owner == rank
-                    taken.append(inbox)
-            # The part after the next takes the same place.
-            assert link._inboxes(rank, part, 1 - min(rank, 1)) == link._inboxes(rank, part + 2, 1 - min(rank, 1))
-        assert sum(map(len, taken)) == len(set().union(*taken))
-        used[rank] = set().union(*taken)
-    needed = symmetric.SharedMemory.bytes_needed(Mock(rows=rows), parts, widths, torch.bfloat16, size)
-    assert all(bytes_ == set(range(needed)) for bytes_ in used.values())
-
-
-def test_the_link_of_a_call_on_gpus_is_shared_memory_where_it_is_wanted_and_had() -> None:
-    span, like = Mock(rows=4, wants=(), gives=()), Mock(is_cuda=True, dtype=torch.bfloat16)
-    for is_wanted, place in ((True, Mock(world_size=2, rank=0)), (True, None), (False, Mock())):
-        with (
-            patch.object(symmetric, "is_wanted", is_wanted),
-            patch.object(symmetric, "workspace", return_value=place) as workspace,
-            patch.object(journey, "Messages") as messages,
-            patch.object(dist, "get_world_size", return_value=2),
-        ):
-            link = journey._link(span, like, 3, (8, 8), None)
-        assert isinstance(link, symmetric.SharedMemory) == (is_wanted and place is not None)
-        if is_wanted:
-            needed = symmetric.SharedMemory.bytes_needed(span, 3, (8, 8), torch.bfloat16, 2)
-            workspace.assert_called_once_with(needed, None, like.device)
-        else:
-            workspace.assert_not_called()
-        if not isinstance(link, symmetric.SharedMemory):
-            messages.assert_called_once_with(span, like, 3, (8, 8), None)
-            assert link is messages.return_value
-
-
-def test_the_link_of_a_call_on_the_cpu_is_messages() -> None:
-    with patch.object(symmetric, "workspace", None):
-        span = Mock(rows=4)
-        assert isinstance(journey._link(span, torch.empty(1), 1, (8, 8), None), Messages)

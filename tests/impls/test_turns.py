@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from impls.fused.links import Messages
-from impls.fused.turns import Turns
 from tests.impls.cases import Case
 from tests.impls.test_fused import CASES, run_fused
 from tests.impls.worlds import results, world
@@ -82,10 +81,3 @@ def test_a_pass_that_fails_joins_its_streams_all_the_same() -> None:
     for log in logs:
         assert [asked for asked, _, _ in log[-3:]] == ["join", "ended", "raised"]
         assert log[-1][2] is None
-
-
-def test_on_a_cpu_there_are_no_streams() -> None:
-    turns = Turns(torch.device("cpu"), 4)
-    with turns.of(1):
-        pass
-    turns.join()

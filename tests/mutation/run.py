@@ -64,6 +64,11 @@ TESTS = {
             "composition",
         )
     ],
+    # All that come to these files on a CPU; the others get no further than `kernels.objection`.
+    "impls/fused": [
+        f"tests/impls/test_{name}.py"
+        for name in ("fused", "links", "turns", "path", "triton_kernels", "upstream", "agreement", "kernels", "task")
+    ],
 }
 
 #: Tests that a mutant of a file meets before all others.
@@ -83,9 +88,31 @@ FIRST = {
         "work": "against_the_oracle",
         "zigzag": "fused",
         "fused/links": "links",
-        "fused/triton_kernels": "triton_kernels",
+        "fused/symmetric": "links",
+        "fused/turns": "turns",
     }.items()
 }
+
+#: Tests of a file's parts that start no ranks: a mutant meets them first, in a fork of this process.
+OF_PARTS = {
+    f"impls/fused/{file}.py": [f"tests/impls/test_{test}.py" for test in tests]
+    for file, tests in {
+        "__init__": ("task",),
+        "combine": ("combine", "journey"),
+        "engine": ("journey",),
+        "grid": ("grid", "journey"),
+        "journey": ("journey",),
+        "kernels": ("kernels", "journey"),
+        "links": ("messages",),
+        "plan": ("fused_plan", "task"),
+        "symmetric": ("symmetric",),
+        "triton_kernels": ("triton_kernels",),
+        "turns": ("streams",),
+    }.items()
+}
+
+#: Files to which no call comes that the gate makes on a CPU.
+OUT_OF_REACH = ("impls/fused/symmetric.py", "impls/fused/triton_kernels.py")
 
 
 def chosen(what: Sequence[str], every: int, first: int) -> Iterator[Mutant]:
@@ -108,13 +135,15 @@ def noticed_by(mutant: Mutant, seconds: float, only: Sequence[str] = ()) -> str:
     """Who notices a mutant, "" if nobody does; those who are quick are asked first, or no others than some tests."""
     if only:
         return noticed_by_tests_of_ranks(mutant, only, seconds)
-    package = Path(mutant.file).parts[0]
-    tests = TESTS[package]
-    if package == "reference":
-        return "" if survives_tests(mutant, tests, seconds) else "its tests"
-    is_fused = mutant.file.startswith("impls/fused/")
-    first = FIRST.get(mutant.file, "tests/impls/test_fused.py" if is_fused else None)
-    ordered = sorted(tests, key=lambda test: test != first)
+    folder = Path(mutant.file).parent.as_posix()
+    if folder == "reference":
+        return "" if survives_tests(mutant, TESTS[folder], seconds) else "its tests"
+    if (of_parts := OF_PARTS.get(mutant.file)) and not survives_tests(mutant, of_parts, seconds):
+        return "tests of its parts"
+    first = FIRST.get(mutant.file, "tests/impls/test_fused.py" if folder == "impls/fused" else None)
+    ordered = sorted(TESTS[folder], key=lambda test: test != first)
+    if mutant.file in OUT_OF_REACH:
+        return noticed_by_tests_of_ranks(mutant, ordered, seconds)
     return (
         gate().noticed_by(mutant, FAST)
         or noticed_by_tests_of_ranks(mutant, ordered, seconds)

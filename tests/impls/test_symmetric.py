@@ -1,0 +1,325 @@
+"""Memory that GPUs share, without one: when it is asked for, what lies where in it, and which stream waits for what."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import Mock, call, patch
+from weakref import ref
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from impls.fused import symmetric
+from impls.fused.plan import Transfer
+
+
+def test_who_packs_next_waits_for_all_who_fetch_and_for_who_reads_here() -> None:
+    """Also where that pass runs on another stream: this one waits for events, not for the order of a stream."""
+    place = Mock(world_size=2, rank=0, fetched=Mock(), read=Mock())
+    span = Mock(rows=4, wants=(), gives=())
+    symmetric.SharedMemory(place, span, torch.bfloat16, 2, (8, 8))
+    place.fetched.wait.assert_called_once_with()
+    place.read.wait.assert_called_once_with()
+
+
+def test_the_end_of_reading_is_noted() -> None:
+    """Once, after all parts: these run on two streams, so that no one part's end is the pass's."""
+    place = Mock(world_size=2, rank=0, fetched=None, read=None)
+    with patch.object(symmetric, "_event", Mock(side_effect=["released", "consumed", "ended"])):
+        link = symmetric.SharedMemory(place, Mock(rows=4, wants=(), gives=()), torch.bfloat16, 2, (8, 8))
+        link.released(1)
+        link.consumed(1)
+        assert place.read is None
+        link.ended()
+        assert place.read == "ended"
+
+
+class Asked:
+    """What a workspace is asked for, step by step, where no rank of the group has said that it shares any memory."""
+
+    def __init__(self, can_share: bool = True, makes: bool = True) -> None:
+        self.steps: list[Any] = []
+        self.kept: dict[Any, Any] = {}
+        self.old: Any = lambda: None
+        self._can_share, self._makes = can_share, makes
+
+    def can_share(self, *_: Any) -> bool:
+        self.steps.append("ask")
+        return self._can_share
+
+    def make(self, size: int, group: Any, device: torch.device) -> Any:
+        assert group not in self.kept
+        assert self.old() is None, "the old memory is there still"
+        self.steps.append(size)
+        made = Mock(size=size) if self._makes else None
+        self.old = ref(made) if made else self.old
+        return made
+
+    def workspace(self, size: int, is_wanted: bool = True) -> Any:
+        with ExitStack() as stack:
+            for name, stand_in in (
+                ("_can_share", self.can_share),
+                ("_make", self.make),
+                ("_workspaces", self.kept),
+                ("is_wanted", is_wanted),
+                ("gather_bytes", lambda *_: self.steps.append("gather")),
+            ):
+                stack.enter_context(patch.object(symmetric, name, stand_in))
+            stack.enter_context(patch("torch.cuda.synchronize", lambda _: self.steps.append("synchronize")))
+            return symmetric.workspace(size, "group", torch.device("cuda"))  # type: ignore[arg-type]
+
+
+def test_a_workspace_is_kept_while_it_is_large_enough() -> None:
+    """What replaces it is made when all ranks have done with it, and it is gone."""
+    asked = Asked()
+    first = asked.workspace(1)
+    assert asked.steps == ["ask", "synchronize", "gather", 2 << 20]
+    for size in (1, 2 << 20):
+        assert asked.workspace(size) is first
+    assert asked.steps[4:] == []
+    del first
+    assert asked.workspace((2 << 20) + 1).size == 4 << 20
+    assert asked.steps[4:] == ["synchronize", "gather", 4 << 20]
+    with patch.object(symmetric, "_workspaces", asked.kept | {"another group": None}):
+        assert symmetric.held_bytes() == 4 << 20
+
+
+@pytest.mark.parametrize(
+    ("where", "is_wanted", "steps"),
+    [
+        ({"can_share": False}, True, ["ask"]),
+        ({}, False, []),
+        ({"makes": False}, True, ["ask", "synchronize", "gather", 2 << 20]),
+    ],
+)
+def test_ranks_without_memory_are_asked_once(where: dict[str, bool], is_wanted: bool, steps: list[Any]) -> None:
+    asked = Asked(**where)
+    for _ in range(2):
+        assert asked.workspace(1, is_wanted) is None
+    assert asked.workspace(3 << 20, True) is None
+    assert asked.steps == steps
+
+
+def made_workspace() -> symmetric.Workspace:
+    """Return a workspace of a rank without GPU, its handle a stand-in."""
+    with (
+        patch("torch.distributed._symmetric_memory.rendezvous", lambda *_: Mock()),
+        patch("torch.cuda.Stream") as stream,
+        patch.object(dist, "get_rank", return_value=1),
+        patch.object(dist, "get_world_size", return_value=3),
+    ):
+        place = symmetric.Workspace(torch.empty(100, dtype=torch.uint8), "group")  # type: ignore[arg-type]
+    # Copies go ahead of kernels, which would keep them waiting else.
+    assert stream.call_args_list == [call(torch.device("cpu"), priority=-1)] * 2
+    return place
+
+
+def test_places_in_shared_memory_are_made_once_and_not_kept_for_ever() -> None:
+    place = made_workspace()
+    assert (place.size, place.rank, place.world_size, len(place.local)) == (100, 1, 3, 100)
+    assert place.fetched is place.read is None
+    place.handle.get_buffer = Mock(side_effect=lambda *given: (given, torch.is_inference_mode_enabled()))
+    with patch.object(symmetric, "_KEPT_PLACES", 3), torch.inference_mode():
+        for count in (1, 2, 3, 4, 5, 6, 7):
+            made = place.of(2, 16, (count, 4), torch.bfloat16)
+            assert made == ((2, (count, 4), torch.bfloat16, 8), False)
+            assert place.of(2, 16, (count, 4), torch.bfloat16) is made
+            assert len(place._places) <= 3
+        assert place.handle.get_buffer.call_count == 7
+        assert len(place._places) == 1
+
+
+@pytest.mark.parametrize("parts", [1, 2, 5])
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_a_workspace_holds_what_travels_and_no_byte_more(size: int, parts: int) -> None:
+    """What a rank packs, and what the others leave there of two parts; none overlap, all are used."""
+    widths, rows = (3, 5), 7
+    used: dict[int, set[int]] = {rank: set() for rank in range(size)}
+    for rank in range(size):
+        place = Mock(rank=rank, world_size=size, fetched=None, read=None)
+
+        def of(peer: int, start: int, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[int, set[int]]:
+            return peer, set(range(start, start + int(np.prod(shape)) * dtype.itemsize))
+
+        place.of = of
+        link = symmetric.SharedMemory(place, Mock(rows=rows, wants=(), gives=()), torch.bfloat16, parts, widths)
+        owner, packed = link.packed  # type: ignore[misc]
+        taken = [packed]
+        assert owner == rank
+        for part in range(min(2, parts)):
+            for other in range(size):
+                for owner, inbox in link._inboxes(rank, part, other) if other != rank else ():  # type: ignore[misc]
+                    assert owner == rank
+                    taken.append(inbox)
+            # The part after the next takes the same place.
+            assert link._inboxes(rank, part, 1 - min(rank, 1)) == link._inboxes(rank, part + 2, 1 - min(rank, 1))
+        assert sum(map(len, taken)) == len(set().union(*taken))
+        used[rank] = set().union(*taken)
+    needed = symmetric.SharedMemory.bytes_needed(Mock(rows=rows), parts, widths, torch.bfloat16, size)
+    assert all(bytes_ == set(range(needed)) for bytes_ in used.values())
+
+
+class Recorded:
+    """Streams and events that do nothing but say on which stream what happened, in order."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, ...]] = []
+        self.current = "caller"
+        self._events = 0
+
+    @contextmanager
+    def stream(self, stream: Any) -> Iterator[None]:
+        before, self.current = self.current, stream.name
+        try:
+            yield
+        finally:
+            self.current = before
+
+    def event(self) -> Any:
+        self._events += 1
+        name = f"event {self._events}"
+        self.log.append(("record", self.current, name))
+        event = Mock()
+        event.wait = lambda: self.log.append(("wait", self.current, name))
+        event.name = name
+        return event
+
+    def made_stream(self, name: str) -> Any:
+        stream = Mock()
+        stream.name = name
+        stream.wait_stream = lambda other: self.log.append(("wait", name, other))
+        return stream
+
+    def barrier(self, channel: int) -> None:
+        self.log.append(("barrier", self.current, {0: "published", 1: "home"}[channel]))
+
+
+class Copied(torch.Tensor):
+    """A tensor that has it noted when it is copied to."""
+
+    recorded: Recorded
+
+    def copy_(self, source: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+        self.recorded.log.append(("copy", self.recorded.current))
+        return super().copy_(source)
+
+
+def place_of(recorded: Recorded, rank: int, memory: dict[int, Tensor]) -> Any:
+    Copied.recorded = recorded
+    place = Mock(rank=rank, world_size=2, fetched=recorded.event(), read=recorded.event())
+    place.fetching, place.homing = recorded.made_stream("fetching"), recorded.made_stream("homing")
+    place.handle.barrier = recorded.barrier
+
+    def of(peer: int, start: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        assert start % dtype.itemsize == 0
+        begin, count = start // dtype.itemsize, int(np.prod(shape))
+        return memory[peer][begin : begin + count].view(shape).as_subclass(Copied)
+
+    place.of = of
+    return place
+
+
+def test_which_stream_waits_for_what() -> None:
+    """Three parts of a forward and a backward pass of rank 1 of two, whose memory all is this process's."""
+    recorded, parts, rows, widths = Recorded(), 3, 4, (3, 5)
+    elements = symmetric.SharedMemory.bytes_needed(Mock(rows=rows), parts, widths, torch.float32, 2) // 4
+    memory = {rank: torch.arange(float(elements)) * (rank + 1) for rank in (0, 1)}
+    packed = memory[0][: parts * rows * 8].view(parts, rows, 8).clone()
+    place = place_of(recorded, 1, memory)
+    wants = (Transfer(0, 0, 2, 3), Transfer(0, 2, 4, 0))
+    span = Mock(rows=rows, wants=wants, gives=(Transfer(0, 1, 4, 0),))
+    done: dict[str, list[Any]] = {}
+
+    with (
+        patch.object(symmetric, "_event", recorded.event),
+        patch("torch.cuda.current_stream", lambda: recorded.current),
+        patch("torch.cuda.stream", recorded.stream),
+    ):
+
+        def take(what: str, function: Any, *arguments: Any) -> Any:
+            recorded.log.clear()
+            result = function(*arguments)
+            done[what] = list(recorded.log)
+            return result
+
+        link = take("begin", symmetric.SharedMemory, place, span, torch.float32, parts, widths)
+        take("publish", link.publish)
+        for part in range(parts):
+            buffer = torch.zeros(5, 8).as_subclass(Copied)
+            take(f"fetch {part}", link.fetch, part, buffer)
+            assert torch.equal(buffer[3:5], packed[part, :2])
+            assert torch.equal(buffer[:2], packed[part, 2:])
+            assert not buffer[2].any()
+            take(f"arrived {part}", link.arrived, part)
+            take(f"released {part}", link.released, part)
+        for part in range(parts):
+            grads = [torch.full((2, width), 100.0 * part + width) for width in widths]
+            take(f"send {part}", link.send_home, part, [(wants[0], *grads)])
+            keys, values = link._inboxes(0, part, 1)
+            assert all(torch.equal(inbox[:2], grad) for inbox, grad in zip((keys, values), grads, strict=True))
+            for inbox in link._inboxes(1, part, 0):
+                inbox.fill_(-part - 1.0)
+            ((start, stop, *came),) = take(f"home {part}", link.home, part)
+            assert (start, stop) == (1, 4)
+            assert [tuple(rows_of.shape) for rows_of in came] == [(3, 3), (3, 5)]
+            assert all((rows_of == -part - 1.0).all() for rows_of in came)
+            take(f"consumed {part}", link.consumed, part)
+        take("end", link.ended)
+
+    def named(what: str) -> str:
+        """Return the event that this step left."""
+        ((_, _, name),) = [entry for entry in done[what] if entry[0] == "record"][-1:]
+        return name
+
+    assert done["begin"] == [("wait", "caller", "event 1"), ("wait", "caller", "event 2")]
+    assert done["publish"] == [("wait", "fetching", "caller"), ("barrier", "fetching", "published")]
+    copies = [("copy", "fetching")] * 2
+    for part in range(parts):
+        arrival = done[f"fetch {part}"][-1 if part < parts - 1 else -3]
+        assert arrival[:2] == ("record", "fetching")
+        assert done[f"arrived {part}"] == [("wait", "caller", arrival[2])]
+        assert done[f"released {part}"] == [("record", "caller", named(f"released {part}"))]
+        waits = [("wait", "fetching", named(f"released {part - 2}"))] if part >= 2 else []
+        last = [("barrier", "fetching", "published"), ("record", "fetching", place.fetched.name)]
+        assert done[f"fetch {part}"] == [*waits, *copies, arrival, *(last if part == parts - 1 else [])]
+        before = [("wait", "homing", named(f"consumed {part - 1}"))] if part else []
+        homecoming = named(f"send {part}")
+        assert done[f"send {part}"] == [
+            ("wait", "homing", "caller"),
+            *[("copy", "homing")] * 2,
+            *before,
+            ("barrier", "homing", "home"),
+            ("record", "homing", homecoming),
+        ]
+        assert done[f"home {part}"] == [("wait", "caller", homecoming)]
+        assert done[f"consumed {part}"] == [("record", "caller", named(f"consumed {part}"))]
+    assert done["end"] == [("record", "caller", place.read.name)]
+    assert not any((link._arrivals, link._homecomings, link._leaving))
+
+
+def test_gradients_that_leave_are_kept_until_they_are_home() -> None:
+    recorded = Recorded()
+    memory = {rank: torch.zeros(1000) for rank in (0, 1)}
+    span = Mock(rows=4, wants=(Transfer(0, 0, 4, 0),), gives=())
+    with (
+        patch.object(symmetric, "_event", recorded.event),
+        patch("torch.cuda.current_stream", lambda: recorded.current),
+        patch("torch.cuda.stream", recorded.stream),
+    ):
+        link = symmetric.SharedMemory(place_of(recorded, 1, memory), span, torch.float32, 1, (3, 5))
+        grads = [torch.zeros(4, 3), torch.zeros(4, 5)]
+        left = [ref(grad) for grad in grads]
+        link.send_home(0, [(span.wants[0], *grads)])
+        del grads
+        assert all(grad() is not None for grad in left)
+        assert link.home(0) == []
+        assert all(grad() is None for grad in left)
+
+
+def test_an_event_is_there_once_it_is_recorded() -> None:
+    with patch("torch.cuda.Event") as made:
+        assert symmetric._event() is made.return_value
+    made.return_value.record.assert_called_once_with()
