@@ -26,6 +26,8 @@ SHAPES = {
     "a single element": Shape(1, 1, 1, 1),
     "many programs": Shape(1, 40, 4, 16),
     "one head": Shape(2, 33, 1, 5),
+    "a program for each of many batches": Shape(10, 4, 8, 2),
+    "programs of eight rows each": Shape(1, 48, 4, 2),
 }
 
 

@@ -3,7 +3,7 @@
 import importlib.util
 import os
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -69,6 +69,7 @@ def test_pieces_are_added(name: str, dtype: torch.dtype) -> None:
     source, shape = np.random.default_rng(len(name)), SHAPES[name]
     for _ in range(3):
         pieces = [random_piece(source, shape, dtype, DEVICE) for _ in range(source.integers(1, 5))]
+        pieces[0] = pieces[0]._replace(lse=None)
         total, _ = targets(shape, dtype)
         kernels().add(total, pieces)
         np.testing.assert_allclose(
@@ -142,11 +143,105 @@ def test_a_tensor_may_be_a_piece_of_itself() -> None:
     np.testing.assert_allclose(lse.cpu().numpy(), right_lse, rtol=0, atol=1e-5)
 
 
-def test_no_rows_and_no_pieces() -> None:
-    kernels().add(torch.empty((1, 0, 2, 8), device=DEVICE), [])
+def test_no_elements_and_no_pieces() -> None:
+    for shape in ((1, 0, 2, 8), (0, 4, 2, 8), (1, 4, 2, 0)):
+        kernels().add(torch.empty(shape, device=DEVICE), [])
     total, _ = targets(SHAPES["one program"], torch.float32)
     kernels().add(total, [])
     assert not total.any()
+
+
+@pytest.mark.parametrize("name", ["programs of eight rows each", "a program for each of many batches", "one head"])
+def test_a_row_is_found_by_the_program_that_serves_it(name: str) -> None:
+    shape, source = SHAPES[name], np.random.default_rng(0)
+    for start in sorted({0, 7, 8, 31, shape.rows - 1} & set(range(shape.rows))):
+        rows = torch.from_numpy(source.normal(size=(shape.batch, 1, shape.heads, shape.dim))).float().to(DEVICE)
+        piece = whole_piece(rows, torch.zeros(rows.shape[:3], device=DEVICE))._replace(start=start, lse=None)
+        total, _ = targets(shape, torch.float32)
+        kernels().add(total, [piece])
+        np.testing.assert_allclose(total.cpu().numpy(), expected_sum([piece], shape), rtol=0, atol=1e-6)
+
+
+class Kernel:
+    """Stands in for a kernel: notes what it is launched on, and what is launched of what was compiled for that."""
+
+    def __init__(self) -> None:
+        self.launched: list[tuple[str, tuple[int, ...], int]] = []
+        self.constants: tuple[Any, ...] = ()
+
+    def __getitem__(self, programs: tuple[int, ...]) -> Any:
+        def launch(_rows: Any, _out: Any, pairs: int, *constants: Any) -> Any:
+            self.launched.append(("anew", programs, pairs))
+            self.constants = constants
+            return self.compiled
+
+        return launch
+
+    @property
+    def compiled(self) -> Any:
+        def programs_of(programs: tuple[int, ...]) -> Any:
+            return lambda _rows, _out, pairs, *_: self.launched.append(("kept", programs, pairs))
+
+        return Mock(__getitem__=Mock(side_effect=programs_of))
+
+
+def launch(kernel: Kernel, out: Tensor, rows: Tensor, *, keep: int = 100) -> tuple[str, tuple[int, ...], int]:
+    """Launch the stand-in on a piece, and return how."""
+    module = kernels()
+    piece = Piece(grid(rows, rows.shape[1], 1), None, rows.shape[1], 1, 1)
+    with patch.object(module, "_KEPT_KERNELS", keep):
+        before = len(kernel.launched)
+        module._launch(kernel, out, [piece], out.stride()[:3], (piece.rows,), out)
+    (launched,) = kernel.launched[before:]
+    return launched
+
+
+def test_what_was_compiled_is_launched_again_where_all_is_alike() -> None:
+    storage = torch.zeros(1024)
+    out, aligned = storage[:48].view(1, 3, 2, 8), storage[64:112].view(1, 3, 2, 8)
+    unaligned = storage[129:177].view(1, 3, 2, 8)
+    other = storage[256:352].view(1, 3, 4, 8)[:, :, :2]
+    with patch.object(kernels(), "_compiled", {}):
+        kernel = Kernel()
+        for rows in (aligned, unaligned, other):
+            assert [launch(kernel, out, rows)[0] for _ in range(2)] == ["anew", "kept"]
+        assert launch(kernel, out, storage[130:178].view(1, 3, 2, 8))[0] == "kept"  # unaligned as well
+        assert launch(kernel, storage[401:449].view(1, 3, 2, 8), aligned)[0] == "anew"
+        assert launch(kernel, out, aligned)[0] == "kept"
+        assert launch(Kernel(), out, aligned)[0] == "anew"
+
+
+def test_not_all_that_was_compiled_is_kept() -> None:
+    storage = torch.zeros(4096)
+    module = kernels()
+    with patch.object(module, "_compiled", {}):
+        kernel = Kernel()
+        for heads in range(1, 8):
+            tensor = storage[: 8 * heads].view(1, 1, heads, 8)
+            assert launch(kernel, tensor, tensor, keep=3)[0] == "anew"
+            assert launch(kernel, tensor, tensor, keep=3)[0] == "kept"
+            assert len(module._compiled) <= 3
+        assert len(module._compiled) == 1
+
+
+@pytest.mark.parametrize(("rows", "programs"), [(1, 1), (16, 1), (17, 2), (32, 2), (33, 3)])
+def test_a_program_serves_32_rows_of_a_head(rows: int, programs: int) -> None:
+    with patch.object(kernels(), "_compiled", {}):
+        kernel, tensor = Kernel(), torch.zeros(1, rows, 2, 8)
+        assert launch(kernel, tensor, tensor) == ("anew", (programs, 1, 1), 2 * rows)
+
+
+@pytest.mark.parametrize(
+    ("stride", "is_wide"), [((1 << 31) - 16, False), ((1 << 31) - 15, True), (1 << 31, True), (16, False)]
+)
+def test_offsets_are_wide_where_any_tensor_reaches_beyond_32_bits(stride: int, is_wide: bool) -> None:
+    narrow = torch.empty((1, 2, 2, 8), device="meta")
+    reaching = torch.empty_strided((1, 2, 2, 8), (0, stride, 8, 1), device="meta")
+    for out, rows in ((narrow, reaching), (reaching, narrow)):
+        with patch.object(kernels(), "_compiled", {}):
+            kernel = Kernel()
+            launch(kernel, out, rows)
+            assert kernel.constants[-1] is is_wide
 
 
 WHOLE = {

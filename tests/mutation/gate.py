@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tests.mutation.judges import changed_package
 from tests.mutation.operators import Mutant
+from tests.mutation.together import Together
 from verify.checks import BY_NAME, Check
 from verify.findings import Finding
 from verify.gate import load_everywhere
@@ -59,7 +60,7 @@ class Gate:
         self._network.close()
         self._folder.cleanup()
 
-    def noticed_by(self, mutant: Mutant, checks: Iterable[str] = (*FAST, *SLOW)) -> str:
+    def noticed_by(self, mutant: Mutant | Together, checks: Iterable[str] = (*FAST, *SLOW)) -> str:
         """The first of the checks that notices the mutant, "loading" if it cannot be imported; "" if none does.
 
         Nothing is made minimal or explained, as nobody reads it: that takes longer than the search.

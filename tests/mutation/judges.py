@@ -12,33 +12,54 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from functools import lru_cache
+from multiprocessing import get_context
 from pathlib import Path
 
 from tests.mutation.operators import Mutant
+from tests.mutation.together import REPOSITORY, Together
 
-REPOSITORY = Path(__file__).parents[2]
 
-
-def changed_package(mutant: Mutant, folder: Path, name: str | None = None) -> Path:
+def changed_package(mutant: Mutant | Together, folder: Path, name: str | None = None) -> Path:
     """A copy of the mutant's package in the folder, under another name if one is given."""
     package = Path(mutant.file).parts[0]
     target = folder / (name or package)
     shutil.copytree(REPOSITORY / package, target, ignore=shutil.ignore_patterns("__pycache__"))
-    (target / Path(mutant.file).relative_to(package)).write_text(mutant.source)
+    for file, source in mutant.sources.items():
+        (target / Path(file).relative_to(package)).write_text(source)
     if name is not None:
         for file in target.rglob("*.py"):
             file.write_text(file.read_text().replace(f"from {package}", f"from {name}"))
     return target
 
 
-def survives_tests(mutant: Mutant, tests: Sequence[str], seconds: float) -> bool:
+@lru_cache
+def forks() -> Executor:
+    """What calls functions in a process that is this one as it was at the first call of this.
+
+    A process that has judged by the gate is none to fork: there Hypothesis refuses to be pytest's plugin.
+    """
+    executor = ProcessPoolExecutor(1, get_context("fork"))
+    executor.submit(int).result()  # it is forked here
+    return executor
+
+
+def survives_tests(mutant: Mutant | Together, tests: Sequence[str], seconds: float) -> bool:
     """Whether all those tests pass with the mutant in place of its package; hanging counts as noticed."""
+    return bool(forks().submit(_survives_tests, mutant, tests, seconds).result())
+
+
+def _survives_tests(mutant: Mutant | Together, tests: Sequence[str], seconds: float) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         changed_package(mutant, Path(folder))
-        return _forked(lambda: _pytest(mutant, folder, tests), seconds) == 0
+        status = _forked(lambda: _pytest(mutant, folder, tests), seconds)
+    if status > 2:  # neither that tests passed, nor that some failed or could not be collected
+        raise RuntimeError(f"pytest did not come to its tests: exit status {status}")
+    return status == 0
 
 
-def noticed_by_tests_of_ranks(mutant: Mutant, tests: Sequence[str], seconds: float) -> str:
+def noticed_by_tests_of_ranks(mutant: Mutant | Together, tests: Sequence[str], seconds: float) -> str:
     """The first of those tests that fails, "" if none does: tests that start processes of their own.
 
     These must find the mutant too, so that everything is copied. Hanging counts as noticed.
@@ -47,7 +68,8 @@ def noticed_by_tests_of_ranks(mutant: Mutant, tests: Sequence[str], seconds: flo
         for name in ("reference", "impls", "verify", "tests"):
             shutil.copytree(REPOSITORY / name, Path(folder) / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(REPOSITORY / "pyproject.toml", folder)
-        (Path(folder) / mutant.file).write_text(mutant.source)
+        for file, source in mutant.sources.items():
+            (Path(folder) / file).write_text(source)
         command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider", *tests]
         with subprocess.Popen(
             command, cwd=folder, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -63,7 +85,7 @@ def noticed_by_tests_of_ranks(mutant: Mutant, tests: Sequence[str], seconds: flo
             return failed[0] if failed else f"exit status {process.returncode}"
 
 
-def _pytest(mutant: Mutant, folder: str, tests: Sequence[str]) -> int:
+def _pytest(mutant: Mutant | Together, folder: str, tests: Sequence[str]) -> int:
     import pytest
 
     package = Path(mutant.file).parts[0]

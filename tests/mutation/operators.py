@@ -10,7 +10,8 @@
   function (not its last statement), an assignment to an element;
 - a keyword argument of a call is left out.
 
-Docstrings, strings, annotations and decorators stay as they are.
+Docstrings, strings, annotations and decorators stay as they are, and so does `strict` of a zip: it asserts, as who
+wrote it believed, that there is nothing to change.
 """
 
 from __future__ import annotations
@@ -60,6 +61,11 @@ class Mutant:
     source: str
 
     @property
+    def sources(self) -> dict[str, str]:
+        """What it makes of which files."""
+        return {self.file: self.source}
+
+    @property
     def key(self) -> str:
         """What stays the same when other lines of the file change."""
         return f"{self.file} {self.function}: {self.before} -> {self.after}"
@@ -89,6 +95,8 @@ def _places(node: ast.AST, function: str) -> Iterator[tuple[str, ast.AST, str, i
         children = list(enumerate(value)) if isinstance(value, list) else [(None, value)]
         for index, child in children:
             if not isinstance(child, ast.AST) or isinstance(child, ast.JoinedStr):
+                continue
+            if isinstance(child, ast.keyword) and _asserts(node, child):
                 continue
             if isinstance(child, ast.Raise):
                 yield function, node, field, index, child  # its message is no matter of mutation
@@ -122,8 +130,9 @@ def _changes(node: ast.AST, parent: ast.AST, field: str) -> Iterator[ast.AST]:
     if isinstance(node, ast.expr) and field in ("test", "ifs") and not isinstance(node, ast.Compare | ast.UnaryOp):
         yield ast.UnaryOp(ast.Not(), node)
     if isinstance(node, ast.Call):
-        for k in range(len(node.keywords)):
-            yield _with(node, keywords=[*node.keywords[:k], *node.keywords[k + 1 :]])
+        for k, keyword in enumerate(node.keywords):
+            if not _asserts(node, keyword):
+                yield _with(node, keywords=[*node.keywords[:k], *node.keywords[k + 1 :]])
     gone = (
         (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call))
         or isinstance(node, ast.AugAssign | ast.Raise)
@@ -132,6 +141,10 @@ def _changes(node: ast.AST, parent: ast.AST, field: str) -> Iterator[ast.AST]:
     )
     if gone:
         yield ast.Pass()
+
+
+def _asserts(node: ast.AST, keyword: ast.keyword) -> bool:
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == "zip" and keyword.arg == "strict"
 
 
 def _with(node: ast.AST, **fields: object) -> ast.AST:

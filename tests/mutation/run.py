@@ -4,6 +4,7 @@
     python -m tests.mutation.run impls --every 5                # every fifth, against the gate and tests/impls
     python -m tests.mutation.run impls/plan.py impls/work.py    # these files
     python -m tests.mutation.run impls --known                  # those of the ledger: does each survive still?
+    python -m tests.mutation.run impls impls/fused --together   # the same, as many as may be in one program
     python -m tests.mutation.run impls/fused/turns.py --only tests/impls/test_two_gpus.py   # where there are two GPUs
 
 Prints each survivor, and at the end the counts; those that the ledger does not know are marked NEW, those that it knows
@@ -14,6 +15,7 @@ reasons for survivors in tests/mutation/ledger.json.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -23,8 +25,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from tests.mutation.gate import FAST, SLOW, Gate
-from tests.mutation.judges import REPOSITORY, noticed_by_tests_of_ranks, survives_tests
+from tests.mutation.judges import forks, noticed_by_tests_of_ranks, survives_tests
 from tests.mutation.operators import Mutant, mutants
+from tests.mutation.together import REPOSITORY, Together, together
 
 LEDGER = Path(__file__).with_name("ledger.json")
 
@@ -66,8 +69,7 @@ TESTS = {
     ],
     # All that come to these files on a CPU; the others get no further than `kernels.objection`.
     "impls/fused": [
-        f"tests/impls/test_{name}.py"
-        for name in ("fused", "links", "turns", "path", "triton_kernels", "upstream", "agreement", "kernels", "task")
+        f"tests/impls/test_{name}.py" for name in ("fused", "links", "turns", "path", "upstream", "kernels", "task")
     ],
 }
 
@@ -131,19 +133,20 @@ def gate() -> Gate:
     return Gate()
 
 
-def noticed_by(mutant: Mutant, seconds: float, only: Sequence[str] = ()) -> str:
+def noticed_by(mutant: Mutant | Together, seconds: float, only: Sequence[str] = ()) -> str:
     """Who notices a mutant, "" if nobody does; those who are quick are asked first, or no others than some tests."""
     if only:
         return noticed_by_tests_of_ranks(mutant, only, seconds)
     folder = Path(mutant.file).parent.as_posix()
     if folder == "reference":
         return "" if survives_tests(mutant, TESTS[folder], seconds) else "its tests"
-    if (of_parts := OF_PARTS.get(mutant.file)) and not survives_tests(mutant, of_parts, seconds):
+    of_parts = sorted({test for file in mutant.sources for test in OF_PARTS.get(file, ())})
+    if of_parts and not survives_tests(mutant, of_parts, seconds):
         return "tests of its parts"
     first = FIRST.get(mutant.file, "tests/impls/test_fused.py" if folder == "impls/fused" else None)
     ordered = sorted(TESTS[folder], key=lambda test: test != first)
-    if mutant.file in OUT_OF_REACH:
-        return noticed_by_tests_of_ranks(mutant, ordered, seconds)
+    if set(mutant.sources) <= set(OUT_OF_REACH):
+        return noticed_by_tests_of_ranks(mutant, [*of_parts, *ordered], seconds)
     return (
         gate().noticed_by(mutant, FAST)
         or noticed_by_tests_of_ranks(mutant, ordered, seconds)
@@ -157,6 +160,18 @@ def _unchanged(what: str) -> Mutant:
     return Mutant(str(file.relative_to(REPOSITORY)), "", 0, "", "", file.read_text())
 
 
+def _judge_together(mutants: list[Mutant], seconds: float) -> int:
+    stale = 0
+    for _, of_folder in itertools.groupby(mutants, lambda mutant: Path(mutant.file).parent):
+        for program in together(of_folder):
+            by = noticed_by(program, seconds)
+            stale += bool(by)
+            print(f"{len(program.mutants)} at once: {f'noticed by {by}' if by else 'survived'}", flush=True)
+            for mutant in program.mutants if by else ():
+                print(f"    {mutant.key}")
+    return 1 if stale else 0
+
+
 def main() -> int:
     """Judge the mutants that the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation.run", description=__doc__.splitlines()[0])
@@ -165,13 +180,17 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="begin with this one")
     parser.add_argument("--seconds", type=float, default=300.0, help="that the tests may take (default 300)")
     parser.add_argument("--known", action="store_true", help="judge only those that the ledger knows")
+    parser.add_argument("--together", action="store_true", help="the same, as many as may be in one program")
     parser.add_argument("--only", nargs="+", default=(), metavar="TEST", help="judge by these tests alone")
     parser.add_argument("--all", action="store_true", help="print who noticed each of the others, too")
     options = parser.parse_args()
     os.chdir(REPOSITORY)
+    forks()  # before there is a gate
     known = json.loads(LEDGER.read_text()) if LEDGER.exists() else {}
     if by := noticed_by(_unchanged(options.what[0]), options.seconds, options.only):
         sys.exit(f"as things are, with nothing changed, {by} fails: no mutant can be judged")
+    if options.together:
+        return _judge_together([one for one in chosen(options.what, 1, 0) if one.key in known], options.seconds)
     noticed, survived, new, stale, start = 0, 0, 0, 0, time.monotonic()
     for mutant in chosen(options.what, options.every, options.first):
         if options.known and mutant.key not in known:
