@@ -169,7 +169,7 @@ class Journey:
         return Piece(view, None, _LONG, rate, rate, start * rate)
 
 
-_LONG = 1 << 30  # no shard is as long
+_LONG = 1 << 30  # no shard is as long, and it fits the 32 bits that kernels count in
 
 
 def _link(span: Span, like: Tensor, parts: int, widths: tuple[int, int], group: dist.ProcessGroup | None) -> Link:

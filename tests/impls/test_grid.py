@@ -101,9 +101,8 @@ def test_few_key_heads_stand_beside_many_query_heads() -> None:
 
 
 def test_views_are_views_where_strides_allow_and_copies_where_not() -> None:
-    tensor = numbered(
-        2, 12, 1, 3
-    )  # segments follow one another, batches do not: what is one in a kernel has two strides
+    # Segments follow one another and batches do not: what is one axis in a kernel would have two strides.
+    tensor = numbered(2, 12, 1, 3)
     extents, arguments = (2, 3, 1, 1), (4, 1, 0, 3)
     for _ in range(2):
         (view,) = kernel_views(tensor, local, arguments, extents)

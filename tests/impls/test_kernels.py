@@ -57,7 +57,7 @@ def test_whatever_stands_for_an_arrangement_fits_64_bits_and_is_nobodys_length(n
         ({}, None),
         ({"dtype": torch.float32}, "no fused kernel for torch.float32"),
         ({"device": torch.device("cpu")}, "no fused kernel for cpu"),
-        ({"head_dim": 136}, "not head_dim 136"),
+        ({"head_dim": 136}, "multiples of 8 up to 128, not head_dim 136"),
         ({"head_dim": 0}, "not head_dim 0"),
         ({"head_dim": 128}, None),
         ({"value_dim": 12}, "value_dim 12"),

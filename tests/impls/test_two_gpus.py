@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pkgutil import resolve_name
 from typing import Any
 from unittest.mock import patch
 
@@ -11,13 +12,15 @@ import torch
 import torch.distributed as dist
 
 import impls
-from impls.fused import symmetric
+from impls.fused import kernels, symmetric
 from impls.plan import Layout
 from tests.impls.cases import IMPLEMENTATIONS, Case, attend, expected, shard_of, whole
 from tests.impls.worlds import results
 
-if torch.cuda.device_count() < 2:
-    pytest.skip("there are no two GPUs", allow_module_level=True)
+if torch.cuda.device_count() < 2 or not torch.cuda.can_device_access_peer(0, 1):
+    pytest.skip("there are no two GPUs that share memory", allow_module_level=True)
+if objection := kernels.objection(torch.device("cuda", 0), torch.bfloat16, 16, 8):
+    pytest.skip(objection, allow_module_level=True)
 
 SIZES: dict[str, Any] = {"heads": 4, "kv_heads": 4, "head_dim": 16, "value_dim": 8, "dtype": "bfloat16"}
 DENSE = Case(256, ((256, 1),), **SIZES)
@@ -138,9 +141,7 @@ DELAYS: dict[str, tuple[str, Callable[..., Callable[..., Any]]]] = {
 @contextmanager
 def delayed(what: str) -> Iterator[None]:
     name, change = DELAYS[what]
-    folder, _, function = name.rpartition(".")
-    owner: Any = symmetric.SharedMemory if folder == _LINK else __import__(folder, fromlist=["_"])
-    with patch.object(owner, function, change(getattr(owner, function))):
+    with patch(name, change(resolve_name(name))):
         yield
 
 
@@ -219,7 +220,7 @@ def run_in_groups(rank: int) -> None:
             out = attend("robust")(*inputs, group=group, **case.options)
         right = expected(case)["out"][:, rows_of(case, rank, "contiguous")]
         assert np.abs(out.double().cpu().numpy() - right).max() < 0.1
-    assert {symmetric._workspaces[each] is not None for each in (dist.group.WORLD, other)} == {True}  # type: ignore[index]
+    assert all(symmetric._workspaces[each] is not None for each in (dist.group.WORLD, other))  # type: ignore[index]
     assert symmetric._workspaces[dist.group.WORLD] is not symmetric._workspaces[other]  # type: ignore[index]
 
 

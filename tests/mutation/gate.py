@@ -72,7 +72,7 @@ class Gate:
                 (package / "served.py").write_text(_SERVED_SOURCE.read_text().replace("from impls", f"from {name}"))
                 sessions = [self._session(f"{name}.served:{each}", SERVED[each]) for each in SERVED]
             else:
-                judged = _ONLY.get(mutant.file, tuple(CLAIMS))
+                judged = sorted({name for file in mutant.sources for name in _ONLY.get(file, tuple(CLAIMS))})
                 sessions = [self._session(f"{name}.{each}:attend", CLAIMS[each]) for each in judged]
         except TargetError:
             return "loading"

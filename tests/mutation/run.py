@@ -69,7 +69,8 @@ TESTS = {
     ],
     # All that come to these files on a CPU; the others get no further than `kernels.objection`.
     "impls/fused": [
-        f"tests/impls/test_{name}.py" for name in ("fused", "links", "turns", "path", "upstream", "kernels", "task")
+        f"tests/impls/test_{name}.py"
+        for name in ("fused", "links", "turns", "path", "triton_kernels", "upstream", "task")
     ],
 }
 
@@ -95,7 +96,7 @@ FIRST = {
     }.items()
 }
 
-#: Tests of a file's parts that start no ranks: a mutant meets them first, in a fork of this process.
+#: Tests of a file's parts: a mutant meets them first, in a fork of this process. Ranks that they start know no mutant.
 OF_PARTS = {
     f"impls/fused/{file}.py": [f"tests/impls/test_{test}.py" for test in tests]
     for file, tests in {
@@ -154,10 +155,19 @@ def noticed_by(mutant: Mutant | Together, seconds: float, only: Sequence[str] = 
     )
 
 
-def _unchanged(what: str) -> Mutant:
-    folder = "impls/fused" if what.startswith("impls/fused") else Path(what).parts[0]
-    file = REPOSITORY / folder / "__init__.py"
-    return Mutant(str(file.relative_to(REPOSITORY)), "", 0, "", "", file.read_text())
+def _check_judges(what: Sequence[str], seconds: float, only: Sequence[str]) -> None:
+    """Exit where a judge finds fault with what nobody has changed: it would with every mutant."""
+    files = {mutant.file for mutant in chosen(what, 1, 0)}
+    by = noticed_by(_unchanged(min(files)), seconds, only)
+    for file in files if not only else ():
+        if file in OF_PARTS and not survives_tests(_unchanged(file), OF_PARTS[file], seconds):
+            by = f"one of {', '.join(OF_PARTS[file])}"
+    if by:
+        sys.exit(f"as things are, with nothing changed, {by} fails: no mutant can be judged")
+
+
+def _unchanged(file: str) -> Mutant:
+    return Mutant(file, "", 0, "", "", (REPOSITORY / file).read_text())
 
 
 def _judge_together(mutants: list[Mutant], seconds: float) -> int:
@@ -187,8 +197,9 @@ def main() -> int:
     os.chdir(REPOSITORY)
     forks()  # before there is a gate
     known = json.loads(LEDGER.read_text()) if LEDGER.exists() else {}
-    if by := noticed_by(_unchanged(options.what[0]), options.seconds, options.only):
-        sys.exit(f"as things are, with nothing changed, {by} fails: no mutant can be judged")
+    if options.together and (options.every != 1 or options.first or options.only):
+        parser.error("--together takes all that the ledger knows, and asks all judges")
+    _check_judges(options.what, options.seconds, options.only)
     if options.together:
         return _judge_together([one for one in chosen(options.what, 1, 0) if one.key in known], options.seconds)
     noticed, survived, new, stale, start = 0, 0, 0, 0, time.monotonic()

@@ -6,6 +6,7 @@ import ast
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tests.mutation.operators import Mutant
@@ -48,6 +49,7 @@ def _unchanged(file: str) -> list[str]:
     return ast.unparse(ast.parse((REPOSITORY / file).read_text())).splitlines()
 
 
+@cache
 def _change(mutant: Mutant) -> tuple[int, int, list[str]]:
     """Return which lines a mutant replaces, from the first to the last, and by which."""
     before, after = _unchanged(mutant.file), mutant.source.splitlines()

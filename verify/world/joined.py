@@ -32,7 +32,8 @@ _IDLE_SECONDS = 0.01
 _LOOK_SECONDS = 0.2
 _ANSWER_SECONDS = 15.0
 
-#: For how long a process looks for the store of its launcher.
+#: For how long a process looks for the store of its launcher; where rank 0 keeps that itself, as without torchrun, for
+#: how long it waits for all others, too.
 _JOIN_TIME = timedelta(minutes=5)
 
 #: Seconds of rest and of work while ranks start and import the target, which may compile something.

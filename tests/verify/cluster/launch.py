@@ -64,4 +64,8 @@ def launch(
         printed = [process.communicate(timeout=60.0)[0] for process in left]
         ended += [Node(process.returncode, text) for process, text in zip(left, printed, strict=True)]
         raise AssertionError(f"{len(left)} of {nodes} nodes did not end within {seconds:.0f} s: {ended}") from None
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
     return ended

@@ -10,6 +10,7 @@ import pytest
 
 from tests.verify.cluster.launch import launch
 from verify.gate import check
+from verify.world.joined import _ANSWER_SECONDS
 
 _TARGETS = "tests.verify.cluster.targets"
 _CHECKS = ("forward", "world-sizes")
@@ -46,13 +47,13 @@ def test_a_target_that_cannot_be_judged_ends_all_nodes() -> None:
 
 
 def test_nobody_ends_before_all_have_come(tmp_path: Path) -> None:
-    """Ranks of the last node come when the others have heard already that there is nothing to do."""
+    """Ranks of the last node come when the others have heard that there is nothing to do, and waited for an answer."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys, time\n"
         "is_rank = 'RANK' in os.environ and '-c' not in sys.orig_argv\n"  # and none of its helpers
-        "time.sleep(6.0 if is_rank else 0.0)\n"
+        f"time.sleep({_ANSWER_SECONDS + 3} if is_rank else 0.0)\n"
     )
-    nodes = launch("gate", f"{_TARGETS}:no_such_name", "--profile=quick", seconds=60.0, late=tmp_path)
+    nodes = launch("gate", f"{_TARGETS}:no_such_name", "--profile=quick", seconds=150.0, late=tmp_path)
     assert all(node.status != 0 for node in nodes)
     assert sum("there is no 'no_such_name' in it" in node.output for node in nodes) == 1, nodes
 

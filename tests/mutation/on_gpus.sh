@@ -1,7 +1,7 @@
 #!/bin/bash
 # Judge mutants of files whose code runs on GPUs only, by tests that need GPUs, several at a time.
 #
-#     benchmarks/gpu_mutants.sh FOLDER PROCESSES SECONDS "FILE ..." "TEST ..."
+#     tests/mutation/on_gpus.sh FOLDER PROCESSES SECONDS "FILE ..." "TEST ..."
 set -u
 folder=$1 processes=$2 seconds=$3 files=$4 tests=$5
 export OMP_NUM_THREADS=1
