@@ -175,10 +175,11 @@ def _judge_together(mutants: list[Mutant], seconds: float) -> int:
     for _, of_folder in itertools.groupby(mutants, lambda mutant: Path(mutant.file).parent):
         for program in together(of_folder):
             by = noticed_by(program, seconds)
-            stale += bool(by)
             print(f"{len(program.mutants)} at once: {f'noticed by {by}' if by else 'survived'}", flush=True)
-            for mutant in program.mutants if by else ():
-                print(f"    {mutant.key}")
+            for mutant in program.mutants if by else ():  # one of them, or what they are to each other
+                by = noticed_by(mutant, seconds)
+                stale += bool(by)
+                print(f"    {f'STALE, noticed by {by}' if by else 'survived'}: {mutant.key}", flush=True)
     return 1 if stale else 0
 
 

@@ -1,4 +1,4 @@
-"""Many mutants in one program: what changes nothing apart should change nothing together, and one judgement tells."""
+"""Many mutants in one program: what nobody notices together nobody notices apart, and one judgement tells."""
 
 from __future__ import annotations
 
