@@ -20,6 +20,8 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":
+    os.environ["TRITON_INTERPRET"] = "1"  # before any test imports the kernels, whether one of these or not
 ROUNDING = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
 
@@ -28,9 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
 
 
 def kernels() -> Any:
-    """Return the module of kernels; where there is no GPU this process interprets them from its first import on."""
-    if DEVICE == "cpu":
-        os.environ["TRITON_INTERPRET"] = "1"
+    """Return the module of kernels, which are interpreted where there is no GPU."""
     from impls.fused import triton_kernels
 
     return triton_kernels
