@@ -10,10 +10,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from impls.arguments import Arguments, check, shown
-from impls.exchange import gather_bytes
-from impls.path import chosen
-from impls.plan import Layout
+from attention_gate.impls.arguments import Arguments, check, shown
+from attention_gate.impls.exchange import gather_bytes
+from attention_gate.impls.path import chosen
+from attention_gate.impls.tiling import Layout
 
 _KINDS: dict[str, type[Exception]] = {"TypeError": TypeError, "ValueError": ValueError}
 _OBJECTION = bytes(16)

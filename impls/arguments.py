@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from impls.plan import Layout, bounded_branches
+from attention_gate.impls.tiling import Layout, bounded_branches
 
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS = ("contiguous", "zigzag")

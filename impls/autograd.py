@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from impls.agreement import Call
-from impls.block import accumulation_dtype
-from impls.fused import engine
-from impls.fused.engine import Result
-from impls.fused.grid import usable
-from impls.fused.journey import Task, Tensors
-from impls.path import choose
-from impls.rows import as_rows
-from impls.zigzag import to_contiguous, to_zigzag
+from attention_gate.impls.agreement import Call
+from attention_gate.impls.block import accumulation_dtype
+from attention_gate.impls.fused import engine
+from attention_gate.impls.fused.engine import Result
+from attention_gate.impls.fused.grid import usable
+from attention_gate.impls.fused.pipeline import Task, Tensors
+from attention_gate.impls.path import choose
+from attention_gate.impls.rows import as_rows
+from attention_gate.impls.zigzag import to_contiguous, to_zigzag
 
 
 class Inputs(NamedTuple):

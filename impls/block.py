@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from impls.work import Work
+from attention_gate.impls.work import Work
 
 # How many scores exist at a time. Beyond it a block is computed in pieces, so that memory stays bounded at any length.
 _SCORES_AT_A_TIME = 1 << 20

@@ -12,15 +12,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from impls.agreement import Call, admit
-from impls.arguments import Arguments
-from impls.autograd import Inputs, Scheme, Upstream, attend_by
-from impls.block import attend_block, attend_block_backward
-from impls.compiling import uncompiled
-from impls.exchange import all_to_all
-from impls.merge import merge_rows
-from impls.rows import pack, unpack
-from impls.schedule import Gathering, gathering
+from attention_gate.impls.agreement import Call, admit
+from attention_gate.impls.arguments import Arguments
+from attention_gate.impls.autograd import Inputs, Scheme, Upstream, attend_by
+from attention_gate.impls.block import attend_block, attend_block_backward
+from attention_gate.impls.compiling import uncompiled
+from attention_gate.impls.exchange import all_to_all
+from attention_gate.impls.merge import merge_rows
+from attention_gate.impls.rows import pack, unpack
+from attention_gate.impls.schedule import Gathering, gathering
 
 
 @uncompiled
@@ -63,7 +63,7 @@ def attend(
         layout,
         unknown,
     )
-    call = admit("impls.collective", arguments, group)
+    call = admit("attention_gate.impls.collective", arguments, group)
     out, lse = attend_by(_GATHER, query, key, value, call)
     return (out, lse) if return_lse else out
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from impls import collective, robust
-from impls.arguments import check_branches, check_scale, check_sequence_length
+from attention_gate.impls import collective, robust
+from attention_gate.impls.arguments import check_branches, check_scale, check_sequence_length
 
 
 class _RingDilatedAttention(nn.Module):

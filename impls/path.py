@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch.distributed as dist
 from torch import Tensor
 
-from impls.arguments import Arguments, check
-from impls.fused import Task, task_for
-from impls.plan import Layout
+from attention_gate.impls.arguments import Arguments, check
+from attention_gate.impls.fused import Task, task_for
+from attention_gate.impls.tiling import Layout
 
 KERNELS = ("auto", "fused", "plain")
 

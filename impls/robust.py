@@ -15,15 +15,15 @@ from collections.abc import Sequence
 import torch.distributed as dist
 from torch import Tensor
 
-from impls.agreement import Call, admit
-from impls.arguments import Arguments
-from impls.autograd import Inputs, Scheme, Upstream, attend_by
-from impls.block import attend_block, attend_block_backward
-from impls.compiling import uncompiled
-from impls.exchange import Flight, start_hop
-from impls.merge import merge_rows
-from impls.rows import new_parcel, pack, unpack
-from impls.schedule import Hop, ring
+from attention_gate.impls.agreement import Call, admit
+from attention_gate.impls.arguments import Arguments
+from attention_gate.impls.autograd import Inputs, Scheme, Upstream, attend_by
+from attention_gate.impls.block import attend_block, attend_block_backward
+from attention_gate.impls.compiling import uncompiled
+from attention_gate.impls.exchange import Flight, start_hop
+from attention_gate.impls.merge import merge_rows
+from attention_gate.impls.rows import new_parcel, pack, unpack
+from attention_gate.impls.schedule import Hop, ring
 
 
 @uncompiled
@@ -71,7 +71,7 @@ def attend(
         layout,
         unknown,
     )
-    call = admit("impls.robust", arguments, group)
+    call = admit("attention_gate.impls.robust", arguments, group)
     out, lse = attend_by(_RING, query, key, value, call)
     return (out, lse) if return_lse else out
 

@@ -7,8 +7,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from impls.plan import Layout, any_row_travels, needed_rows, tiles
-from impls.work import Work, batch_tiles
+from attention_gate.impls.tiling import Layout, any_row_travels, needed_rows, tiles
+from attention_gate.impls.work import Work, batch_tiles
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from impls.plan import Layout, Tile
+from attention_gate.impls.tiling import Layout, Tile
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from impls.exchange import all_to_all
-from impls.plan import Layout
+from attention_gate.impls.exchange import all_to_all
+from attention_gate.impls.tiling import Layout
 
 
 class Move:

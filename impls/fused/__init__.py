@@ -3,10 +3,10 @@
 import torch.distributed as dist
 from torch import Tensor
 
-from impls.fused import kernels
-from impls.fused.journey import Task
-from impls.fused.plan import plan_of
-from impls.plan import Layout
+from attention_gate.impls.fused import kernels
+from attention_gate.impls.fused.pipeline import Task
+from attention_gate.impls.fused.plan import plan_of
+from attention_gate.impls.tiling import Layout
 
 
 def task_for(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from impls.fused.grid import Piece
+from attention_gate.impls.fused.grid import Piece
 
 # Smaller tensors are not worth a kernel of their own, which is compiled for each set of strides.
 least_elements = 1 << 20
@@ -23,7 +23,7 @@ def merge(out: Tensor, lse: Tensor, pieces: Sequence[Piece]) -> None:
     may be views of `out` and `lse` themselves.
     """
     if _has_kernels(out):
-        from impls.fused.triton_kernels import merge as merge_at_once
+        from attention_gate.impls.fused.triton_kernels import merge as merge_at_once
 
         merge_at_once(out, lse, pieces)
         return
@@ -49,7 +49,7 @@ def merge(out: Tensor, lse: Tensor, pieces: Sequence[Piece]) -> None:
 def add(total: Tensor, pieces: Sequence[Piece]) -> None:
     """Write the sum of the pieces to `total` (batch, rows, heads, dim), of which they may be views; 0 where none is."""
     if _has_kernels(total):
-        from impls.fused.triton_kernels import add as add_at_once
+        from attention_gate.impls.fused.triton_kernels import add as add_at_once
 
         add_at_once(total, pieces)
         return

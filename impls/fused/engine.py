@@ -11,11 +11,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from impls.fused import kernels
-from impls.fused.combine import add, merge
-from impls.fused.grid import Extents, Part, Piece, as_grid, buffered, calls, extents_of, kernel_views, local
-from impls.fused.journey import Buffer, Journey, Task, Tensors, base
-from impls.fused.plan import Block, Plan, Span
+from attention_gate.impls.fused import kernels
+from attention_gate.impls.fused.combine import add, merge
+from attention_gate.impls.fused.grid import (
+    Extents,
+    Part,
+    Piece,
+    as_grid,
+    buffered,
+    calls,
+    extents_of,
+    kernel_views,
+    local,
+)
+from attention_gate.impls.fused.pipeline import Buffer, Pipeline, Task, Tensors, base
+from attention_gate.impls.fused.plan import Block, Plan, Span
 
 
 class Result(NamedTuple):
@@ -33,27 +43,27 @@ def forward(inputs: Tensors, task: Task) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(query.dtype, torch.float32)
     lse = torch.empty((batch, heads, length), dtype=dtype, device=query.device).transpose(1, 2)
     span = task.plan.span
-    journey = _started(inputs, span, task) if span else None
+    pipeline = _started(inputs, span, task) if span else None
     pieces = [piece for block in _local_blocks(task.plan) for piece in _attend(inputs, None, block, task.scale)]
-    if journey is None and (whole := _whole(pieces)) is not None:
+    if pipeline is None and (whole := _whole(pieces)) is not None:
         return whole
     out = query.new_empty((batch, length, heads, value.shape[-1]))
-    if span is None or journey is None:
+    if span is None or pipeline is None:
         merge(out, lse, pieces)
         return out, lse
-    if journey.parts > 1 and pieces:
+    if pipeline.parts > 1 and pieces:
         merge(out, lse, pieces)
         pieces = [base(out, lse)]
-    with journey:
-        for part in range(journey.parts):
-            with journey.turn(part):
-                own, buffer = journey.seen(part)
-                blocks = journey.blocks_in_turn(part, span.blocks)
+    with pipeline:
+        for part in range(pipeline.parts):
+            with pipeline.stream(part):
+                own, buffer = pipeline.seen(part)
+                blocks = pipeline.blocks_in_order(part, span.blocks)
                 found = [piece for block in blocks for piece in _attend(own, buffer, block, task.scale)]
-                journey.release(part)
-                heads_of_part = journey.query_heads(part)
+                pipeline.release(part)
+                heads_of_part = pipeline.query_heads(part)
                 here = out[:, :, heads_of_part], lse[:, :, heads_of_part]
-                before = [base(*here)] if journey.parts > 1 and pieces else pieces
+                before = [base(*here)] if pipeline.parts > 1 and pieces else pieces
                 merge(*here, [*before, *found])
     return out, lse
 
@@ -61,73 +71,73 @@ def forward(inputs: Tensors, task: Task) -> tuple[Tensor, Tensor]:
 def backward(inputs: Tensors, result: Result, task: Task, moves_home: bool) -> Tensors:
     """Return the gradients of this rank's rows, in the inputs' dtype."""
     span = task.plan.span
-    journey = _started(inputs, span, task) if span else None
+    pipeline = _started(inputs, span, task) if span else None
     found: tuple[list[Piece], list[Piece], list[Piece]] = ([], [], [])
     for block in _local_blocks(task.plan):
         for total, pieces in zip(found, _differentiate(inputs, None, result, block, task.scale), strict=True):
             total.extend(pieces)
     grads = Tensors(*(torch.empty(rows.shape, dtype=rows.dtype, device=rows.device) for rows in inputs))
-    if span is None or journey is None:
+    if span is None or pipeline is None:
         for grad, pieces in zip(grads, found, strict=True):
             add(grad, pieces)
         return grads
-    has_base = journey.parts > 1 and bool(found[0])
+    has_base = pipeline.parts > 1 and bool(found[0])
     if has_base:
         for grad, pieces in zip(grads, found, strict=True):
             add(grad, pieces)
         found = ([], [], [])
     finish: Callable[[], None] | None = None
-    with journey:
-        for part in range(journey.parts):
-            with journey.turn(part):
-                own, buffer = journey.seen(part)
-                query_heads, key_heads = journey.query_heads(part), journey.key_heads(part)
+    with pipeline:
+        for part in range(pipeline.parts):
+            with pipeline.stream(part):
+                own, buffer = pipeline.seen(part)
+                query_heads, key_heads = pipeline.query_heads(part), pipeline.key_heads(part)
                 here = Tensors(grads.query[:, :, query_heads], grads.key[:, :, key_heads], grads.value[:, :, key_heads])
                 seen = Result(*(rows[:, :, query_heads] for rows in result))
                 before = tuple([base(grad)] for grad in here) if has_base else found
                 of_query, of_key, of_value = (list(pieces) for pieces in before)
                 travelling: list[tuple[range, Tensor, Tensor]] = []
-                for block in journey.blocks_in_turn(part, span.backward_blocks):
+                for block in pipeline.blocks_in_order(part, span.backward_blocks):
                     queries, keys, values = _differentiate(own, buffer, seen, block, task.scale)
                     of_query += queries
                     if block.keys is None:
                         of_key, of_value = of_key + keys, of_value + values
                     else:
                         travelling += [(block.keys, k.rows, v.rows) for k, v in zip(keys, values, strict=True)]
-                journey.release(part)
+                pipeline.release(part)
                 add(here.query, of_query)
             # What came home while this part was computed is added up first: the part after this one takes its place.
             if finish:
                 finish()
-            with journey.turn(part):
-                remote_keys, remote_values = journey.send_home(part, travelling, moves_home)
-            finish = _finisher(journey, part, here, (of_key + remote_keys, of_value + remote_values), moves_home)
+            with pipeline.stream(part):
+                remote_keys, remote_values = pipeline.send_home(part, travelling, moves_home)
+            finish = _finisher(pipeline, part, here, (of_key + remote_keys, of_value + remote_values), moves_home)
         if finish:
             finish()
     return grads
 
 
 def _finisher(
-    journey: Journey, part: int, here: Tensors, pieces: tuple[list[Piece], list[Piece]], moves_home: bool
+    pipeline: Pipeline, part: int, here: Tensors, pieces: tuple[list[Piece], list[Piece]], moves_home: bool
 ) -> Callable[[], None]:
     """Return what adds up the gradients of own keys and values, once those from other ranks have come home."""
 
     def finish() -> None:
-        with journey.turn(part):
-            keys, values = journey.home(part) if moves_home else ([], [])
+        with pipeline.stream(part):
+            keys, values = pipeline.home(part) if moves_home else ([], [])
             add(here.key, pieces[0] + keys)
             add(here.value, pieces[1] + values)
             if moves_home:
-                journey.link.consumed(part)
+                pipeline.transport.consumed(part)
 
     return finish
 
 
-def _started(inputs: Tensors, span: Span, task: Task) -> Journey:
-    """Return a journey under way: rows travel while branches inside the shard are computed."""
-    journey = Journey(inputs, span, task)
-    journey.start()
-    return journey
+def _started(inputs: Tensors, span: Span, task: Task) -> Pipeline:
+    """Return a pipeline under way: rows travel while branches inside the shard are computed."""
+    pipeline = Pipeline(inputs, span, task)
+    pipeline.start()
+    return pipeline
 
 
 def _local_blocks(plan: Plan) -> Iterator[Block]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from impls.plan import Branch, Layout
+from attention_gate.impls.tiling import Branch, Layout
 
 
 class Block(NamedTuple):

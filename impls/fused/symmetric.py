@@ -1,4 +1,4 @@
-"""A link over memory that the GPUs of one host share: copy engines move the rows, and kernels keep all processors.
+"""A transport over memory that the GPUs of one host share: copy engines move the rows, and kernels keep all processors.
 
 Rows are pulled from where their owner packed them; gradients are pushed to an inbox of the owner. A barrier on the
 device separates those who write from those who read; the host waits for nothing once a workspace is there. No
@@ -15,9 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from impls.exchange import gather_bytes
-from impls.fused.links import Gradients
-from impls.fused.plan import Span, Transfer
+from attention_gate.impls.exchange import gather_bytes
+from attention_gate.impls.fused.plan import Span, Transfer
+from attention_gate.impls.fused.row_transport import Gradients
 
 # Off, rows and gradients travel as messages: set it alike on all ranks, before their first call.
 is_wanted = True
@@ -136,7 +136,7 @@ def _boot() -> str:
 
 
 class SharedMemory:
-    """A link over a workspace; passes of one group follow one another, whatever streams they run on."""
+    """A transport over a workspace; passes of one group follow one another, whatever streams they run on."""
 
     @staticmethod
     def bytes_needed(span: Span, parts: int, widths: tuple[int, int], dtype: torch.dtype, world_size: int) -> int:
@@ -160,14 +160,14 @@ class SharedMemory:
                 event.wait()
 
     def publish(self) -> None:
-        """As Link.publish."""
+        """As RowTransport.publish."""
         place = self._place
         place.fetching.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(place.fetching):
             place.handle.barrier(channel=_PUBLISHED)
 
     def fetch(self, part: int, buffer: Tensor) -> None:
-        """As Link.fetch."""
+        """As RowTransport.fetch."""
         place = self._place
         with torch.cuda.stream(place.fetching):
             if part >= 2:
@@ -182,15 +182,15 @@ class SharedMemory:
                 place.fetched = _event()
 
     def arrived(self, part: int) -> None:
-        """As Link.arrived."""
+        """As RowTransport.arrived."""
         self._arrivals.pop(part).wait()
 
     def released(self, part: int) -> None:
-        """As Link.released."""
+        """As RowTransport.released."""
         self._releases[part] = _event()
 
     def send_home(self, part: int, outgoing: list[tuple[Transfer, Tensor, Tensor]]) -> None:
-        """As Link.send_home."""
+        """As RowTransport.send_home."""
         place = self._place
         self._leaving[part] = outgoing
         place.homing.wait_stream(torch.cuda.current_stream())
@@ -207,7 +207,7 @@ class SharedMemory:
             self._homecomings[part] = _event()
 
     def home(self, part: int) -> list[Gradients]:
-        """As Link.home."""
+        """As RowTransport.home."""
         self._homecomings.pop(part).wait()
         del self._leaving[part]
         coming = []
@@ -218,11 +218,11 @@ class SharedMemory:
         return coming
 
     def consumed(self, part: int) -> None:
-        """As Link.consumed."""
+        """As RowTransport.consumed."""
         self._consumptions[part] = _event()
 
     def ended(self) -> None:
-        """As Link.ended."""
+        """As RowTransport.ended."""
         self._place.read = _event()
 
     def _inboxes(self, owner: int, part: int, sender: int) -> tuple[Tensor, Tensor]:

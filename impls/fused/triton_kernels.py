@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from impls.fused.grid import Piece
+from attention_gate.impls.fused.grid import Piece
 
 _PAIRS = 32
 

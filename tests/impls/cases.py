@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-import reference
+from attention_gate import reference
 
 IMPLEMENTATIONS = ("collective", "robust")
 
@@ -69,7 +69,7 @@ def expected(case: Case) -> dict[str, np.ndarray]:
 
 
 def attend(implementation: str) -> Any:
-    return import_module(f"impls.{implementation}").attend
+    return import_module(f"attention_gate.impls.{implementation}").attend
 
 
 def shard_of(length: int, size: int, rank: int) -> slice:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from impls.fused.grid import Piece, grid
+from attention_gate.impls.fused.grid import Piece, grid
 
 
 @dataclass(frozen=True)

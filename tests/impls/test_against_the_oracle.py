@@ -83,7 +83,7 @@ def test_half_types_round_once(implementation: str) -> None:
 
 
 def run_in_pieces(rank: int, implementation: str, case: Case, scores: int) -> dict[str, np.ndarray]:
-    from impls import block
+    from attention_gate.impls import block
 
     kept = block._SCORES_AT_A_TIME
     block._SCORES_AT_A_TIME = scores

@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from impls import agreement
+from attention_gate.impls import agreement
 from tests.impls.cases import IMPLEMENTATIONS, Case, attend, own_tensors
 from tests.impls.test_fused import CASES
 from tests.impls.worlds import results
 
-ON_CUDA = {"implementation": "impls.robust", "device": "cuda"}
-ON_CPU = {"implementation": "impls.robust", "device": "cpu"}
+ON_CUDA = {"implementation": "attention_gate.impls.robust", "device": "cuda"}
+ON_CPU = {"implementation": "attention_gate.impls.robust", "device": "cpu"}
 
 REGULAR = CASES["dense causal"]
 
@@ -87,7 +87,7 @@ def test_on_the_cpu_every_call_is_agreed_upon() -> None:
 
 def test_other_accelerators_than_cuda_meet_nowhere_else() -> None:
     with groups("cpu:gloo,xpu:xccl") as (group,):
-        assert group.agree({"implementation": "impls.robust", "device": "xpu"}) == ["cpu"]
+        assert group.agree({"implementation": "attention_gate.impls.robust", "device": "xpu"}) == ["cpu"]
 
 
 def test_differences_that_cannot_be_told_are_no_agreement() -> None:
@@ -97,7 +97,7 @@ def test_differences_that_cannot_be_told_are_no_agreement() -> None:
 
 def remembering() -> Any:
     """Do on the CPU as on a GPU."""
-    return patch("impls.agreement._is_remembered", lambda _: True)
+    return patch("attention_gate.impls.agreement._is_remembered", lambda _: True)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

@@ -64,7 +64,7 @@ def run_summed(rank: int, implementation: str) -> Answer:
 
 
 def gradients_of_the_sum() -> tuple[np.ndarray, ...]:
-    import reference
+    from attention_gate import reference
     from tests.impls.cases import whole
 
     query, key, value, grad_out = whole(CASE)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from impls.fused import combine
-from impls.fused.combine import add, merge
-from impls.fused.grid import Piece
+from attention_gate.impls.fused import combine
+from attention_gate.impls.fused.combine import add, merge
+from attention_gate.impls.fused.grid import Piece
 from tests.impls.made_pieces import SHAPES, Shape, expected_merge, expected_sum, places, random_piece, whole_piece
 
 DTYPES = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 1.6e-2}
@@ -127,7 +127,7 @@ def test_kernels_do_all_or_nothing() -> None:
     out, lse = torch.ones((1, 1, 1, 1)), torch.ones((1, 1, 1))
     with (
         patch.object(combine, "_has_kernels", lambda _: True),
-        patch.dict("sys.modules", {"impls.fused.triton_kernels": kernels}),
+        patch.dict("sys.modules", {"attention_gate.impls.fused.triton_kernels": kernels}),
     ):
         merge(out, lse, [])
         add(out, [])

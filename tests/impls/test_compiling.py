@@ -6,7 +6,7 @@ import sys
 PROGRAM = """
 import sys
 import torch
-from impls import collective, robust
+from attention_gate.impls import collective, robust
 
 rows = torch.ones(1, 4, 2, 3)
 for implementation in (collective, robust):

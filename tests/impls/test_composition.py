@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.utils.checkpoint import checkpoint
 
-import reference
+from attention_gate import reference
 from tests.impls.cases import IMPLEMENTATIONS, Case, assert_close, attend, collect, own_tensors, shard_of
 from tests.impls.worlds import Raised, world
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import impls
+from attention_gate import impls
 from tests.impls.cases import IMPLEMENTATIONS, attend
 
 if not torch.cuda.is_available():

@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from impls.fused.journey import Journey
-from impls.plan import Layout
+from attention_gate.impls.fused.pipeline import Pipeline
+from attention_gate.impls.tiling import Layout
 from tests.impls.cases import (
     IMPLEMENTATIONS,
     Case,
@@ -41,10 +41,10 @@ CASES = {
 def fused() -> Iterator[None]:
     """Let fused kernels serve on the CPU, and fail if another path is taken."""
     with (
-        patch("impls.fused.kernels.objection", lambda *_: None),
-        patch("impls.fused.kernels.least_rows", 1),
-        patch("impls.fused.plan.least_elements", 0),
-        patch("impls.autograd._Attend.apply", None),
+        patch("attention_gate.impls.fused.kernels.objection", lambda *_: None),
+        patch("attention_gate.impls.fused.kernels.least_rows", 1),
+        patch("attention_gate.impls.fused.plan.least_elements", 0),
+        patch("attention_gate.impls.autograd._Attend.apply", None),
     ):
         yield
 
@@ -66,12 +66,12 @@ def run_and_count_parts(rank: int, implementation: str, case: Case) -> list[int]
     """Return in how many parts the rows of each pass travelled."""
     parts = []
 
-    def watched(*arguments: Any) -> Journey:
-        journey = Journey(*arguments)
-        parts.append(journey.parts)
-        return journey
+    def watched(*arguments: Any) -> Pipeline:
+        pipeline = Pipeline(*arguments)
+        parts.append(pipeline.parts)
+        return pipeline
 
-    with patch("impls.fused.engine.Journey", watched):
+    with patch("attention_gate.impls.fused.engine.Pipeline", watched):
         run_fused(rank, implementation, case)
     return parts
 
@@ -90,9 +90,9 @@ def run_zigzag(rank: int, case: Case, is_fused: bool) -> dict[str, np.ndarray]:
         tensor.requires_grad_()
     objection: Any = (lambda *_: None) if is_fused else (lambda *_: "not here")
     with (
-        patch("impls.fused.kernels.objection", objection),
-        patch("impls.fused.kernels.least_rows", 1),
-        patch("impls.fused.plan.least_elements", 0),
+        patch("attention_gate.impls.fused.kernels.objection", objection),
+        patch("attention_gate.impls.fused.kernels.least_rows", 1),
+        patch("attention_gate.impls.fused.plan.least_elements", 0),
     ):
         out, lse = attend("robust")(
             *inputs, sequence_length=case.length, layout="zigzag", return_lse=True, **case.options

@@ -7,10 +7,10 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-import reference
-from impls.fused import plan as fused_plan
-from impls.fused.plan import Block, Plan, Span, chunks
-from impls.plan import Branch, Layout
+from attention_gate import reference
+from attention_gate.impls.fused import plan as fused_plan
+from attention_gate.impls.fused.plan import Block, Plan, Span, chunks
+from attention_gate.impls.tiling import Branch, Layout
 
 
 def positions(layout: Layout, rank: int, is_zigzag: bool) -> list[int]:

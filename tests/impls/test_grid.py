@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from impls.fused.grid import (
+from attention_gate.impls.fused.grid import (
     as_grid,
     buffered,
     calls,

@@ -5,10 +5,10 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from impls import schedule
-from impls.plan import Branch, Layout
-from impls.schedule import Hop, Ring, gathering
-from impls.work import Work
+from attention_gate.impls import schedule
+from attention_gate.impls.schedule import Hop, Ring, gathering
+from attention_gate.impls.tiling import Branch, Layout
+from attention_gate.impls.work import Work
 
 CPU = torch.device("cpu")
 

@@ -6,7 +6,7 @@ from unittest.mock import Mock, patch
 import pytest
 import torch
 
-from impls.fused import kernels
+from attention_gate.impls.fused import kernels
 
 
 class OnGpu(torch.Tensor):

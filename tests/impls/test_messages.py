@@ -1,4 +1,4 @@
-"""What a link of messages sends, receives, waits for and keeps, without any other rank."""
+"""What a transport of messages sends, receives, waits for and keeps, without any other rank."""
 
 from typing import Any
 from unittest.mock import Mock, call, patch
@@ -7,8 +7,8 @@ from weakref import ref
 import torch
 import torch.distributed as dist
 
-from impls.fused.links import Messages
-from impls.fused.plan import Transfer
+from attention_gate.impls.fused.plan import Transfer
+from attention_gate.impls.fused.row_transport import Messages
 
 
 class Operation:
@@ -47,33 +47,37 @@ def test_what_travels_and_what_is_waited_for() -> None:
     )
     like = torch.zeros(1, dtype=torch.bfloat16)
     with patch("torch.distributed.P2POp", Operation), patch("torch.distributed.batch_isend_irecv", sent.start):
-        link = Messages(span, like, 2, (3, 5), group)
-        assert (link.packed.shape, link.packed.dtype, link.packed.device) == ((2, 6, 8), torch.bfloat16, like.device)
+        transport = Messages(span, like, 2, (3, 5), group)
+        assert (transport.packed.shape, transport.packed.dtype, transport.packed.device) == (
+            (2, 6, 8),
+            torch.bfloat16,
+            like.device,
+        )
         for part in (0, 1):
             buffer = torch.zeros(5, 8, dtype=torch.bfloat16)
-            link.publish()
-            link.fetch(part, buffer)
+            transport.publish()
+            transport.fetch(part, buffer)
             assert sorted(sent.batches[-1]) == sorted(
                 [
                     ("receive", 1, group, place(buffer[3:5])),
                     ("receive", 2, group, place(buffer[0:3])),
-                    ("send", 2, group, place(link.packed[part, 0:5])),
-                    ("send", 1, group, place(link.packed[part, 4:6])),
+                    ("send", 2, group, place(transport.packed[part, 0:5])),
+                    ("send", 1, group, place(transport.packed[part, 4:6])),
                 ]
             )
             assert not any(work.wait.called for work in sent.works[-1])
-            link.arrived(part)
+            transport.arrived(part)
             assert all(work.wait.call_args_list == [call()] for work in sent.works[-1])
-            link.released(part)
+            transport.released(part)
 
             grads = [torch.zeros(rows, width, dtype=torch.bfloat16) for rows in (2, 3) for width in (3, 5)]
             left = [ref(grad) for grad in grads]
-            link.send_home(part, [(span.wants[0], *grads[:2]), (span.wants[1], *grads[2:])])
+            transport.send_home(part, [(span.wants[0], *grads[:2]), (span.wants[1], *grads[2:])])
             places = list(map(place, grads))
             del grads
             assert all(grad() is not None for grad in left), "what is sent is gone before it has arrived"
             assert not any(work.wait.called for work in sent.works[-1])
-            coming = link.home(part)
+            coming = transport.home(part)
             assert all(work.wait.call_args_list == [call()] for work in sent.works[-1])
             assert all(grad() is None for grad in left)
             assert [(one.start, one.stop, one.keys.shape, one.values.shape) for one in coming] == [
@@ -88,8 +92,8 @@ def test_what_travels_and_what_is_waited_for() -> None:
                     *(("receive", 1, group, place(grads)) for grads in (coming[1].keys, coming[1].values)),
                 ]
             )
-            link.consumed(part)
-        link.ended()
+            transport.consumed(part)
+        transport.ended()
     # To and from each rank keys come before values.
     for kind in ("send", "receive"):
         widths = [where[1][1] for one, _, _, where in sent.batches[-1] if one == kind]
@@ -98,14 +102,14 @@ def test_what_travels_and_what_is_waited_for() -> None:
 
 def test_where_nothing_travels_nothing_is_started() -> None:
     with patch("torch.distributed.batch_isend_irecv", side_effect=AssertionError):
-        link = Messages(Mock(rows=2, wants=(), gives=()), torch.zeros(1), 1, (3, 5), None)
-        link.fetch(0, torch.zeros(0, 8))
-        link.arrived(0)
-        link.send_home(0, [])
-        assert link.home(0) == []
+        transport = Messages(Mock(rows=2, wants=(), gives=()), torch.zeros(1), 1, (3, 5), None)
+        transport.fetch(0, torch.zeros(0, 8))
+        transport.arrived(0)
+        transport.send_home(0, [])
+        assert transport.home(0) == []
 
 
 def test_what_is_packed_is_of_the_tensors_device() -> None:
     with torch.device("meta"):
-        link = Messages(Mock(rows=2, wants=(), gives=()), torch.zeros(1, device="cpu"), 1, (3, 5), None)
-    assert link.packed.device == torch.device("cpu")
+        transport = Messages(Mock(rows=2, wants=(), gives=()), torch.zeros(1, device="cpu"), 1, (3, 5), None)
+    assert transport.packed.device == torch.device("cpu")

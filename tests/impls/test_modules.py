@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-import impls
+from attention_gate import impls
 from tests.impls.cases import Case, expected, own_tensors
 from tests.impls.worlds import results
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-import impls
-from impls import agreement
-from impls.agreement import _as_given
-from impls.arguments import Arguments, check
+from attention_gate import impls
+from attention_gate.impls import agreement
+from attention_gate.impls.agreement import _as_given
+from attention_gate.impls.arguments import Arguments, check
 from tests.impls.cases import IMPLEMENTATIONS, Case, assert_close, attend, own_tensors, run_case
 from tests.impls.test_fused import CASES
 from tests.impls.worlds import Raised, results, world
@@ -30,13 +30,16 @@ def test_without_a_fused_kernel_it_is_plain_products_and_why() -> None:
 def run_and_tell(rank: int, implementation: str, case: Case, choice: str) -> Any:
     """Return what is told, whether fused kernels ran, and the results, where there are fused kernels for the CPU."""
     with (
-        patch("impls.fused.kernels.objection", lambda *_: None),
-        patch("impls.fused.kernels.least_rows", 1),
+        patch("attention_gate.impls.fused.kernels.objection", lambda *_: None),
+        patch("attention_gate.impls.fused.kernels.least_rows", 1),
         impls.kernels(choice),
     ):
-        with patch("impls.exchange.gather_bytes", None), patch("impls.agreement.gather_bytes", None):
+        with (
+            patch("attention_gate.impls.exchange.gather_bytes", None),
+            patch("attention_gate.impls.agreement.gather_bytes", None),
+        ):
             path = told(case, dist.get_world_size(), rank)
-        from impls.fused import engine
+        from attention_gate.impls.fused import engine
 
         with patch.object(engine, "forward", Mock(wraps=engine.forward)) as forward:
             answer = run_case(rank, implementation, case)
@@ -63,13 +66,19 @@ def test_what_is_told_is_what_is_taken(
 
 
 def test_the_zigzag_layout_is_told_too() -> None:
-    with patch("impls.fused.kernels.objection", lambda *_: None), patch("impls.fused.kernels.least_rows", 1):
+    with (
+        patch("attention_gate.impls.fused.kernels.objection", lambda *_: None),
+        patch("attention_gate.impls.fused.kernels.least_rows", 1),
+    ):
         assert told(REGULAR, 1, 0, layout="zigzag").kernels == "fused"
 
 
 def run_told(rank: int, case: Case) -> list[str]:
     """Return what is told of both layouts of two ranks."""
-    with patch("impls.fused.kernels.objection", lambda *_: None), patch("impls.fused.kernels.least_rows", 1):
+    with (
+        patch("attention_gate.impls.fused.kernels.objection", lambda *_: None),
+        patch("attention_gate.impls.fused.kernels.least_rows", 1),
+    ):
         return [told(case, 2, rank, layout=layout).kernels for layout in ("contiguous", "zigzag")]
 
 
@@ -114,7 +123,7 @@ def test_an_unknown_choice_is_refused() -> None:
 
 def test_what_is_not_said_is_as_in_the_call() -> None:
     rows = torch.zeros(1, 4, 2, 8)
-    with patch("impls.path.check", Mock(wraps=check)) as checked:
+    with patch("attention_gate.impls.path.check", Mock(wraps=check)) as checked:
         impls.path_for(rows, rows, rows, segment_lengths=[4], dilation_rates=[1])
     arguments = Arguments(rows, rows, rows, [4], [1], False, None, None, False, "contiguous", {})
     checked.assert_called_once_with(arguments, 0, 1)
@@ -127,12 +136,12 @@ def test_bad_arguments_are_refused_as_by_the_call() -> None:
 
 def run_remembering(rank: int, implementation: str, case: Case) -> Any:
     """Do on the CPU as on a GPU: what was agreed upon is not checked again, whatever is new is."""
-    with patch("impls.agreement._is_remembered", lambda _: True):
+    with patch("attention_gate.impls.agreement._is_remembered", lambda _: True):
         run_case(rank, implementation, case)
-        with patch("impls.agreement.check", None):
+        with patch("attention_gate.impls.agreement.check", None):
             answer = run_case(rank, implementation, case)
         agreement.forget()
-        with patch("impls.agreement.check", Mock(wraps=agreement.check)) as check:
+        with patch("attention_gate.impls.agreement.check", Mock(wraps=agreement.check)) as check:
             run_case(rank, implementation, case)
         assert check.called, "what was forgotten is checked again"
         refused = 0
@@ -193,26 +202,32 @@ DIFFERENT: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_no_two_calls_are_taken_for_one_another(name: str) -> None:
-    with patch("impls.agreement._is_remembered", lambda _: True):
-        assert _as_given("impls.robust", arguments()) == _as_given("impls.robust", arguments())
-        assert _as_given("impls.robust", arguments()) != _as_given("impls.robust", arguments(**DIFFERENT[name]))
-        assert _as_given("impls.robust", arguments()) != _as_given("impls.collective", arguments())
+    with patch("attention_gate.impls.agreement._is_remembered", lambda _: True):
+        assert _as_given("attention_gate.impls.robust", arguments()) == _as_given(
+            "attention_gate.impls.robust", arguments()
+        )
+        assert _as_given("attention_gate.impls.robust", arguments()) != _as_given(
+            "attention_gate.impls.robust", arguments(**DIFFERENT[name])
+        )
+        assert _as_given("attention_gate.impls.robust", arguments()) != _as_given(
+            "attention_gate.impls.collective", arguments()
+        )
         with impls.kernels("plain"):
-            plain = _as_given("impls.robust", arguments())
-        assert plain != _as_given("impls.robust", arguments())
+            plain = _as_given("attention_gate.impls.robust", arguments())
+        assert plain != _as_given("attention_gate.impls.robust", arguments())
         with torch.no_grad():
-            assert plain != _as_given("impls.robust", arguments())
-            assert _as_given("impls.robust", arguments()) != given_with_gradients()
+            assert plain != _as_given("attention_gate.impls.robust", arguments())
+            assert _as_given("attention_gate.impls.robust", arguments()) != given_with_gradients()
 
 
 def given_with_gradients() -> Any:
     with torch.enable_grad():
-        return _as_given("impls.robust", arguments())
+        return _as_given("attention_gate.impls.robust", arguments())
 
 
 def test_what_cannot_be_remembered_is_checked() -> None:
-    assert _as_given("impls.robust", arguments()) is None, "on the CPU every call is checked"
-    with patch("impls.agreement._is_remembered", lambda _: True):
+    assert _as_given("attention_gate.impls.robust", arguments()) is None, "on the CPU every call is checked"
+    with patch("attention_gate.impls.agreement._is_remembered", lambda _: True):
         for changes in (
             {"unknown": {"dropout": 0}},
             {"query": [1.0]},
@@ -220,4 +235,4 @@ def test_what_cannot_be_remembered_is_checked() -> None:
             {"segment_lengths": [4, [4]]},
             {"scale": torch.ones(1)},
         ):
-            assert _as_given("impls.robust", arguments(**changes)) is None
+            assert _as_given("attention_gate.impls.robust", arguments(**changes)) is None

@@ -5,10 +5,10 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from impls import block
-from impls.plan import Branch, Layout
-from impls.schedule import gathering
-from impls.work import Work
+from attention_gate.impls import block
+from attention_gate.impls.schedule import gathering
+from attention_gate.impls.tiling import Branch, Layout
+from attention_gate.impls.work import Work
 
 
 def work_of(problems: int, queries: int, keys: int) -> Work:

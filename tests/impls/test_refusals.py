@@ -107,7 +107,10 @@ DIFFERENT: dict[str, tuple[dict[str, Any], list[str]]] = {
     "value_dim": ({"shapes": (1, 2, 4, 2, 2, 6)}, ["value_dim", "6 on rank 1"]),
     "gradients": ({"frozen": "key"}, ["requires_grad", "['query', 'value'] on rank 1"]),
     "layout": ({"layout": "zigzag"}, ["layout", "contiguous on rank 0", "zigzag on rank 1"]),
-    "implementation": ({"implementation": "other"}, ["implementation", "impls.collective", "impls.robust"]),
+    "implementation": (
+        {"implementation": "other"},
+        ["implementation", "attention_gate.impls.collective", "attention_gate.impls.robust"],
+    ),
 }
 
 

@@ -6,14 +6,14 @@ from unittest.mock import Mock, patch
 
 import torch
 
-from impls.fused.turns import Turns
+from attention_gate.impls.fused.two_streams import TwoStreams
 
 
 def test_on_a_cpu_there_are_no_streams() -> None:
-    turns = Turns(torch.device("cpu"), 4)
-    with turns.of(1):
+    streams = TwoStreams(torch.device("cpu"), 4)
+    with streams.of(1):
         pass
-    turns.join()
+    streams.join()
 
 
 class Streams:
@@ -45,18 +45,18 @@ def test_odd_parts_have_a_stream_beside_the_callers() -> None:
         for current in ("caller's", "another", "caller's"):
             streams.current = streams.made(current)
             streams.waits.clear()
-            turns = Turns(device, 2)
+            pair = TwoStreams(device, 2)
             assert streams.waits == [(f"beside the {current}", current)]
             for part in range(4):
-                with turns.of(part):
+                with pair.of(part):
                     assert streams.current.cuda_stream == (current if part % 2 == 0 else f"beside the {current}")
-            turns.join()
+            pair.join()
             assert streams.waits[1:] == [(current, f"beside the {current}")]
 
 
 def test_a_single_part_has_no_other_stream() -> None:
     with patch("torch.cuda.current_stream", side_effect=AssertionError):
-        turns = Turns(torch.device("cuda"), 1)
-        with turns.of(0):
+        streams = TwoStreams(torch.device("cuda"), 1)
+        with streams.of(0):
             pass
-        turns.join()
+        streams.join()

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from impls.fused import symmetric
-from impls.fused.plan import Transfer
+from attention_gate.impls.fused import symmetric
+from attention_gate.impls.fused.plan import Transfer
 
 
 def test_who_packs_next_waits_for_all_who_fetch_and_for_who_reads_here() -> None:
@@ -29,11 +29,11 @@ def test_the_end_of_reading_is_noted() -> None:
     """Once, after all parts: these run on two streams, so that no one part's end is the pass's."""
     place = Mock(world_size=2, rank=0, fetched=None, read=None)
     with patch.object(symmetric, "_event", Mock(side_effect=["released", "consumed", "ended"])):
-        link = symmetric.SharedMemory(place, Mock(rows=4, wants=(), gives=()), torch.bfloat16, 2, (8, 8))
-        link.released(1)
-        link.consumed(1)
+        transport = symmetric.SharedMemory(place, Mock(rows=4, wants=(), gives=()), torch.bfloat16, 2, (8, 8))
+        transport.released(1)
+        transport.consumed(1)
         assert place.read is None
-        link.ended()
+        transport.ended()
         assert place.read == "ended"
 
 
@@ -145,17 +145,19 @@ def test_a_workspace_holds_what_travels_and_no_byte_more(size: int, parts: int) 
             return peer, set(range(start, start + int(np.prod(shape)) * dtype.itemsize))
 
         place.of = of
-        link = symmetric.SharedMemory(place, Mock(rows=rows, wants=(), gives=()), torch.bfloat16, parts, widths)
-        owner, packed = link.packed  # type: ignore[misc]
+        transport = symmetric.SharedMemory(place, Mock(rows=rows, wants=(), gives=()), torch.bfloat16, parts, widths)
+        owner, packed = transport.packed  # type: ignore[misc]
         taken = [packed]
         assert owner == rank
         for part in range(min(2, parts)):
             for other in range(size):
-                for owner, inbox in link._inboxes(rank, part, other) if other != rank else ():  # type: ignore[misc]
+                for owner, inbox in transport._inboxes(rank, part, other) if other != rank else ():  # type: ignore[misc]
                     assert owner == rank
                     taken.append(inbox)
             # The part after the next takes the same place.
-            assert link._inboxes(rank, part, 1 - min(rank, 1)) == link._inboxes(rank, part + 2, 1 - min(rank, 1))
+            assert transport._inboxes(rank, part, 1 - min(rank, 1)) == transport._inboxes(
+                rank, part + 2, 1 - min(rank, 1)
+            )
         assert sum(map(len, taken)) == len(set().union(*taken))
         used[rank] = set().union(*taken)
     needed = symmetric.SharedMemory.bytes_needed(Mock(rows=rows), parts, widths, torch.bfloat16, size)
@@ -245,29 +247,29 @@ def test_which_stream_waits_for_what() -> None:
             done[what] = list(recorded.log)
             return result
 
-        link = take("begin", symmetric.SharedMemory, place, span, torch.float32, parts, widths)
-        take("publish", link.publish)
+        transport = take("begin", symmetric.SharedMemory, place, span, torch.float32, parts, widths)
+        take("publish", transport.publish)
         for part in range(parts):
             buffer = torch.zeros(5, 8).as_subclass(Copied)
-            take(f"fetch {part}", link.fetch, part, buffer)
+            take(f"fetch {part}", transport.fetch, part, buffer)
             assert torch.equal(buffer[3:5], packed[part, :2])
             assert torch.equal(buffer[:2], packed[part, 2:])
             assert not buffer[2].any()
-            take(f"arrived {part}", link.arrived, part)
-            take(f"released {part}", link.released, part)
+            take(f"arrived {part}", transport.arrived, part)
+            take(f"released {part}", transport.released, part)
         for part in range(parts):
             grads = [torch.full((2, width), 100.0 * part + width) for width in widths]
-            take(f"send {part}", link.send_home, part, [(wants[0], *grads)])
-            keys, values = link._inboxes(0, part, 1)
+            take(f"send {part}", transport.send_home, part, [(wants[0], *grads)])
+            keys, values = transport._inboxes(0, part, 1)
             assert all(torch.equal(inbox[:2], grad) for inbox, grad in zip((keys, values), grads, strict=True))
-            for inbox in link._inboxes(1, part, 0):
+            for inbox in transport._inboxes(1, part, 0):
                 inbox.fill_(-part - 1.0)
-            ((start, stop, *came),) = take(f"home {part}", link.home, part)
+            ((start, stop, *came),) = take(f"home {part}", transport.home, part)
             assert (start, stop) == (1, 4)
             assert [tuple(rows_of.shape) for rows_of in came] == [(3, 3), (3, 5)]
             assert all((rows_of == -part - 1.0).all() for rows_of in came)
-            take(f"consumed {part}", link.consumed, part)
-        take("end", link.ended)
+            take(f"consumed {part}", transport.consumed, part)
+        take("end", transport.ended)
 
     def named(what: str) -> str:
         """Return the event that this step left."""
@@ -297,7 +299,7 @@ def test_which_stream_waits_for_what() -> None:
         assert done[f"home {part}"] == [("wait", "caller", homecoming)]
         assert done[f"consumed {part}"] == [("record", "caller", named(f"consumed {part}"))]
     assert done["end"] == [("record", "caller", place.read.name)]
-    assert not any((link._arrivals, link._homecomings, link._leaving))
+    assert not any((transport._arrivals, transport._homecomings, transport._leaving))
 
 
 def test_gradients_that_leave_are_kept_until_they_are_home() -> None:
@@ -309,13 +311,13 @@ def test_gradients_that_leave_are_kept_until_they_are_home() -> None:
         patch("torch.cuda.current_stream", lambda: recorded.current),
         patch("torch.cuda.stream", recorded.stream),
     ):
-        link = symmetric.SharedMemory(place_of(recorded, 1, memory), span, torch.float32, 1, (3, 5))
+        transport = symmetric.SharedMemory(place_of(recorded, 1, memory), span, torch.float32, 1, (3, 5))
         grads = [torch.zeros(4, 3), torch.zeros(4, 5)]
         left = [ref(grad) for grad in grads]
-        link.send_home(0, [(span.wants[0], *grads)])
+        transport.send_home(0, [(span.wants[0], *grads)])
         del grads
         assert all(grad() is not None for grad in left)
-        assert link.home(0) == []
+        assert transport.home(0) == []
         assert all(grad() is None for grad in left)
 
 

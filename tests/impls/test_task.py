@@ -6,9 +6,9 @@ from unittest.mock import Mock, patch
 import pytest
 import torch
 
-from impls.fused import Task, task_for
-from impls.fused.plan import plan_of
-from impls.plan import Branch, Layout
+from attention_gate.impls.fused import Task, task_for
+from attention_gate.impls.fused.plan import plan_of
+from attention_gate.impls.tiling import Branch, Layout
 
 LAYOUT = Layout(32, 2, 1, 2, 2, (Branch(32, 1),), True)
 
@@ -19,7 +19,10 @@ def asked(**changes: Any) -> Task | str:
     given |= changes
     query, value = torch.zeros(given["batch"], 16, 2, 8), torch.zeros(given["batch"], 16, 2, 24)
     objection = Mock(return_value=given["objection"])
-    with patch("impls.fused.kernels.objection", objection), patch("impls.fused.kernels.least_rows", 16):
+    with (
+        patch("attention_gate.impls.fused.kernels.objection", objection),
+        patch("attention_gate.impls.fused.kernels.least_rows", 16),
+    ):
         found = task_for(query, value, given["layout"], given["is_zigzag"], given["scale"], None, True)
     objection.assert_called_once_with(query.device, query.dtype, 8, 24)
     return found

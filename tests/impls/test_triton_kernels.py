@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from impls.fused.grid import Piece, grid
+from attention_gate.impls.fused.grid import Piece, grid
 from tests.impls.cases import Case, assert_close
 from tests.impls.made_pieces import SHAPES, Shape, expected_merge, expected_sum, random_piece, whole_piece
 from tests.impls.test_fused import run_fused
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
 
 def kernels() -> Any:
     """Return the module of kernels, which are interpreted where there is no GPU."""
-    from impls.fused import triton_kernels
+    from attention_gate.impls.fused import triton_kernels
 
     return triton_kernels
 
@@ -254,7 +254,7 @@ WHOLE = {
 def run_interpreted(rank: int, implementation: str, case: Case) -> dict[str, np.ndarray]:
     """Run a case whose pieces all go through the kernels, whatever their size and dtype."""
     kernels()
-    with np.errstate(all="ignore"), patch("impls.fused.combine._has_kernels", lambda _: True):
+    with np.errstate(all="ignore"), patch("attention_gate.impls.fused.combine._has_kernels", lambda _: True):
         return run_fused(rank, implementation, case)
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-import impls
-from impls.fused import kernels, symmetric
-from impls.plan import Layout
+from attention_gate import impls
+from attention_gate.impls.fused import kernels, symmetric
+from attention_gate.impls.tiling import Layout
 from tests.impls.cases import IMPLEMENTATIONS, Case, attend, expected, shard_of, whole
 from tests.impls.worlds import results
 
@@ -77,7 +77,7 @@ def run(rank: int, implementation: str, case: Case, layout: str, shares: bool, i
         stack.enter_context(patch.object(symmetric, "is_wanted", shares))
         stack.enter_context(patch.object(symmetric, "_workspaces", type(symmetric._workspaces)()))
         if in_parts:
-            stack.enter_context(patch("impls.fused.plan.least_elements", 0))
+            stack.enter_context(patch("attention_gate.impls.fused.plan.least_elements", 0))
         for seed in range(3):
             one = Case(**vars(case) | {"seed": seed})
             assert_right(rank, begin(rank, implementation, one, layout)(), one, layout)
@@ -124,17 +124,17 @@ def before_sleep(function: Callable[..., Any]) -> Callable[..., Any]:
     return early
 
 
-_LINK = "impls.fused.symmetric.SharedMemory"
+_TRANSPORT = "attention_gate.impls.fused.symmetric.SharedMemory"
 DELAYS: dict[str, tuple[str, Callable[..., Callable[..., Any]]]] = {
-    "rows are packed late": (f"{_LINK}.publish", after_sleep),
-    "rows are fetched late": (f"{_LINK}.fetch", lambda function: after_sleep(function, "fetching")),
-    "kernels run late": ("impls.fused.kernels.attend", after_sleep),
-    "what kernels made comes late": ("impls.fused.kernels.attend", before_sleep),
-    "gradients are made late": ("impls.fused.kernels.attend_backward", before_sleep),
-    "gradients are sent home late": (f"{_LINK}.send_home", lambda function: after_sleep(function, "homing")),
-    "sums are late": ("impls.fused.engine.add", after_sleep),
-    "what sums made comes late": ("impls.fused.engine.add", before_sleep),
-    "merges are late": ("impls.fused.engine.merge", after_sleep),
+    "rows are packed late": (f"{_TRANSPORT}.publish", after_sleep),
+    "rows are fetched late": (f"{_TRANSPORT}.fetch", lambda function: after_sleep(function, "fetching")),
+    "kernels run late": ("attention_gate.impls.fused.kernels.attend", after_sleep),
+    "what kernels made comes late": ("attention_gate.impls.fused.kernels.attend", before_sleep),
+    "gradients are made late": ("attention_gate.impls.fused.kernels.attend_backward", before_sleep),
+    "gradients are sent home late": (f"{_TRANSPORT}.send_home", lambda function: after_sleep(function, "homing")),
+    "sums are late": ("attention_gate.impls.fused.engine.add", after_sleep),
+    "what sums made comes late": ("attention_gate.impls.fused.engine.add", before_sleep),
+    "merges are late": ("attention_gate.impls.fused.engine.merge", after_sleep),
 }
 
 
@@ -148,7 +148,7 @@ def delayed(what: str) -> Iterator[None]:
 def run_late(rank: int, late: int, case: Case, layout: str) -> None:
     """Passes one after another, on two streams in turn, each of other values, a rank late in each way."""
     streams = [torch.cuda.Stream(), torch.cuda.Stream()]
-    with patch("impls.fused.plan.least_elements", 0):
+    with patch("attention_gate.impls.fused.plan.least_elements", 0):
         for what in DELAYS:
             with delayed(what) if rank == late else ExitStack():
                 ends = []

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-import reference
-from impls import autograd
+from attention_gate import reference
+from attention_gate.impls import autograd
 from tests.impls.cases import IMPLEMENTATIONS, Case, attend, own_tensors, shard_of, whole
 from tests.impls.test_autograd import assert_subset, run_subset
 from tests.impls.test_fused import fused
@@ -25,7 +25,7 @@ pytestmark = [
 
 
 def path(is_fused: bool) -> AbstractContextManager:
-    return fused() if is_fused else patch("impls.autograd._AttendFused.apply", None)
+    return fused() if is_fused else patch("attention_gate.impls.autograd._AttendFused.apply", None)
 
 
 class Unused(torch.autograd.Function):

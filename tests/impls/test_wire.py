@@ -13,9 +13,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from impls.exchange import Flight, gather_bytes
+from attention_gate.impls.exchange import Flight, gather_bytes
 from tests.impls.cases import IMPLEMENTATIONS, Case, assert_close, attend, own_tensors, run_case, shard_of
-from tests.impls.test_plan import visible_pairs
+from tests.impls.test_tiling import visible_pairs
 from tests.impls.worlds import results
 
 ELEMENT = {"float64": 8, "float32": 4, "bfloat16": 2}
@@ -129,7 +129,7 @@ def test_the_bound_of_causal_dense_attention() -> None:
 
 def run_watched(rank: int, case: Case, has_backward: bool) -> int:
     """Return the largest number of parcels, made to be sent or received, that were alive at once."""
-    from impls import robust
+    from attention_gate.impls import robust
 
     alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
     most = 0
@@ -218,7 +218,7 @@ def test_nothing_piles_up_from_call_to_call(implementation: str) -> None:
 
 def run_late(rank: int, implementation: str, case: Case, late_ranks: list[int]) -> dict[str, np.ndarray]:
     """Run with some ranks late for each exchange, and with received rows NaN until they have arrived."""
-    from impls import robust
+    from attention_gate.impls import robust
 
     def late(post: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*arguments: Any, **options: Any) -> Any:

@@ -2,9 +2,9 @@
 
 import torch
 
-from impls.plan import Branch, Layout
-from impls.schedule import gathering
-from impls.work import Work
+from attention_gate.impls.schedule import gathering
+from attention_gate.impls.tiling import Branch, Layout
+from attention_gate.impls.work import Work
 
 
 def work_of(segment_length: int, is_causal: bool, length: int = 16) -> Work:

@@ -13,18 +13,19 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from attention_gate.verify.checks import BY_NAME, Check
+from attention_gate.verify.checks.profiles import examples
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.network.simulated_worlds import SimulatedWorlds
+from attention_gate.verify.run.judging import load_everywhere
+from attention_gate.verify.run.search import search
+from attention_gate.verify.target.loading import load
+from attention_gate.verify.target.source import TargetError, parse_source
+from attention_gate.verify.world.finding import Finding
+from attention_gate.verify.world.local import Worlds
 from tests.mutation.judges import changed_package
 from tests.mutation.operators import Mutant
 from tests.mutation.together import Together
-from verify.checks import BY_NAME, Check
-from verify.findings import Finding
-from verify.gate import load_everywhere
-from verify.network.world import SimulatedWorlds
-from verify.profiles import examples
-from verify.search import search
-from verify.session import Session
-from verify.target import TargetError, load, parse_source
-from verify.world.local import Worlds
 
 #: What each implementation claims, as in tox.ini.
 CLAIMS = {"robust": ("traffic", "overlap", "memory"), "collective": ("traffic",)}

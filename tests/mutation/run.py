@@ -5,7 +5,7 @@
     python -m tests.mutation.run impls/plan.py impls/work.py    # these files
     python -m tests.mutation.run impls --known                  # those of the ledger: does each survive still?
     python -m tests.mutation.run impls impls/fused --together   # the same, as many as may be in one program
-    python -m tests.mutation.run impls/fused/turns.py --only tests/impls/test_two_gpus.py   # where there are two GPUs
+    python -m tests.mutation.run impls/fused/two_streams.py --only tests/impls/test_two_gpus.py   # where there are two GPUs
 
 Prints each survivor, and at the end the counts; those that the ledger does not know are marked NEW, those that it knows
 and that are noticed STALE, and both make the exit status 1. The operators are in tests/mutation/operators.py, the
@@ -61,16 +61,16 @@ TESTS = {
             "wire",
             "fused",
             "against_the_oracle",
-            "links",
+            "row_transport",
             "triton_kernels",
-            "plan",
+            "tiling",
             "composition",
         )
     ],
     # All that come to these files on a CPU; the others get no further than `kernels.objection`.
     "impls/fused": [
         f"tests/impls/test_{name}.py"
-        for name in ("fused", "links", "turns", "path", "triton_kernels", "upstream", "task")
+        for name in ("fused", "row_transport", "two_streams", "path", "triton_kernels", "upstream", "task")
     ],
 }
 
@@ -85,14 +85,14 @@ FIRST = {
         "collective": "wire",
         "exchange": "wire",
         "path": "path",
-        "plan": "plan",
+        "tiling": "tiling",
         "robust": "wire",
         "schedule": "wire",
         "work": "against_the_oracle",
         "zigzag": "fused",
-        "fused/links": "links",
-        "fused/symmetric": "links",
-        "fused/turns": "turns",
+        "fused/row_transport": "row_transport",
+        "fused/symmetric": "row_transport",
+        "fused/two_streams": "two_streams",
     }.items()
 }
 
@@ -101,16 +101,16 @@ OF_PARTS = {
     f"impls/fused/{file}.py": [f"tests/impls/test_{test}.py" for test in tests]
     for file, tests in {
         "__init__": ("task",),
-        "combine": ("combine", "journey"),
-        "engine": ("journey",),
-        "grid": ("grid", "journey"),
-        "journey": ("journey",),
-        "kernels": ("kernels", "journey"),
-        "links": ("messages",),
+        "combine": ("combine", "pipeline"),
+        "engine": ("pipeline",),
+        "grid": ("grid", "pipeline"),
+        "pipeline": ("pipeline",),
+        "kernels": ("kernels", "pipeline"),
+        "row_transport": ("messages",),
         "plan": ("fused_plan", "task"),
         "symmetric": ("symmetric",),
         "triton_kernels": ("triton_kernels",),
-        "turns": ("streams",),
+        "two_streams": ("streams",),
     }.items()
 }
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
+from attention_gate import Target
+from attention_gate.impls import collective, path, robust
+from attention_gate.impls.fused import kernels
+from attention_gate.impls.fused import plan as fused_plan
 from benchmarks.shapes import dense, regular
-from impls import collective, path, robust
-from impls.fused import kernels
-from impls.fused import plan as fused_plan
-from verify import Target
 
 # By these names the unchanged package is found, whatever this one is called.
-_RIGHT = import_module("impls.path"), import_module("impls.fused.kernels"), import_module("impls.fused.plan")
+_RIGHT = tuple(import_module(f"attention_gate.impls.{name}") for name in ("path", "fused.kernels", "fused.plan"))
 
 for _kernels, _plan in ((kernels, fused_plan), _RIGHT[1:]):
     _kernels.objection = lambda *_: None  # type: ignore[assignment]

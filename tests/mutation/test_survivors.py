@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-import reference
-from impls import collective, robust
+from attention_gate import reference
+from attention_gate.impls import collective, robust
 
 
 def test_nothing_is_causal_unless_it_is_asked_for() -> None:

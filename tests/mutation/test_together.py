@@ -9,7 +9,7 @@ from tests.mutation.operators import mutants
 from tests.mutation.together import REPOSITORY, together
 
 
-@pytest.mark.parametrize("file", ["reference/_branches.py", "impls/fused/turns.py"])
+@pytest.mark.parametrize("file", ["reference/_branches.py", "impls/fused/two_streams.py"])
 def test_each_mutant_is_in_one_program(file: str) -> None:
     source = (REPOSITORY / file).read_text()
     unchanged = ast.unparse(ast.parse(source)).splitlines()
@@ -31,7 +31,7 @@ def test_each_mutant_is_in_one_program(file: str) -> None:
 
 
 def test_mutants_of_one_line_are_apart() -> None:
-    file = "impls/fused/turns.py"
+    file = "impls/fused/two_streams.py"
     made = list(mutants(file, (REPOSITORY / file).read_text()))
     (line, count), *_ = Counter(one.line for one in made).most_common()
     programs = together(one for one in made if one.line == line)

@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from impls.fused import symmetric
-from impls.fused.links import Messages
+from attention_gate.impls.fused import symmetric
+from attention_gate.impls.fused.row_transport import Messages
 from tests.impls.cases import IMPLEMENTATIONS, Case, assert_close
 from tests.impls.test_fused import CASES, run_fused
 from tests.impls.worlds import results
@@ -45,10 +45,10 @@ class Handle:
 
 @contextmanager
 def shared_memory(folder: str) -> Iterator[None]:
-    """Let links be those over shared memory, with streams that do everything at once."""
+    """Let transports be those over shared memory, with streams that do everything at once."""
     places: dict[Any, symmetric.Workspace] = {}
 
-    def link(span: Any, like: Tensor, parts: int, widths: tuple[int, int], group: Any) -> symmetric.SharedMemory:
+    def transport(span: Any, like: Tensor, parts: int, widths: tuple[int, int], group: Any) -> symmetric.SharedMemory:
         size, rank = dist.get_world_size(group), dist.get_rank(group)
         assert symmetric.SharedMemory.bytes_needed(span, parts, widths, like.dtype, size) <= SIZE
         if group not in places:
@@ -62,7 +62,7 @@ def shared_memory(folder: str) -> Iterator[None]:
 
     with ExitStack() as stack:
         for name, stand_in in (
-            ("impls.fused.journey._link", link),
+            ("attention_gate.impls.fused.pipeline._transport", transport),
             ("torch.cuda.current_stream", Mock()),
             ("torch.cuda.stream", lambda _: nullcontext()),
             ("torch.cuda.Event", Mock),

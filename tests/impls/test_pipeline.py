@@ -1,4 +1,4 @@
-"""Whole passes of several ranks, threads of this process, over a link as late and as merciless as it may be.
+"""Whole passes of several ranks, threads of this process, over a transport as late and as merciless as it may be.
 
 What is not there yet and what is not to be read any more is not a number, and each step must come when it is due.
 """
@@ -14,13 +14,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from impls.fused import engine, journey, symmetric
-from impls.fused.engine import Result
-from impls.fused.grid import Piece, grid
-from impls.fused.journey import Journey, Task, Tensors
-from impls.fused.links import Gradients, Messages
-from impls.fused.plan import Plan, Span, Transfer, plan_of
-from impls.plan import Branch, Layout
+from attention_gate.impls.fused import engine, pipeline, symmetric
+from attention_gate.impls.fused.engine import Result
+from attention_gate.impls.fused.grid import Piece, grid
+from attention_gate.impls.fused.pipeline import Pipeline, Task, Tensors
+from attention_gate.impls.fused.plan import Plan, Span, Transfer, plan_of
+from attention_gate.impls.fused.row_transport import Gradients, Messages
+from attention_gate.impls.tiling import Branch, Layout
 from tests.impls.cases import Case, expected, whole
 from tests.impls.test_fused import CASES
 
@@ -48,19 +48,19 @@ class Post:
 
 
 class Member:
-    """Stands for a group: a rank of it, which pass of its it is, and what was asked of the link of each pass."""
+    """Stands for a group: a rank of it, which pass of its it is, and what was asked of the transport of each pass."""
 
     def __init__(self, rank: int, size: int, post: Post) -> None:
         self.rank, self.size, self.post = rank, size, post
-        self.links: list[MercilessLink] = []
+        self.transports: list[MercilessTransport] = []
 
-    def link(self, span: Span, like: Tensor, parts: int, widths: tuple[int, int]) -> "MercilessLink":
-        self.links.append(MercilessLink(self, len(self.links), span, like, parts, widths))
-        return self.links[-1]
+    def transport(self, span: Span, like: Tensor, parts: int, widths: tuple[int, int]) -> "MercilessTransport":
+        self.transports.append(MercilessTransport(self, len(self.transports), span, like, parts, widths))
+        return self.transports[-1]
 
 
-class MercilessLink:
-    """A link that gives nothing before it is waited for, and takes all away that is not to be read any more."""
+class MercilessTransport:
+    """A transport that gives nothing before it is waited for, and takes all away that is not to be read any more."""
 
     def __init__(
         self, member: Member, number: int, span: Span, like: Tensor, parts: int, widths: tuple[int, int]
@@ -158,9 +158,9 @@ def run(case: Case, member: Member, is_zigzag: bool, in_parts: bool, moves_home:
     with torch.device("meta"):  # a caller's default device is not that of the tensors
         out, lse = engine.forward(inputs, task)
         grads = engine.backward(inputs, Result(out, lse, grad_out), task, moves_home)
-    assert len(member.links) == (2 if made.span else 0)
-    for link, is_backward in zip(member.links, (False, moves_home), strict=False):
-        link.assert_whole(is_backward)
+    assert len(member.transports) == (2 if made.span else 0)
+    for transport, is_backward in zip(member.transports, (False, moves_home), strict=False):
+        transport.assert_whole(is_backward)
     found = {"out": out, "lse": lse.transpose(1, 2), "grad_query": grads.query}
     return rows, found | ({"grad_key": grads.key, "grad_value": grads.value} if moves_home else {})
 
@@ -184,37 +184,40 @@ def run_all(
     post = Post()
     members = [Member(rank, size, post) for rank in range(size)]
     with (
-        patch("impls.fused.journey.dist.get_world_size", lambda member: member.size),
-        patch("impls.fused.journey._link", lambda span, like, parts, widths, of: of.link(span, like, parts, widths)),
-        patch("impls.fused.plan.least_elements", 0),
+        patch("attention_gate.impls.fused.pipeline.dist.get_world_size", lambda member: member.size),
+        patch(
+            "attention_gate.impls.fused.pipeline._transport",
+            lambda span, like, parts, widths, of: of.transport(span, like, parts, widths),
+        ),
+        patch("attention_gate.impls.fused.plan.least_elements", 0),
         patch.object(engine, "merge", combining(engine.merge)) as merged,
         patch.object(engine, "add", combining(engine.add)) as added,
-        patch.object(journey, "add", combining(journey.add)),
+        patch.object(pipeline, "add", combining(pipeline.add)),
         ThreadPoolExecutor(size) as pool,
     ):
         answers = list(pool.map(lambda member: run(case, member, is_zigzag, in_parts, moves_home), members))
     # Of calls by several threads a mock counts not all.
     sums = len(merged.call_args_list), len(added.call_args_list)
-    assert_few_sums(case, size, is_zigzag, members[0].links, *sums)
+    assert_few_sums(case, size, is_zigzag, members[0].transports, *sums)
     right = expected(case)
     for rows, found in answers:
         for name, mine in found.items():
             due = right[name][:, :, rows] if name == "lse" else right[name][:, rows]
             np.testing.assert_allclose(mine.numpy(), due, rtol=0, atol=1e-12, err_msg=f"{name} of {case}, rows {rows}")
-    return [link.parts for member in members for link in member.links]
+    return [transport.parts for member in members for transport in member.transports]
 
 
 def assert_few_sums(
-    case: Case, size: int, is_zigzag: bool, links: list[MercilessLink], merged: int, added: int
+    case: Case, size: int, is_zigzag: bool, transports: list[MercilessTransport], merged: int, added: int
 ) -> None:
     """Assert that pieces are put together once in each part, and before where there are several and local ones.
 
     A result that is whole already, that of a branch inside the shard whose rows all are selected, is not touched.
     """
-    parts = links[0].parts if links else 1
+    parts = transports[0].parts if transports else 1
     local = [branch for branch in case.branches if case.length // size % branch[0] == 0 and not is_zigzag]
     passes = parts + (parts > 1 and bool(local))
-    is_whole = not links and len(local) == 1 and local[0][1] == 1
+    is_whole = not transports and len(local) == 1 and local[0][1] == 1
     assert merged == (0 if is_whole else passes * size)
     assert added == 3 * passes * size
 
@@ -257,22 +260,22 @@ def test_where_only_queries_want_gradients_nothing_goes_home(name: str) -> None:
 
 
 def test_a_pass_that_fails_ends_its_link_all_the_same() -> None:
-    link = Mock()
+    transport = Mock()
     with (
-        patch("impls.fused.journey.dist.get_world_size", lambda _: 2),
-        patch("impls.fused.journey._link", return_value=link),
-        patch("impls.fused.journey.Turns") as turns,
+        patch("attention_gate.impls.fused.pipeline.dist.get_world_size", lambda _: 2),
+        patch("attention_gate.impls.fused.pipeline._transport", return_value=transport),
+        patch("attention_gate.impls.fused.pipeline.TwoStreams") as streams,
     ):
         rows = torch.zeros(1, 8, 2, 2)
         layout = Layout(16, 2, 0, 2, 2, (Branch(16, 1),), False)
         made = plan_of(layout, False)
         assert isinstance(made, Plan)
         assert made.span
-        under_way = Journey(Tensors(rows, rows, rows), made.span, Task(made, 1.0, None, True))
+        under_way = Pipeline(Tensors(rows, rows, rows), made.span, Task(made, 1.0, None, True))
         with pytest.raises(MemoryError), under_way:
             raise MemoryError
-    turns.return_value.join.assert_called_once_with()
-    link.ended.assert_called_once_with()
+    streams.return_value.join.assert_called_once_with()
+    transport.ended.assert_called_once_with()
 
 
 @pytest.mark.parametrize(("kv_heads", "value_dim", "parts"), [(8, 4, 1), (8, 12, 2), (8, 28, 4), (1, 28, 1)])
@@ -283,14 +286,14 @@ def test_how_many_parts_there_are_follows_from_keys_and_values(kv_heads: int, va
     assert made.span
     keys, values = torch.zeros(1, 16, kv_heads, 4), torch.zeros(1, 16, kv_heads, value_dim)
     with (
-        patch("impls.fused.journey.dist.get_world_size", lambda _: 2),
-        patch("impls.fused.journey._link") as link,
-        patch("impls.fused.plan.least_elements", 8 * 16 * 8),
+        patch("attention_gate.impls.fused.pipeline.dist.get_world_size", lambda _: 2),
+        patch("attention_gate.impls.fused.pipeline._transport") as transport,
+        patch("attention_gate.impls.fused.plan.least_elements", 8 * 16 * 8),
     ):
-        assert Journey(Tensors(keys, keys, values), made.span, Task(made, 1.0, None, True)).parts == parts
-        assert Journey(Tensors(keys, keys, values), made.span, Task(made, 1.0, None, False)).parts == 1
+        assert Pipeline(Tensors(keys, keys, values), made.span, Task(made, 1.0, None, True)).parts == parts
+        assert Pipeline(Tensors(keys, keys, values), made.span, Task(made, 1.0, None, False)).parts == 1
     widths = [kv_heads // count * dim for count in (parts, 1) for dim in (4, value_dim)]
-    assert [width for call in link.call_args_list for width in call.args[3]] == widths
+    assert [width for call in transport.call_args_list for width in call.args[3]] == widths
 
 
 def test_there_are_two_buffers_at_most_each_of_one_part() -> None:
@@ -301,11 +304,11 @@ def test_there_are_two_buffers_at_most_each_of_one_part() -> None:
         assert made.span
         rows = torch.zeros(1, 16, kv_heads, 4)
         with (
-            patch("impls.fused.journey.dist.get_world_size", lambda _: 2),
-            patch("impls.fused.journey._link"),
-            patch("impls.fused.plan.least_elements", 0),
+            patch("attention_gate.impls.fused.pipeline.dist.get_world_size", lambda _: 2),
+            patch("attention_gate.impls.fused.pipeline._transport"),
+            patch("attention_gate.impls.fused.plan.least_elements", 0),
         ):
-            made_journey = Journey(Tensors(rows, rows, rows), made.span, Task(made, 1.0, None, True))
+            made_journey = Pipeline(Tensors(rows, rows, rows), made.span, Task(made, 1.0, None, True))
         buffers = made_journey._buffers
         assert len(buffers) == min(2, made_journey.parts)
         assert [buffer.shape for buffer in buffers] == [(32, 8)] * len(buffers)
@@ -318,12 +321,12 @@ def test_gradients_that_no_other_block_has_are_not_added_up() -> None:
     assert isinstance(made, Plan)
     rows = torch.zeros(1, 12, 2, 4)
     with (
-        patch("impls.fused.journey.dist.get_world_size", lambda _: 4),
-        patch("impls.fused.journey._link"),
-        patch.object(journey, "add") as added,
+        patch("attention_gate.impls.fused.pipeline.dist.get_world_size", lambda _: 4),
+        patch("attention_gate.impls.fused.pipeline._transport"),
+        patch.object(pipeline, "add") as added,
     ):
         assert made.span
-        under_way = Journey(Tensors(rows, rows, rows), made.span, Task(made, 1.0, None, False))
+        under_way = Pipeline(Tensors(rows, rows, rows), made.span, Task(made, 1.0, None, False))
         grads = torch.arange(2.0 * 20 * 4).view(1, 1, 1, 2, 20, 4)
         for keys in (range(20), range(3, 23), range(5, 15), range(4, 14)):
             beside = [(range(5), grads, grads), (range(14, 30), grads, grads)]
@@ -342,7 +345,7 @@ def test_gradients_that_no_other_block_has_are_not_added_up() -> None:
 
 
 def test_the_length_that_no_shard_has_fits_32_bits() -> None:
-    assert 1 << 30 <= journey._LONG < 1 << 31
+    assert 1 << 30 <= pipeline._LONG < 1 << 31
 
 
 def test_rows_that_follow_one_another_are_packed_by_one_sum() -> None:
@@ -350,8 +353,8 @@ def test_rows_that_follow_one_another_are_packed_by_one_sum() -> None:
     for rows, rate, of_sums in ((8, 1, 1), (8, 2, 0), (4, 1, 0)):
         source = grid(torch.arange(1.0 * 8 * 2 * 3).view(1, 8, 2, 3), rows, rate)
         target = torch.zeros(source.shape)
-        with patch.object(journey, "add", Mock(wraps=journey.add)) as added:
-            journey._copy_grid(target, source)
+        with patch.object(pipeline, "add", Mock(wraps=pipeline.add)) as added:
+            pipeline._copy_grid(target, source)
         assert added.call_count == of_sums
         assert torch.equal(target, source)
 
@@ -363,11 +366,11 @@ def test_the_link_of_a_call_on_gpus_is_shared_memory_where_it_is_wanted_and_had(
         with (
             patch.object(symmetric, "is_wanted", is_wanted),
             patch.object(symmetric, "workspace", return_value=place) as workspace,
-            patch.object(journey, "Messages") as messages,
+            patch.object(pipeline, "Messages") as messages,
             patch.object(dist, "get_world_size", return_value=2),
         ):
-            link = journey._link(span, like, 3, (8, 8), None)
-        assert isinstance(link, symmetric.SharedMemory) == is_shared
+            transport = pipeline._transport(span, like, 3, (8, 8), None)
+        assert isinstance(transport, symmetric.SharedMemory) == is_shared
         if is_wanted:
             needed = symmetric.SharedMemory.bytes_needed(span, 3, (8, 8), torch.bfloat16, 2)
             workspace.assert_called_once_with(needed, None, like.device)
@@ -375,10 +378,10 @@ def test_the_link_of_a_call_on_gpus_is_shared_memory_where_it_is_wanted_and_had(
             workspace.assert_not_called()
         if not is_shared:
             messages.assert_called_once_with(span, like, 3, (8, 8), None)
-            assert link is messages.return_value
+            assert transport is messages.return_value
 
 
 def test_the_link_of_a_call_on_the_cpu_is_messages() -> None:
     with patch.object(symmetric, "workspace", None):
         span = Mock(rows=4)
-        assert isinstance(journey._link(span, torch.empty(1), 1, (8, 8), None), Messages)
+        assert isinstance(pipeline._transport(span, torch.empty(1), 1, (8, 8), None), Messages)

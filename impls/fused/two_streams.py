@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 
 
-class Turns:
+class TwoStreams:
     """The current stream and one beside it: even parts run on the one, odd parts on the other.
 
     What is made in a part's turn is of its stream and freed there; what parts share is made before the first turn and

@@ -8,7 +8,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from impls.fused.links import Messages
+from attention_gate.impls.fused.row_transport import Messages
 from tests.impls.cases import Case
 from tests.impls.test_fused import CASES, run_fused
 from tests.impls.worlds import results, world
@@ -17,7 +17,7 @@ Entry = tuple[str, int | None, int | None]  # what was done, for which part, and
 
 
 def run_watched(rank: int, case: Case, fails: bool) -> list[Entry]:
-    """Return what a link is asked for, in whose turn, in a forward and a backward pass."""
+    """Return what a transport is asked for, in whose turn, in a forward and a backward pass."""
     log: list[Entry] = []
     now: list[int | None] = [None]
 
@@ -50,7 +50,10 @@ def run_watched(rank: int, case: Case, fails: bool) -> list[Entry]:
 
             return noted
 
-    with patch("impls.fused.journey.Turns", Watch), patch("impls.fused.journey._link", Watched):
+    with (
+        patch("attention_gate.impls.fused.pipeline.TwoStreams", Watch),
+        patch("attention_gate.impls.fused.pipeline._transport", Watched),
+    ):
         try:
             run_fused(rank, "robust", case)
         except MemoryError:

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch.distributed as dist
 from torch import Tensor
 
-from impls.fused import symmetric
-from impls.fused.combine import add
-from impls.fused.grid import Piece, compact, grid
-from impls.fused.links import Link, Messages
-from impls.fused.plan import Block, Plan, Span, Transfer, chunks
-from impls.fused.turns import Turns
+from attention_gate.impls.fused import symmetric
+from attention_gate.impls.fused.combine import add
+from attention_gate.impls.fused.grid import Piece, compact, grid
+from attention_gate.impls.fused.plan import Block, Plan, Span, Transfer, chunks
+from attention_gate.impls.fused.row_transport import Messages, RowTransport
+from attention_gate.impls.fused.two_streams import TwoStreams
 
 
 class Task(NamedTuple):
@@ -40,7 +40,7 @@ class Buffer(NamedTuple):
     of_values: tuple[int, int, int, int, int]
 
 
-class Journey:
+class Pipeline:
     """The rows of one pass that travel: packed in parts, fetched one part ahead, their gradients sent home."""
 
     def __init__(self, inputs: Tensors, span: Span, task: Task) -> None:
@@ -57,7 +57,7 @@ class Journey:
         self._widths = widths[0], widths[1]
         place = (batch, self._offsets, self._columns)
         self._of_keys, self._of_values = (*place, self._dims[0], 0), (*place, self._dims[1], widths[0])
-        self.link = _link(span, key, self.parts, self._widths, task.group)
+        self.transport = _transport(span, key, self.parts, self._widths, task.group)
         count = min(2, self.parts)
         self._buffers = [key.new_empty((span.buffer_rows, sum(self._widths))) for _ in range(count)]
 
@@ -67,48 +67,48 @@ class Journey:
             self._inputs[1:], (self._keys, self._values), (self._of_keys, self._of_values), strict=True
         ):
             if self.parts > 1:
-                _copy_parts(self.link.packed, rows, *place[2:])
+                _copy_parts(self.transport.packed, rows, *place[2:])
             else:
-                _copy_grid(compact(self.link.packed[0], *place), grid_rows)
-        self.link.publish()
-        self.link.fetch(0, self._buffers[0])
+                _copy_grid(compact(self.transport.packed[0], *place), grid_rows)
+        self.transport.publish()
+        self.transport.fetch(0, self._buffers[0])
 
-    def __enter__(self) -> "Journey":
+    def __enter__(self) -> "Pipeline":
         """Let parts take turns on two streams; what comes before is there for all of them."""
-        self._turns = Turns(self._inputs.query.device, self.parts)
+        self._streams = TwoStreams(self._inputs.query.device, self.parts)
         return self
 
     def __exit__(self, *error: object) -> None:
         """Make what follows wait for all parts; nothing of this pass is read any more after that."""
-        self._turns.join()
-        self.link.ended()
+        self._streams.join()
+        self.transport.ended()
 
-    def turn(self, part: int) -> AbstractContextManager[object]:
+    def stream(self, part: int) -> AbstractContextManager[object]:
         """Return a context in which kernels of that part run: after those of the part before the last."""
-        return self._turns.of(part)
+        return self._streams.of(part)
 
     def seen(self, part: int) -> tuple[Tensors, Buffer]:
         """Return this rank's own rows of a part, and the buffer for keys and values; the next part is on its way."""
         if part + 1 < self.parts:
-            with self.turn(part + 1):
-                self.link.fetch(part + 1, self._buffers[(part + 1) % 2])
+            with self.stream(part + 1):
+                self.transport.fetch(part + 1, self._buffers[(part + 1) % 2])
         buffer, own = self._buffers[part % 2], self._span.own
         if own is not None:
-            buffer[own.place : own.place + own.stop - own.start] = self.link.packed[part, own.start : own.stop]
+            buffer[own.place : own.place + own.stop - own.start] = self.transport.packed[part, own.start : own.stop]
         query, key, value = self._inputs
         heads, kv_heads = self.query_heads(part), self.key_heads(part)
         own_rows = Tensors(query[:, :, heads], key[:, :, kv_heads], value[:, :, kv_heads])
         return own_rows, Buffer(buffer, self._of_keys, self._of_values)
 
-    def blocks_in_turn(self, part: int, blocks: Sequence[Block]) -> Iterator[Block]:
+    def blocks_in_order(self, part: int, blocks: Sequence[Block]) -> Iterator[Block]:
         """Yield the blocks of this rank's own keys, then, once the part has arrived, those of the buffer."""
         yield from (block for block in blocks if block.keys is None)
-        self.link.arrived(part)
+        self.transport.arrived(part)
         yield from (block for block in blocks if block.keys is not None)
 
     def release(self, part: int) -> None:
         """Note that the buffer of this part is free for the part after the next."""
-        self.link.released(part)
+        self.transport.released(part)
 
     def query_heads(self, part: int) -> slice:
         """Return the query heads of a part."""
@@ -129,7 +129,7 @@ class Journey:
             rows = range(place.place, place.place + place.stop - place.start)
             found.append((place, self._gradient(rows, travelling, 1), self._gradient(rows, travelling, 2)))
         if moves_home:
-            self.link.send_home(part, [entry for entry in found if entry[0] is not span.own])
+            self.transport.send_home(part, [entry for entry in found if entry[0] is not span.own])
         own = [entry for entry in found if entry[0] is span.own]
         keys = [self._piece(rows, place.start, 0) for place, rows, _ in own]
         values = [self._piece(rows, place.start, 1) for place, _, rows in own]
@@ -137,7 +137,7 @@ class Journey:
 
     def home(self, part: int) -> tuple[list[Piece], list[Piece]]:
         """Return the gradients of this rank's keys and values that came from other ranks."""
-        coming = self.link.home(part)
+        coming = self.transport.home(part)
         keys = [self._piece(grads.keys, grads.start, 0) for grads in coming]
         return keys, [self._piece(grads.values, grads.start, 1) for grads in coming]
 
@@ -148,7 +148,7 @@ class Journey:
             keys = seeing[0][0]
             part = seeing[0][which][:, :, :, :, rows.start - keys.start : rows.stop - keys.start]
             return part.permute(4, 0, 1, 2, 3, 5).reshape(len(rows), -1).contiguous()
-        total = self.link.packed.new_empty((len(rows), self._widths[which - 1]))
+        total = self.transport.packed.new_empty((len(rows), self._widths[which - 1]))
         width = self._dims[which - 1]
         heads = self._offsets * self._columns
         view = total.view(len(rows), self._batch, heads, width).transpose(0, 1)
@@ -172,7 +172,9 @@ class Journey:
 _LONG = 1 << 30  # no shard is as long, and it fits the 32 bits that kernels count in
 
 
-def _link(span: Span, like: Tensor, parts: int, widths: tuple[int, int], group: dist.ProcessGroup | None) -> Link:
+def _transport(
+    span: Span, like: Tensor, parts: int, widths: tuple[int, int], group: dist.ProcessGroup | None
+) -> RowTransport:
     if like.is_cuda and symmetric.is_wanted:
         needed = symmetric.SharedMemory.bytes_needed(span, parts, widths, like.dtype, dist.get_world_size(group))
         place = symmetric.workspace(needed, group, like.device)

@@ -1,7 +1,7 @@
 """How rows of other ranks come to a buffer here, and gradients go home: batched messages, on any backend.
 
-A link serves one pass of one call. Rows that travel are packed once, as (parts, rows, elements); part by part they are
-fetched into buffers, and part by part gradients are sent to where the rows came from.
+A transport serves one pass of one call. Rows that travel are packed once, as (parts, rows, elements); part by part they
+are fetched into buffers, and part by part gradients are sent to where the rows came from.
 """
 
 from typing import NamedTuple, Protocol
@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from impls.fused.plan import Span, Transfer
+from attention_gate.impls.fused.plan import Span, Transfer
 
 
 class Gradients(NamedTuple):
@@ -22,7 +22,7 @@ class Gradients(NamedTuple):
     values: Tensor
 
 
-class Link(Protocol):
+class RowTransport(Protocol):
     """What brings rows and gradients from rank to rank."""
 
     packed: Tensor  # (parts, rows, elements), to be filled before `publish`
@@ -53,7 +53,7 @@ class Link(Protocol):
 
 
 class Messages:
-    """A link of batched sends and receives: NCCL and gloo."""
+    """A transport of batched sends and receives: NCCL and gloo."""
 
     def __init__(
         self, span: Span, like: Tensor, parts: int, widths: tuple[int, int], group: dist.ProcessGroup | None
@@ -67,7 +67,7 @@ class Messages:
         """Nothing: what is packed is sent when it is fetched."""
 
     def fetch(self, part: int, buffer: Tensor) -> None:
-        """As Link.fetch."""
+        """As RowTransport.fetch."""
         receives = [
             self._operation(dist.irecv, buffer[want.place : want.place + want.stop - want.start], want.peer)
             for want in self._span.wants
@@ -79,7 +79,7 @@ class Messages:
         self._fetching[part] = _start(receives + sends)
 
     def arrived(self, part: int) -> None:
-        """As Link.arrived."""
+        """As RowTransport.arrived."""
         for work in self._fetching.pop(part):
             work.wait()
 
@@ -87,7 +87,7 @@ class Messages:
         """Nothing: what is received later is received in order."""
 
     def send_home(self, part: int, outgoing: list[tuple[Transfer, Tensor, Tensor]]) -> None:
-        """As Link.send_home."""
+        """As RowTransport.send_home."""
         operations, kept = [], []
         for want, *grads in outgoing:
             kept += grads
@@ -100,7 +100,7 @@ class Messages:
         self._homing[part] = _start(operations), coming, kept
 
     def home(self, part: int) -> list[Gradients]:
-        """As Link.home."""
+        """As RowTransport.home."""
         works, coming, _ = self._homing.pop(part)
         for work in works:
             work.wait()

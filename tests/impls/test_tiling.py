@@ -5,8 +5,8 @@ from unittest.mock import Mock, patch
 import numpy as np
 import pytest
 
-from impls import plan
-from impls.plan import Branch, Layout, any_row_travels, bounded_branches, needed_rows, tiles
+from attention_gate.impls import tiling
+from attention_gate.impls.tiling import Branch, Layout, any_row_travels, bounded_branches, needed_rows, tiles
 
 # Four heads reach the offsets 0 to 3 and, at rates below 4, heads that share one. A larger offset only shifts the rows.
 HEADS, KV_HEADS = 4, 2
@@ -99,7 +99,7 @@ def test_the_order_of_rows_means_nothing_where_all_see_all_on_even_shards(length
 
 def test_no_segment_is_looked_at_that_lies_before_the_queries_or_the_keys() -> None:
     layout = Layout(1000, 10, 0, 1, 1, (Branch(2, 1),), False)
-    with patch.object(plan, "_within", Mock(wraps=plan._within)) as within:
+    with patch.object(tiling, "_within", Mock(wraps=tiling._within)) as within:
         for queries, keys in ((0, 9), (9, 0), (4, 5), (5, 4)):
             assert list(tiles(layout, Branch(2, 1), layout.shard(queries), layout.shard(keys))) == []
         assert not within.called
