@@ -6,10 +6,12 @@ multicast.
 """
 
 import hashlib
+import logging
 import socket
 import warnings
 from pathlib import Path
-from weakref import WeakKeyDictionary, ref
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from attention_gate.impls.exchange import gather_bytes
 from attention_gate.impls.fused.plan import Span, Transfer
+from attention_gate.impls.fused.rendezvous import new_name, rendezvous
 from attention_gate.impls.fused.row_transport import Gradients
 
 # Off, rows and gradients travel as messages: set it alike on all ranks, before their first call.
@@ -24,18 +27,15 @@ is_wanted = True
 
 _PUBLISHED, _HOME = 0, 1  # channels of barriers
 
+_log = logging.getLogger(__name__)
+
 
 class Workspace:
     """Memory of one size on every rank of a group, and the streams that copy to and from it."""
 
-    def __init__(self, local: Tensor, group: dist.ProcessGroup) -> None:
-        import torch.distributed._symmetric_memory as symmetric_memory
-
-        self.size, self.rank, self.world_size = local.numel(), dist.get_rank(group), dist.get_world_size(group)
-        self.local = local
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self.handle = symmetric_memory.rendezvous(local, group)
+    def __init__(self, local: Tensor, handle: Any, rank: int, world_size: int) -> None:
+        self.local, self.handle, self.size = local, handle, local.numel()
+        self.rank, self.world_size = rank, world_size
         self.fetching = torch.cuda.Stream(local.device, priority=-1)
         self.homing = torch.cuda.Stream(local.device, priority=-1)
         # What the next pass must wait for, whichever stream it runs on: that all ranks have fetched what this one
@@ -58,73 +58,88 @@ class Workspace:
 
 _KEPT_PLACES = 1024
 
-_workspaces: WeakKeyDictionary[dist.ProcessGroup, Workspace | None] = WeakKeyDictionary()
-
-# Which group had a name first. Memory is shared under the name of a group: once that is gone, another one that got its
-# name would meet in what the first one left.
-_first_of_name: dict[str, ref[dist.ProcessGroup]] = {}
+# What each group shares, or why its ranks send messages instead.
+_shared: WeakKeyDictionary[dist.ProcessGroup, Workspace | str] = WeakKeyDictionary()
 
 
 def held_bytes() -> int:
     """Return how much memory workspaces hold on this rank, beyond what torch.cuda.memory_allocated counts."""
-    return sum(workspace.size for workspace in _workspaces.values() if workspace is not None)
+    return sum(shared.size for shared in _shared.values() if isinstance(shared, Workspace))
+
+
+def refusal(group: dist.ProcessGroup | None) -> str | None:
+    """Return why the ranks of a group send messages, "" if they share memory, None if no call has asked for any yet."""
+    shared = _shared.get(_members(group))
+    return shared if shared is None or isinstance(shared, str) else ""
 
 
 def workspace(size: int, group: dist.ProcessGroup | None, device: torch.device) -> Workspace | None:
     """Return memory of at least that many bytes on each rank, or None on all ranks where they cannot share any."""
-    members = group if group is not None else dist.group.WORLD
-    assert members is not None
-    if members not in _workspaces and not (is_wanted and _can_share(members, device)):
-        _workspaces[members] = None
-    there = _workspaces.get(members)
-    if members in _workspaces and (there is None or there.size >= size):
+    members = _members(group)
+    if members not in _shared and (reason := _objection(members, device)):
+        _shared[members] = reason
+        _log.info("ranks send messages: %s", reason)
+    there = _shared.get(members)
+    if isinstance(there, str):
+        return None
+    if there is not None and there.size >= size:
         return there
     # No rank lets go of its memory before all have done with it, and none waits for one that could not get any.
     torch.cuda.synchronize(device)
-    gather_bytes(b"\x01", members, device)
-    _workspaces.pop(members, None)
+    name = new_name(members, device)
+    _shared.pop(members, None)
     del there
-    _workspaces[members] = made = _make(-(-size // _GRAIN) * _GRAIN, members, device)
+    made = _shared[members] = _make(-(-size // _GRAIN) * _GRAIN, members, device, name)
+    if isinstance(made, str):
+        warnings.warn(f"ranks send messages: {made}", stacklevel=4)
+        return None
     return made
 
 
 _GRAIN = 2 << 20
 
 
-def _make(size: int, group: dist.ProcessGroup, device: torch.device) -> Workspace | None:
-    """Return a workspace, or None on every rank if any rank has none."""
+def _members(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
+    members = group if group is not None else dist.group.WORLD
+    assert members is not None
+    return members
+
+
+def _make(size: int, group: dist.ProcessGroup, device: torch.device, name: str) -> Workspace | str:
+    """Return a workspace, or on every rank why there is none if any rank has none."""
     import torch.distributed._symmetric_memory as symmetric_memory
 
-    local, made, reason = None, None, ""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            local = symmetric_memory.empty(size, dtype=torch.uint8, device=device)
-    except RuntimeError as error:
-        reason = str(error)
-    if _on_all(local is not None, group, device):
-        assert local is not None
+    local, handle, reason = None, None, "another rank could not share its memory"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         try:
-            made = Workspace(local, group)
+            local = symmetric_memory.empty(size, dtype=torch.uint8, device=device)
         except RuntimeError as error:
             reason = str(error)
-        if not _on_all(made is not None, group, device):
-            made = None
-    if made is None:
-        warnings.warn(f"ranks send messages, as their GPUs do not share memory: {reason or 'not all'}", stacklevel=4)
-    return made
+        if _on_all(local is not None, group, device):
+            assert local is not None
+            try:
+                handle = rendezvous(local, group, name)
+            except (RuntimeError, ImportError, AttributeError) as error:  # The latter where torch has moved its parts.
+                reason = str(error)
+            if _on_all(handle is not None, group, device):
+                assert handle is not None
+                return Workspace(local, handle, dist.get_rank(group), dist.get_world_size(group))
+    return f"GPUs do not share memory: {reason}"
 
 
 def _on_all(is_here: bool, group: dist.ProcessGroup, device: torch.device) -> bool:
     return set(gather_bytes(bytes([is_here]), group, device)) == {b"\x01"}
 
 
-def _can_share(group: dist.ProcessGroup, device: torch.device) -> bool:
-    """Return, the same on every rank, whether all ranks are of one host and the group's name was never another's."""
-    is_first = _first_of_name.setdefault(group.group_name, ref(group))() is group
-    stated = hashlib.blake2b(f"{socket.gethostname()} {_boot()}".encode(), digest_size=16).digest()
-    gathered = gather_bytes(bytes([is_first]) + stated, group, device)
-    return device.type == "cuda" and set(gathered) == {b"\x01" + stated}
+def _objection(group: dist.ProcessGroup, device: torch.device) -> str:
+    """Return why no memory is asked for, the same on every rank, or "" if it is."""
+    if not is_wanted:
+        return "shared memory is switched off"
+    if device.type != "cuda":
+        return f"{device.type} has no memory that ranks share"
+    host = hashlib.blake2b(f"{socket.gethostname()} {_boot()}".encode(), digest_size=16).digest()
+    return "" if set(gather_bytes(host, group, device)) == {host} else "the ranks are on several hosts"
 
 
 def _boot() -> str:

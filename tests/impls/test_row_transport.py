@@ -2,7 +2,7 @@
 
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,6 @@ def on_cpu(*changes: Any) -> ExitStack:
 
 def run_without_memory(rank: int, where: str) -> tuple[bool, bool, list[str]]:
     """Return whether rank had a workspace, whether it met the others for one, and the warnings; rank 1 fails."""
-    memory = "torch.distributed._symmetric_memory"
 
     def empty(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         warnings.warn_explicit("shared memory is experimental", FutureWarning, "torch", 1)  # an error in these worlds
@@ -154,10 +153,11 @@ def run_without_memory(rank: int, where: str) -> tuple[bool, bool, list[str]]:
     rendezvous = Mock(side_effect=meet)
     with (
         on_cpu(
-            patch(f"{memory}.empty", empty),
-            patch(f"{memory}.rendezvous", rendezvous),
-            patch.object(symmetric, "_can_share", lambda *_: True),
-            patch.object(symmetric, "_workspaces", {}),
+            patch("torch.distributed._symmetric_memory.empty", empty),
+            patch.object(symmetric, "rendezvous", rendezvous),
+            patch.object(symmetric, "_objection", lambda *_: ""),
+            patch.object(symmetric, "new_name", lambda *_: "meeting"),
+            patch.object(symmetric, "_shared", {}),
         ),
         patch("warnings.warn") as warned,
     ):
@@ -179,25 +179,29 @@ def test_ranks_share_memory_together_or_not_at_all(where: str) -> None:
             assert {"empty": "out of memory", "rendezvous": "cannot map"}[where] in warned[0]
 
 
-def run_sharing(rank: int, change: str) -> bool:
-    def old() -> Callable[[], None]:
-        return lambda: None
-
-    changes: list[Any] = [patch.object(symmetric, "_first_of_name", {})]
+def run_objecting(rank: int, change: str) -> str:
+    changes: list[Any] = []
     if rank == 1 and change == "host":
         changes.append(patch("socket.gethostname", lambda: "elsewhere"))
     if rank == 1 and change == "boot":
         changes.append(patch.object(symmetric, "_boot", lambda: "another"))
+    if change == "switched off":
+        changes.append(patch.object(symmetric, "is_wanted", False))
     with on_cpu(*changes):
-        if rank == 1 and change == "name":
-            symmetric._first_of_name[dist.group.WORLD.group_name] = old  # type: ignore[union-attr, assignment]
         members = dist.group.WORLD
         assert members is not None
-        answers = [symmetric._can_share(members, torch.device("cuda")) for _ in range(2)]
-    assert answers[0] == answers[1]
-    return answers[0]
+        return symmetric._objection(members, torch.device("cpu" if change == "device" else "cuda"))
 
 
-@pytest.mark.parametrize("change", ["nothing", "host", "boot", "name"])
-def test_memory_is_shared_on_one_host_by_the_first_group_of_a_name(change: str) -> None:
-    assert results(2, run_sharing, change) == [change == "nothing"] * 2
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("nothing", ""),
+        ("host", "the ranks are on several hosts"),
+        ("boot", "the ranks are on several hosts"),
+        ("switched off", "shared memory is switched off"),
+        ("device", "cpu has no memory that ranks share"),
+    ],
+)
+def test_memory_is_shared_on_one_host(change: str, reason: str) -> None:
+    assert results(2, run_objecting, change) == [reason] * 2

@@ -9,7 +9,6 @@ from weakref import ref
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from attention_gate.impls.fused import symmetric
@@ -40,32 +39,38 @@ def test_the_end_of_reading_is_noted() -> None:
 class Asked:
     """What a workspace is asked for, step by step, where no rank of the group has said that it shares any memory."""
 
-    def __init__(self, can_share: bool = True, makes: bool = True) -> None:
+    def __init__(self, objection: str = "", makes: bool = True) -> None:
         self.steps: list[Any] = []
         self.kept: dict[Any, Any] = {}
         self.old: Any = lambda: None
-        self._can_share, self._makes = can_share, makes
+        self._objection, self._makes = objection, makes
 
-    def can_share(self, *_: Any) -> bool:
+    def objection(self, *_: Any) -> str:
         self.steps.append("ask")
-        return self._can_share
+        return self._objection
 
-    def make(self, size: int, group: Any, device: torch.device) -> Any:
+    def new_name(self, *_: Any) -> str:
+        self.steps.append("name")
+        return f"meeting {self.steps.count('name')}"
+
+    def make(self, size: int, group: Any, device: torch.device, name: str) -> Any:
         assert group not in self.kept
         assert self.old() is None, "the old memory is there still"
+        assert name == f"meeting {self.steps.count('name')}"
         self.steps.append(size)
-        made = Mock(size=size) if self._makes else None
-        self.old = ref(made) if made else self.old
+        if not self._makes:
+            return "out of memory"
+        made = Mock(size=size, spec=symmetric.Workspace)
+        self.old = ref(made)
         return made
 
-    def workspace(self, size: int, is_wanted: bool = True) -> Any:
+    def workspace(self, size: int) -> Any:
         with ExitStack() as stack:
             for name, stand_in in (
-                ("_can_share", self.can_share),
+                ("_objection", self.objection),
                 ("_make", self.make),
-                ("_workspaces", self.kept),
-                ("is_wanted", is_wanted),
-                ("gather_bytes", lambda *_: self.steps.append("gather")),
+                ("_shared", self.kept),
+                ("new_name", self.new_name),
             ):
                 stack.enter_context(patch.object(symmetric, name, stand_in))
             stack.enter_context(patch("torch.cuda.synchronize", lambda _: self.steps.append("synchronize")))
@@ -76,42 +81,43 @@ def test_a_workspace_is_kept_while_it_is_large_enough() -> None:
     """What replaces it is made when all ranks have done with it, and it is gone."""
     asked = Asked()
     first = asked.workspace(1)
-    assert asked.steps == ["ask", "synchronize", "gather", 2 << 20]
+    assert asked.steps == ["ask", "synchronize", "name", 2 << 20]
     for size in (1, 2 << 20):
         assert asked.workspace(size) is first
     assert asked.steps[4:] == []
     del first
     assert asked.workspace((2 << 20) + 1).size == 4 << 20
-    assert asked.steps[4:] == ["synchronize", "gather", 4 << 20]
-    with patch.object(symmetric, "_workspaces", asked.kept | {"another group": None}):
+    assert asked.steps[4:] == ["synchronize", "name", 4 << 20]
+    with patch.object(symmetric, "_shared", asked.kept | {"another group": "several hosts"}):
         assert symmetric.held_bytes() == 4 << 20
+        assert symmetric.refusal("group") == ""  # type: ignore[arg-type]
+        assert symmetric.refusal("another group") == "several hosts"  # type: ignore[arg-type]
+        assert symmetric.refusal("a third group") is None  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("where", "is_wanted", "steps"),
+    ("asked", "steps", "reason"),
     [
-        ({"can_share": False}, True, ["ask"]),
-        ({}, False, []),
-        ({"makes": False}, True, ["ask", "synchronize", "gather", 2 << 20]),
+        (Asked(objection="several hosts"), ["ask"], "several hosts"),
+        (Asked(makes=False), ["ask", "synchronize", "name", 2 << 20], "out of memory"),
     ],
 )
-def test_ranks_without_memory_are_asked_once(where: dict[str, bool], is_wanted: bool, steps: list[Any]) -> None:
-    asked = Asked(**where)
-    for _ in range(2):
-        assert asked.workspace(1, is_wanted) is None
-    assert asked.workspace(3 << 20, True) is None
+def test_ranks_without_memory_are_asked_once_and_say_why_once(
+    asked: Asked, steps: list[Any], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with patch("warnings.warn") as warn, caplog.at_level("INFO"):
+        for size in (1, 1, 3 << 20):
+            assert asked.workspace(size) is None
     assert asked.steps == steps
+    said = [entry.args[0] for entry in warn.call_args_list] + [record.getMessage() for record in caplog.records]
+    assert said == [f"ranks send messages: {reason}"]
+    assert asked.kept == {"group": reason}
 
 
 def made_workspace() -> symmetric.Workspace:
     """Return a workspace of a rank without GPU, its handle a stand-in."""
-    with (
-        patch("torch.distributed._symmetric_memory.rendezvous", lambda *_: Mock()),
-        patch("torch.cuda.Stream") as stream,
-        patch.object(dist, "get_rank", return_value=1),
-        patch.object(dist, "get_world_size", return_value=3),
-    ):
-        place = symmetric.Workspace(torch.empty(100, dtype=torch.uint8), "group")  # type: ignore[arg-type]
+    with patch("torch.cuda.Stream") as stream:
+        place = symmetric.Workspace(torch.empty(100, dtype=torch.uint8), Mock(), 1, 3)
     # Copies go ahead of kernels, which would keep them waiting else.
     assert stream.call_args_list == [call(torch.device("cpu"), priority=-1)] * 2
     return place

@@ -75,7 +75,7 @@ def begin(rank: int, implementation: str, case: Case, layout: str) -> Callable[[
 def run(rank: int, implementation: str, case: Case, layout: str, shares: bool, in_parts: bool) -> None:
     with ExitStack() as stack:
         stack.enter_context(patch.object(symmetric, "is_wanted", shares))
-        stack.enter_context(patch.object(symmetric, "_workspaces", type(symmetric._workspaces)()))
+        stack.enter_context(patch.object(symmetric, "_shared", type(symmetric._shared)()))
         if in_parts:
             stack.enter_context(patch("attention_gate.impls.fused.plan.least_elements", 0))
         for seed in range(3):
@@ -175,7 +175,7 @@ def test_whoever_is_late_nobody_reads_too_early(name: str, layout: str, late: in
 
 def run_of_many_sizes(rank: int) -> None:
     """Memory that is shared grows where a call needs more, and serves smaller ones after that."""
-    with patch.object(symmetric, "_workspaces", type(symmetric._workspaces)()):
+    with patch.object(symmetric, "_shared", type(symmetric._shared)()):
         held = [0]
         for length in (256, 1024, 256, 16384, 512):
             case = Case(length, ((length, 1),), False, **SIZES | {"heads": 16, "kv_heads": 16, "head_dim": 64})
@@ -196,7 +196,7 @@ def test_shared_memory_grows_with_what_is_asked_for() -> None:
 
 def run_inference_first(rank: int) -> None:
     """What is kept of a pass that tracks nothing must serve one that does."""
-    with patch.object(symmetric, "_workspaces", type(symmetric._workspaces)()):
+    with patch.object(symmetric, "_shared", type(symmetric._shared)()):
         shape = (1, 128, 4, 16)
         with torch.inference_mode(), impls.kernels("fused"):
             attend("robust")(*(torch.zeros(shape, dtype=torch.bfloat16, device="cuda"),) * 3, **DENSE.options)
@@ -220,8 +220,9 @@ def run_in_groups(rank: int) -> None:
             out = attend("robust")(*inputs, group=group, **case.options)
         right = expected(case)["out"][:, rows_of(case, rank, "contiguous")]
         assert np.abs(out.double().cpu().numpy() - right).max() < 0.1
-    assert all(symmetric._workspaces[each] is not None for each in (dist.group.WORLD, other))  # type: ignore[index]
-    assert symmetric._workspaces[dist.group.WORLD] is not symmetric._workspaces[other]  # type: ignore[index]
+    shared = [symmetric._shared[each] for each in (dist.group.WORLD, other)]  # type: ignore[index]
+    assert all(isinstance(each, symmetric.Workspace) for each in shared)
+    assert shared[0] is not shared[1]
 
 
 def test_each_group_has_memory_of_its_own() -> None:
