@@ -19,12 +19,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from verify.checks import BY_NAME
-from verify.replay import write_whole
-from verify.search import search
-from verify.session import Session
-from verify.target import as_target
-from verify.world.local import LocalWorld, Worlds
+from attention_gate.verify.checks import BY_NAME
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.report.whole_files import write_whole
+from attention_gate.verify.run.search import search
+from attention_gate.verify.target.loading import as_target
+from attention_gate.verify.world.local import LocalWorld, Worlds
 
 _TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 

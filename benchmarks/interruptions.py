@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from verify.world.processes import MARK, table
+from attention_gate.verify.rank.process_table import MARK, table
 
 TARGETS = ("impls.robust:attend", "tests/verify/hostile/targets/hangs.py:loops_in_c")
 WAYS = ("Ctrl-C", "Ctrl-C twice", "SIGTERM", "SIGKILL")
@@ -64,7 +64,7 @@ def interrupt(
     environment = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": os.pathsep.join(["", os.getcwd()]).strip(":")}
     shared = set(os.listdir("/dev/shm"))
     gate = subprocess.Popen(
-        [sys.executable, "-m", "verify", "gate", f"{place}{colon}{name}", "--profile", "quick"],
+        [sys.executable, "-m", "attention_gate", "gate", f"{place}{colon}{name}", "--profile", "quick"],
         cwd=cwd,
         env=environment,
         stdout=subprocess.DEVNULL,

@@ -11,8 +11,8 @@ from torch.distributed.tensor.experimental import context_parallel
 from torch.distributed.tensor.experimental._context_parallel import _attention as library
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from impls import robust
-from verify import Target
+from attention_gate import Target
+from attention_gate.impls import robust
 
 _entered: list[Any] = []
 

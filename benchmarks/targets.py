@@ -1,6 +1,6 @@
 """Targets for the gate that reach what small random cases would not: the fused kernels, and the zigzag layout.
 
-    python -m verify gate benchmarks/targets.py:fused --device cuda --world-sizes 1,2,4
+    python -m attention_gate gate benchmarks/targets.py:fused --device cuda --world-sizes 1,2,4
 
 Cases are made regular, so that fused kernels take nearly all of them, however small. On a GPU ranks agree upon each
 signature once, and a bad argument on one rank after that leaves the others waiting: small regular cases have so few
@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
+from attention_gate import Target
+from attention_gate.impls import agreement, collective, robust
+from attention_gate.impls.fused import kernels
+from attention_gate.impls.fused import plan as fused_plan
 from benchmarks.shapes import dense, regular
-from impls import agreement, collective, robust
-from impls.fused import kernels
-from impls.fused import plan as fused_plan
-from verify import Target
 
 kernels.least_rows = 2
 fused_plan.least_elements = 0

@@ -16,13 +16,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from verify.checks import BY_NAME
-from verify.commands.gate import world_sizes
-from verify.gate import load_everywhere
-from verify.search import search
-from verify.session import Session
-from verify.target import Source, Target, as_target
-from verify.world.local import Worlds
+from attention_gate.verify.checks import BY_NAME
+from attention_gate.verify.commands.gate import world_sizes
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.run.judging import load_everywhere
+from attention_gate.verify.run.search import search
+from attention_gate.verify.target.loading import as_target
+from attention_gate.verify.target.source import Source
+from attention_gate.verify.target.target import Target
+from attention_gate.verify.world.local import Worlds
 
 #: Cases of the search that the bare loop runs, and how often each.
 _BARE_CASES, _BARE_TIMES = 40, 10

@@ -33,13 +33,35 @@ class Step(NamedTuple):
 
 def gate(name: str, target: str, seconds: float) -> Step:
     """Return a judgement of a target on one and on two GPUs."""
-    arguments = ["-m", "verify", "gate", target, "--device", "cuda", "--world-sizes", "1,2", "--profile", "quick"]
+    arguments = [
+        "-m",
+        "attention_gate",
+        "gate",
+        target,
+        "--device",
+        "cuda",
+        "--world-sizes",
+        "1,2",
+        "--profile",
+        "quick",
+    ]
     return Step(name, seconds, arguments)
 
 
 def compare(name: str, out: Path, seconds: float, workloads: str, *targets: str) -> Step:
     """Return a measurement of targets beside each other and the floor; what a target is too slow for is left out."""
-    arguments = ["-m", "verify", "compare", *targets, "--device", "cuda", "--world-size", "2", "--workload", workloads]
+    arguments = [
+        "-m",
+        "attention_gate",
+        "compare",
+        *targets,
+        "--device",
+        "cuda",
+        "--world-size",
+        "2",
+        "--workload",
+        workloads,
+    ]
     files = ["--json", str(out / f"{name}.json"), "--plot", str(out / f"{name}.svg")]
     return Step(name, seconds, [*arguments, *files], 1 + len(targets))
 

@@ -1,6 +1,6 @@
 """scaled_dot_product_attention behind an all-gather of keys and values: context parallelism in its plainest form.
 
-python -m verify gate examples/all_gather_target.py:target
+python -m attention_gate gate examples/all_gather_target.py:target
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import verify
+import attention_gate
 
 
 def attend(query, key, value, **options):
@@ -24,7 +24,7 @@ def attend_fused(query, key, value, *, is_causal=False, scale=None, sequence_len
     world_size, rank = dist.get_world_size(group), dist.get_rank(group)
     length = sequence_length if sequence_length is not None else query.shape[1] * world_size
     counts = [len(part) for part in torch.arange(length).tensor_split(world_size)]
-    keys, values = verify.gather_rows(key, value, sequence_length=length, group=group)
+    keys, values = attention_gate.gather_rows(key, value, sequence_length=length, group=group)
     mask = None
     if is_causal:
         own = torch.arange(length, device=query.device).split(counts)[rank]
@@ -39,5 +39,5 @@ def attend_fused(query, key, value, *, is_causal=False, scale=None, sequence_len
 LIMITS = {"branches": "dense", "refusals": False}
 BECAUSE = {"branches": "it is dense attention", "refusals": "arguments are not checked"}
 
-target = verify.Target(attend=attend, **LIMITS, because=BECAUSE)
-fused = verify.Target(attend=attend_fused, **LIMITS, because=BECAUSE)
+target = attention_gate.Target(attend=attend, **LIMITS, because=BECAUSE)
+fused = attention_gate.Target(attend=attend_fused, **LIMITS, because=BECAUSE)

@@ -1,6 +1,6 @@
 """DeepSpeed's Ulysses: DistributedAttention around scaled_dot_product_attention. pip install deepspeed
 
-python -m verify gate examples/deepspeed_target.py:ulysses
+python -m attention_gate gate examples/deepspeed_target.py:ulysses
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from deepspeed.sequence.layer import DistributedAttention
 
-import verify
+import attention_gate
 
 # Its shared-memory reductions for one machine would be compiled here, in every rank; all-to-all does not use them.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -34,12 +34,12 @@ def attend(query, key, value, *, is_causal, scale, group, **_):
     return layer(query, key, value, 0, is_causal=is_causal, scale=scale)
 
 
-def heads_for_every_rank(case: verify.Case) -> verify.Case:
+def heads_for_every_rank(case: attention_gate.Case) -> attention_gate.Case:
     times = 1 if case.kv_heads % case.shards == 0 else case.shards
     return case.replace(heads=case.heads * times, kv_heads=case.kv_heads * times)
 
 
-ulysses = verify.Target(
+ulysses = attention_gate.Target(
     attend=attend,
     branches="dense",
     uneven=False,

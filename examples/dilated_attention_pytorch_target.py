@@ -1,6 +1,6 @@
 """dilated-attention-pytorch: DilatedAttention on one device. pip install dilated-attention-pytorch
 
-python -m verify gate examples/dilated_attention_pytorch_target.py:target --world-sizes 1
+python -m attention_gate gate examples/dilated_attention_pytorch_target.py:target --world-sizes 1
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 
 import xformers_stand_in
 
-import verify
+import attention_gate
 
 xformers_stand_in.install()
 
@@ -20,7 +20,7 @@ def attend(query, key, value, *, segment_lengths, dilation_rates, is_causal, sca
     return DilatedAttention(segment_lengths, dilation_rates, softmax_scale=scale)(query, key, value, is_causal)
 
 
-def whole_segments(case: verify.Case) -> verify.Case:
+def whole_segments(case: attention_gate.Case) -> attention_gate.Case:
     """Segments that divide the sequence."""
     whole = math.lcm(*case.segment_lengths)
     if whole > 60:
@@ -28,7 +28,7 @@ def whole_segments(case: verify.Case) -> verify.Case:
     return case.replace(length=-(-max(case.length, 1) // whole) * whole)
 
 
-target = verify.Target(
+target = attention_gate.Target(
     attend=attend,
     dialect="grouped-mean",
     grouped_query=False,

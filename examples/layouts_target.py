@@ -1,6 +1,6 @@
 """Adapters for other layouts of tensors: heads first, packed, replicated. Copy the one that fits; put your function in.
 
-python -m verify gate examples/layouts_target.py:heads_first
+python -m attention_gate gate examples/layouts_target.py:heads_first
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import verify
+import attention_gate
 
 # In place of your library: one dense attention, in the layouts that libraries have.
 
@@ -71,22 +71,22 @@ def attend_tokens(query, key, value, *, is_causal, scale, sequence_length, group
 
 def attend_replicated(query, key, value, *, is_causal, scale, sequence_length, group, **_):
     """What returns only this rank's rows of the whole goes without own_rows."""
-    whole = verify.gather_rows(query, key, value, sequence_length=sequence_length, group=group)
-    return verify.own_rows(replicated_attention(*whole, is_causal, scale), group=group)
+    whole = attention_gate.gather_rows(query, key, value, sequence_length=sequence_length, group=group)
+    return attention_gate.own_rows(replicated_attention(*whole, is_causal, scale), group=group)
 
 
 DENSE = {"branches": "dense", "refusals": False}
 BECAUSE = {"branches": "it is dense attention", "refusals": "arguments are not checked"}
 
-heads_first = verify.Target(attend=attend_heads_first, **DENSE, because=BECAUSE)
-packed = verify.Target(
+heads_first = attention_gate.Target(attend=attend_heads_first, **DENSE, because=BECAUSE)
+packed = attention_gate.Target(
     attend=attend_packed,
     **DENSE,
     grouped_query=False,
     value_dim=False,
     because=BECAUSE | {"grouped_query": "query, key and value in one tensor", "value_dim": "the same"},
 )
-tokens = verify.Target(attend=attend_tokens, **DENSE, because=BECAUSE)
-replicated = verify.Target(
+tokens = attention_gate.Target(attend=attend_tokens, **DENSE, because=BECAUSE)
+replicated = attention_gate.Target(
     attend=attend_replicated, **DENSE, replicated=True, because=BECAUSE | {"replicated": "rows are gathered for it"}
 )

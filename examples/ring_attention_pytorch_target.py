@@ -1,6 +1,6 @@
 """ring-attention-pytorch: the ring without CUDA, striped too, and zig-zag. pip install ring-attention-pytorch
 
-python -m verify gate examples/ring_attention_pytorch_target.py:ring --profile quick
+python -m attention_gate gate examples/ring_attention_pytorch_target.py:ring --profile quick
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import torch.distributed as dist
 from ring_attention_pytorch.ring_flash_attention import ring_flash_attn
 from ring_attention_pytorch.zig_zag_attention import zig_zag_attn
 
-import verify
-from verify.layouts import zigzag as zigzag_positions
+import attention_gate
+from attention_gate.verify.target.layouts import zigzag as zigzag_positions
 
 
 def interleaved(query, key):
@@ -49,7 +49,7 @@ def attend_zig_zag(query, key, value, *, is_causal, **_):
     return grouped(zig_zag_attn(*heads_first, attn_mask=mask).transpose(1, 2), key)
 
 
-def even_halves(case: verify.Case) -> verify.Case:
+def even_halves(case: attention_gate.Case) -> attention_gate.Case:
     length = case.length + -case.length % (2 * case.shards)
     return case.replace(length=length, segment_lengths=(length,))
 
@@ -64,14 +64,14 @@ BECAUSE = {
 }
 SUMS = {"dtypes": "softmax sums are kept in float32"}
 
-ring = verify.Target(
+ring = attention_gate.Target(
     attend=attend_ring,
     **LIMITS,
     dtypes=("float32",),
     value_dim=False,
     because=BECAUSE | SUMS | {"value_dim": "keys and values travel in one tensor"},
 )
-striped = verify.Target(
+striped = attention_gate.Target(
     attend=attend_striped,
     layout="striped",
     **LIMITS,
@@ -82,7 +82,7 @@ striped = verify.Target(
     | SUMS
     | {"value_dim": "keys and values travel in one tensor", "masks": "stripes balance the work of a causal mask"},
 )
-zig_zag = verify.Target(
+zig_zag = attention_gate.Target(
     attend=attend_zig_zag,
     layout="zigzag",
     fit=even_halves,

@@ -1,6 +1,6 @@
 """ring-flash-attn: ring, zigzag, striped and gathered ("llama3") attention. pip install ring-flash-attn
 
-python -m verify gate examples/ring_flash_attn_target.py:ring
+python -m attention_gate gate examples/ring_flash_attn_target.py:ring
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import flash_attn_stand_in
 import torch
 import torch.distributed as dist
 
-import verify
+import attention_gate
 
 flash_attn_stand_in.install()
 
@@ -63,14 +63,14 @@ BECAUSE = {
 }
 
 
-def even_halves(case: verify.Case) -> verify.Case:
+def even_halves(case: attention_gate.Case) -> attention_gate.Case:
     """Zigzag needs two chunks of one length on each rank."""
     length = case.length + -case.length % (2 * case.shards)
     return case.replace(length=length, segment_lengths=(length,))
 
 
-ring = verify.Target(attend=attend_ring, **LIMITS, because=BECAUSE)
-zigzag = verify.Target(
+ring = attention_gate.Target(attend=attend_ring, **LIMITS, because=BECAUSE)
+zigzag = attention_gate.Target(
     attend=attend_zigzag,
     layout="zigzag",
     masks=(True,),
@@ -78,11 +78,11 @@ zigzag = verify.Target(
     **LIMITS,
     because=BECAUSE | {"masks": "it balances the work of a causal mask", "fit": "two equal chunks on each rank"},
 )
-stripe = verify.Target(
+stripe = attention_gate.Target(
     attend=attend_stripe,
     layout="striped",
     masks=(True,),
     **LIMITS,
     because=BECAUSE | {"masks": "it balances the work of a causal mask"},
 )
-llama3 = verify.Target(attend=attend_llama3, **LIMITS, because=BECAUSE)
+llama3 = attention_gate.Target(attend=attend_llama3, **LIMITS, because=BECAUSE)

@@ -1,7 +1,7 @@
 """PyTorch's context_parallel, keys and values gathered or passed around. Part of torch, a prototype by its own words.
 
-python -m verify gate examples/torch_context_parallel_target.py:all_gather --device cuda --world-sizes 1,2
-python -m verify gate examples/torch_context_parallel_target.py:cpu_all_gather
+python -m attention_gate gate examples/torch_context_parallel_target.py:all_gather --device cuda --world-sizes 1,2
+python -m attention_gate gate examples/torch_context_parallel_target.py:cpu_all_gather
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.distributed.tensor.experimental import context_parallel
 from torch.distributed.tensor.experimental._context_parallel import _attention as library
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import verify
+import attention_gate
 
 _entered = []
 
@@ -119,19 +119,19 @@ def attend_on_cpu_balanced(query, key, value, **options):
     return attend_on_cpu(query, key, value, balanced=True, **options)
 
 
-def even_halves(case: verify.Case) -> verify.Case:
+def even_halves(case: attention_gate.Case) -> attention_gate.Case:
     """Two chunks of one length on each rank."""
     length = case.length + -case.length % (2 * case.shards)
     return case.replace(length=length, segment_lengths=(length,))
 
 
-def eight_dims(case: verify.Case) -> verify.Case:
+def eight_dims(case: attention_gate.Case) -> attention_gate.Case:
     """Head dimensions that the fused kernels on a GPU take."""
     dim = -(-case.head_dim // 8) * 8
     return case.replace(head_dim=dim, value_dim=dim)
 
 
-def eight_dims_and_even_halves(case: verify.Case) -> verify.Case:
+def eight_dims_and_even_halves(case: attention_gate.Case) -> attention_gate.Case:
     return even_halves(eight_dims(case))
 
 
@@ -164,16 +164,16 @@ WHY_GPU = BECAUSE | {
 BALANCED = {"layout": "zigzag", "masks": (True,)}
 WHY_BALANCED = {"layout": "head and tail", "masks": "it balances the work of a causal mask"}
 
-all_gather = verify.Target(attend=attend, **ON_GPU, because=WHY_GPU)
-all_to_all = verify.Target(attend=attend_all_to_all, **ON_GPU, because=WHY_GPU)
-balanced = verify.Target(
+all_gather = attention_gate.Target(attend=attend, **ON_GPU, because=WHY_GPU)
+all_to_all = attention_gate.Target(attend=attend_all_to_all, **ON_GPU, because=WHY_GPU)
+balanced = attention_gate.Target(
     attend=attend_balanced,
     **ON_GPU | BALANCED | {"fit": eight_dims_and_even_halves},
     because=WHY_GPU | WHY_BALANCED,
 )
-cpu_all_gather = verify.Target(attend=attend_on_cpu, **ON_CPU, because=WHY_CPU)
-cpu_all_to_all = verify.Target(attend=attend_on_cpu_all_to_all, **ON_CPU, because=WHY_CPU)
-cpu_balanced = verify.Target(
+cpu_all_gather = attention_gate.Target(attend=attend_on_cpu, **ON_CPU, because=WHY_CPU)
+cpu_all_to_all = attention_gate.Target(attend=attend_on_cpu_all_to_all, **ON_CPU, because=WHY_CPU)
+cpu_balanced = attention_gate.Target(
     attend=attend_on_cpu_balanced,
     **ON_CPU | BALANCED | {"fit": even_halves},
     because=WHY_CPU | WHY_BALANCED | {"fit": "two equal chunks on each rank"},

@@ -1,7 +1,7 @@
 """torchscale's DilatedAttention, alone and sequence-parallel. pip install git+https://github.com/microsoft/torchscale
 
-python -m verify gate examples/torchscale_target.py:alone --world-sizes 1
-python -m verify gate examples/torchscale_target.py:parallel --world-sizes 1,2
+python -m attention_gate gate examples/torchscale_target.py:alone --world-sizes 1
+python -m attention_gate gate examples/torchscale_target.py:parallel --world-sizes 1,2
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import nn
 from torchscale.component import multihead_attention
 from torchscale.component.dilated_attention import DilatedAttention
 
-import verify
+import attention_gate
 
 
 def flash_attn_func(q, k, v, dropout=0.0, bias=None, softmax_scale=None, is_causal=False):
@@ -60,7 +60,7 @@ def attend_parallel(query, key, value, **options):
     return attend(query, key, value, seq_parallel=dist.get_world_size() > 1, **options)
 
 
-def no_padding(case: verify.Case) -> verify.Case:
+def no_padding(case: attention_gate.Case) -> attention_gate.Case:
     """Segments that divide the sequence, and rates that divide segments: where the library pads nothing."""
     segments = tuple(-(-w // r) * r for w, r in zip(case.segment_lengths, case.dilation_rates, strict=True))
     whole = math.lcm(*segments)
@@ -69,7 +69,7 @@ def no_padding(case: verify.Case) -> verify.Case:
     return case.replace(length=-(-max(case.length, 1) // whole) * whole, segment_lengths=segments)
 
 
-def whole_ranks(case: verify.Case) -> verify.Case:
+def whole_ranks(case: attention_gate.Case) -> attention_gate.Case:
     """The same, with segments of one rank's rows or of all ranks'."""
     rate = math.lcm(*case.dilation_rates)
     rows = -(-max(case.length, 1) // (case.shards * rate)) * rate
@@ -95,9 +95,9 @@ BECAUSE = {
     "refusals": "arguments are not checked",
 }
 
-alone = verify.Target(attend=attend, **LIMITS, fit=no_padding, because=BECAUSE | {"fit": "nothing is padded"})
-any_length = verify.Target(attend=attend, **LIMITS, because=BECAUSE)
-parallel = verify.Target(
+alone = attention_gate.Target(attend=attend, **LIMITS, fit=no_padding, because=BECAUSE | {"fit": "nothing is padded"})
+any_length = attention_gate.Target(attend=attend, **LIMITS, because=BECAUSE)
+parallel = attention_gate.Target(
     attend=attend_parallel,
     **LIMITS,
     fit=whole_ranks,

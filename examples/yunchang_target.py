@@ -1,7 +1,7 @@
 """yunchang (long-context-attention): Ulysses, and its hybrid with a ring. pip install yunchang
 
-python -m verify gate examples/yunchang_target.py:ulysses
-python -m verify gate examples/yunchang_target.py:hybrid --world-sizes 4
+python -m attention_gate gate examples/yunchang_target.py:ulysses
+python -m attention_gate gate examples/yunchang_target.py:hybrid --world-sizes 4
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import flash_attn_stand_in
 import torch.distributed as dist
 
-import verify
+import attention_gate
 
 flash_attn_stand_in.install()
 
@@ -33,15 +33,15 @@ def attend_hybrid(query, key, value, *, is_causal, scale, **_):
     return layer(query, key, value, softmax_scale=scale, causal=is_causal)
 
 
-def heads_for_every_rank(case: verify.Case) -> verify.Case:
+def heads_for_every_rank(case: attention_gate.Case) -> attention_gate.Case:
     return case.replace(heads=_up(case.heads, case), kv_heads=_up(case.kv_heads, case))
 
 
-def heads_for_every_pair(case: verify.Case) -> verify.Case:
+def heads_for_every_pair(case: attention_gate.Case) -> attention_gate.Case:
     return case.replace(heads=2 * ((case.heads + 1) // 2), kv_heads=2 * ((case.heads + 1) // 2))
 
 
-def _up(heads: int, case: verify.Case) -> int:
+def _up(heads: int, case: attention_gate.Case) -> int:
     return heads if case.kv_heads % case.shards == 0 else heads * case.shards
 
 
@@ -53,13 +53,13 @@ BECAUSE = {
     "refusals": "arguments are not checked",
 }
 
-ulysses = verify.Target(
+ulysses = attention_gate.Target(
     attend=attend_ulysses,
     **LIMITS,
     fit=heads_for_every_rank,
     because=BECAUSE | {"fit": "each rank takes an equal part of the key heads"},
 )
-hybrid = verify.Target(
+hybrid = attention_gate.Target(
     attend=attend_hybrid,
     **LIMITS,
     least_ranks=4,

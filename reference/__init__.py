@@ -1,6 +1,7 @@
 """What the right answer is: dilated attention by its definition, in float64, with numpy alone.
 
-    import numpy as np, reference
+    import numpy as np
+    from attention_gate import reference
 
     query, key, value = np.random.default_rng(0).normal(size=(3, 1, 7, 2, 4))   # batch, length, heads, head_dim
     out, lse = reference.dilated_attention(query, key, value, segment_lengths=[3, 7], dilation_rates=[1, 2])
@@ -14,10 +15,10 @@ The whole operator is one integer matrix, M[h, i, j], the number of branches in 
 gradients join the two, in LongNet's dialect (arXiv 2307.02486) or in those of other libraries.
 """
 
-from reference._attention import Gradients, attention, attention_gradients, weights
-from reference._branches import Branch, branches, selected
-from reference._dilated import dilated_attention, dilated_attention_gradients
-from reference._visibility import DIALECTS, branch_masks, head_offsets, multiplicity
+from attention_gate.reference._attention import Gradients, attention, attention_gradients, weights
+from attention_gate.reference._branches import Branch, branches, selected
+from attention_gate.reference._dilated import dilated_attention, dilated_attention_gradients
+from attention_gate.reference._visibility import DIALECTS, branch_masks, head_offsets, multiplicity
 
 __all__ = [
     "DIALECTS",

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reference._arguments import counts, like_out, query_and_key, query_key_value, scale_or_default
+from attention_gate.reference._arguments import counts, like_out, query_and_key, query_key_value, scale_or_default
 
 Floats = NDArray[np.float64]
 
@@ -88,16 +88,16 @@ def attention_gradients(
 
     P, _ = _weights(Q, K, M, scale)
     D = (dO * _sum_seen(P, seen, V)).sum(axis=-1, keepdims=True)
-    dV = _sum_seen(_T(P), _T(seen), dO)
-    dS = np.where(seen, P * (dO @ _T(V) - D), 0.0)
+    dV = _sum_seen(P.mT, seen.mT, dO)
+    dS = np.where(seen, P * (dO @ V.mT - D), 0.0)
     dQ = scale * _sum_seen(dS, seen, K)
-    dK = scale * _sum_seen(_T(dS), _T(seen), Q)
+    dK = scale * _sum_seen(dS.mT, seen.mT, Q)
     return Gradients(_by_position(dQ, heads), _by_position(dK, kv_heads), _by_position(dV, kv_heads))
 
 
 def _weights(Q: Floats, K: Floats, M: Floats, scale: float) -> tuple[Floats, Floats]:
     seen = M > 0
-    s = np.where(seen, scale * (Q @ _T(K)), -np.inf)
+    s = np.where(seen, scale * (Q @ K.mT), -np.inf)
     # Only seen logits may set the maximum, else a huge unseen one drives every term to 0; nothing seen has no maximum.
     top = np.where(seen.any(axis=-1, keepdims=True), s.max(axis=-1, keepdims=True, initial=-np.inf), 0.0)
     terms = M * np.exp(s - top)
@@ -125,7 +125,3 @@ def _sum_seen(matrix: Floats, seen: NDArray[np.bool_], rows: Floats) -> Floats:
         return matrix @ rows
     # 0 * NaN is NaN: beside NaN or inf the unseen must be left out one by one.
     return np.where(seen[..., None], matrix[..., None] * rows[..., None, :, :], 0.0).sum(axis=-2)
-
-
-def _T(array: NDArray) -> NDArray:
-    return array.swapaxes(-1, -2)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reference._arguments import agree, like_out, query_key_value
-from reference._attention import Floats, Gradients, attention, attention_gradients, weights
-from reference._branches import branches
-from reference._visibility import branch_masks, multiplicity
+from attention_gate.reference._arguments import agree, like_out, query_key_value
+from attention_gate.reference._attention import Floats, Gradients, attention, attention_gradients, weights
+from attention_gate.reference._branches import branches
+from attention_gate.reference._visibility import branch_masks, multiplicity
 
 
 def dilated_attention(

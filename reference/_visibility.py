@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from reference._branches import Branch, selected
+from attention_gate.reference._branches import Branch, selected
 
 ABSENT = -1
 """The offset of a head that takes no part in a branch: no position leaves this remainder."""

@@ -1,6 +1,6 @@
-"""``python -m verify``."""
+"""The command line, as ``python -m verify COMMAND …`` in a checkout."""
 
-from verify.cli import entry
+from attention_gate.verify.commands.command_line import entry
 
 if __name__ == "__main__":
     entry()

@@ -1,6 +1,6 @@
 """The gate in pytest: one test for each check of a target.
 
-pytest --pyargs verify --attention-target my.module:attend --attention-profile quick
+pytest --pyargs attention_gate --attention-target my.module:attend --attention-profile quick
 
 Every pytest run that finds this plugin installed imports it, so that nothing heavy may be imported at its top.
 """
@@ -16,16 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import attention_gate
+
 if TYPE_CHECKING:
-    from verify.checks import Check
-    from verify.gate import Options
-    from verify.report import CheckResult
-    from verify.session import Session
+    from attention_gate.verify.checks import Check
+    from attention_gate.verify.checks.results import CheckResult
+    from attention_gate.verify.judge.session import Session
+    from attention_gate.verify.run.request import Options
 
-#: The file whose collection yields the checks: it is found by ``--pyargs verify``.
-_FILE = Path(__file__).with_name("gate.py")
+#: The file whose collection yields the checks: it is found by ``--pyargs attention_gate``.
+_FILE = Path(attention_gate.__file__).with_name("__main__.py")
 
-_HOW = "pytest --pyargs verify --attention-target my.module:attend"
+_HOW = "pytest --pyargs attention_gate --attention-target my.module:attend"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -97,10 +99,11 @@ class Judge:
     """The target of this process and its worlds, started at the first check: each xdist worker has its own."""
 
     def __init__(self, config: pytest.Config) -> None:
-        from verify.cli import put_first
-        from verify.commands.gate import world_sizes
-        from verify.gate import Options
-        from verify.target import TargetError, as_target
+        from attention_gate.verify.commands.command_line import put_first
+        from attention_gate.verify.commands.gate import world_sizes
+        from attention_gate.verify.run.request import Options
+        from attention_gate.verify.target.loading import as_target
+        from attention_gate.verify.target.source import TargetError
 
         try:
             self.options: Options = Options(
@@ -120,21 +123,26 @@ class Judge:
 
     def run(self, check: Check) -> CheckResult:
         """Run one check, unless one that it builds on has failed in this process."""
-        from verify.gate import Silent, run_check
+        from attention_gate.verify.report.saved_run import record_in
+        from attention_gate.verify.run.judging import run_check
+        from attention_gate.verify.run.observer import Silent
 
-        result = run_check(check, self._started(), self.options, self.results, Silent())
+        session = self._started()
+        record = record_in(self.options.save, session)
+        result = run_check(check, session, self.options, self.results, Silent(), record)
         self.results[check.name] = result
         return result
 
     def close(self) -> None:
-        """End the worlds."""
+        """End the worlds, the simulated ones too."""
         if self._session is not None:
             self._session.worlds.close()
+            self._session.network.close()
 
     def _started(self) -> Session:
-        from verify.gate import load_everywhere
-        from verify.session import Session
-        from verify.world.local import Worlds
+        from attention_gate.verify.judge.session import Session
+        from attention_gate.verify.run.judging import load_everywhere
+        from attention_gate.verify.world.local import Worlds
 
         if self._session is None:
             worlds = Worlds(device=self.options.device)
@@ -151,7 +159,7 @@ class CheckFile(pytest.File):
 
     def collect(self) -> Iterator[pytest.Item]:
         """One item for each check."""
-        from verify.checks import CHECKS
+        from attention_gate.verify.checks import CHECKS
 
         for check in CHECKS:
             yield CheckItem.from_parent(self, name=check.name, check=check)
@@ -166,7 +174,7 @@ class CheckItem(pytest.Item):
 
     def runtest(self) -> None:
         """Run the check; skip with the reason where it was not tried, fail with its report."""
-        from verify.target import TargetError
+        from attention_gate.verify.target.source import TargetError
 
         judge = self.config.stash[_JUDGE]
         try:
@@ -204,7 +212,7 @@ class CheckFailed(Exception):
     """A check's failure; its text is the bug report."""
 
     def __init__(self, result: CheckResult, target: str) -> None:
-        from verify.report_text import failure_text
+        from attention_gate.verify.report.text import failure_text
 
         assert result.failure is not None
         super().__init__(failure_text(result, result.failure, target))
@@ -218,4 +226,4 @@ def _reports(stats: dict[str, list[Any]]) -> Iterator[Any]:
 
 def _is_this_package(argument: str) -> bool:
     """Whether pytest made that argument from the name of this package."""
-    return Path(argument.partition("::")[0]) in (_FILE.parent, _FILE) or argument.partition(".")[0] == "verify"
+    return Path(argument.partition("::")[0]) in (_FILE.parent, _FILE) or argument.partition(".")[0] == "attention_gate"

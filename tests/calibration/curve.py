@@ -16,13 +16,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-import reference
+from attention_gate import reference
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.data import rows
+from attention_gate.verify.case.styles import ONE_SIDED
+from attention_gate.verify.judge.rms_error import rms_ratio
 from tests.verify.correct.kernel import Block, Problem, Queries, forward
 from tests.verify.correct.style import Style
-from verify.case import Case
-from verify.choices import ONE_SIDED
-from verify.data import rows
-from verify.roundings import rms_ratio
 
 BLOCKS = (1, 2, 4, 8, 16, 32)
 

@@ -10,9 +10,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from verify.budget import CONSTANT
-from verify.roundings import RMS_LIMITS
-from verify.session import VALUES
+from attention_gate.verify.judge.error_budget import CONSTANT
+from attention_gate.verify.judge.rms_error import RMS_LIMITS
+from attention_gate.verify.judge.tensor_names import VALUES
 
 DATA = Path(__file__).with_name("sweep.json")
 

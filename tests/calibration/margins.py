@@ -16,9 +16,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from verify.checks import BY_NAME
-from verify.mutants import MUTANTS, Mutant
-from verify.mutants.trial import Bench
+from attention_gate.verify.checks import BY_NAME
+from attention_gate.verify.mutants import MUTANTS, Mutant
+from attention_gate.verify.mutants.trial import Bench
 
 #: Checks that compare float64 values with the oracle, element by element.
 LOGIC = ("forward", "lse", "gradients", "sub-groups", "strides", "grad-subsets", "state", "schedules", "combinations")
@@ -49,11 +49,11 @@ def margin(bench: Bench, mutant: Mutant, seed: int = 0) -> Margin | None:
         if check.missing(session.target, session.world_sizes):
             continue
         found: list[Margin] = []
-        for case, detail in bench.examples(check, session.target, seed):
-            verdict = check.examine(session, case, detail)
+        for case, parameters in bench.examples(check, session.target, seed):
+            verdict = check.examine(session, case, parameters)
             if verdict.finding is not None:
-                finite = verdict.finding.outcome == "fail" and math.isfinite(verdict.worst)
-                decades = math.log10(verdict.worst) if finite else math.inf
+                finite = verdict.finding.outcome == "fail" and math.isfinite(verdict.budget_used)
+                decades = math.log10(verdict.budget_used) if finite else math.inf
                 found.append(Margin(mutant, seed, name, decades, repr(case)))
                 if decades >= LEAST or len(found) == EXAMPLES:
                     break

@@ -27,21 +27,24 @@ from typing import Any
 import numpy as np
 import torch
 
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.precision_cases import blocks
+from attention_gate.verify.case.styles import ONE_SIDED
+from attention_gate.verify.checks.check import Parameters, plain
+from attention_gate.verify.checks.precision import PRECISION
+from attention_gate.verify.judge.comparison import Verdict, assemble, shares
+from attention_gate.verify.judge.error_budget import CONSTANT
+from attention_gate.verify.judge.rms_error import RMS_LIMITS, regime, rms_ratio
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.judge.tensor_names import VALUES
+from attention_gate.verify.rank.attended import Attended
+from attention_gate.verify.run.search import search
+from attention_gate.verify.target.choices import DTYPES, LEAST_BLOCKS
+from attention_gate.verify.target.source import Source
+from attention_gate.verify.target.target import Target
+from attention_gate.verify.world.finding import Finding
 from tests.verify.correct.simulated import attended
 from tests.verify.correct.style import STYLES, Style
-from verify.budget import CONSTANT
-from verify.case import Case
-from verify.checks.check import Detail, plain
-from verify.checks.precision import PRECISION
-from verify.choices import DTYPES, LEAST_BLOCKS, ONE_SIDED
-from verify.findings import Finding
-from verify.judge import Verdict, assemble, shares
-from verify.measuring import blocks
-from verify.procedures import Attended
-from verify.roundings import RMS_LIMITS, regime, rms_ratio
-from verify.search import search
-from verify.session import VALUES, Session
-from verify.target import Source, Target
 
 WORLD_SIZES = (1, 2, 3, 4)
 NAMES = tuple(STYLES)
@@ -126,12 +129,12 @@ def part(dtype: str, seed: int, examples: int, ranks: tuple[int, ...] = WORLD_SI
     hybrid = dataclasses.replace(target, heads_shared=2)
     session = InOneProcess(target, ranks)
 
-    def examine(session: Session, case: Case, detail: Detail) -> Verdict:
+    def examine(session: Session, case: Case, parameters: Parameters) -> Verdict:
         assert isinstance(session, InOneProcess)
         style = NAMES[(seed + seen.examples) % len(NAMES)]
         session.style = STYLES[style]
         session.target = hybrid if session.style.transport == "hybrid" else target
-        verdict = PRECISION.examine(session, case, detail)
+        verdict = PRECISION.examine(session, case, parameters)
         seen.record(case, style, session, verdict)
         return Verdict(0.0)  # whatever was found: the sweep goes on
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from attention_gate.verify.judge.error_budget import CONSTANT
+from attention_gate.verify.judge.rms_error import RMS_LIMITS
+from attention_gate.verify.target.choices import DTYPES
 from tests.calibration.fit import constant, limits
 from tests.calibration.sweep import sweep
 from tests.verify.correct.style import STYLES
-from verify.budget import CONSTANT
-from verify.choices import DTYPES
-from verify.roundings import RMS_LIMITS
 
 DATA = json.loads(Path(__file__).with_name("sweep.json").read_text())
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from attention_gate.verify.mutants import KNOWN
+from attention_gate.verify.mutants.trial import Bench
 from tests.calibration.margins import LEAST, margin
-from verify.mutants import KNOWN
-from verify.mutants.trial import Bench
 
 #: Those that show in values alone, whatever the order of messages: waiting for a hang would take most of the time.
 VALUES = [

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-import verify
+import attention_gate
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
@@ -34,8 +34,10 @@ def sequences_run_together(query, key, value, *, is_causal, scale, group, **_):
 
 
 def gradients_not_summed(query, key, value, *, is_causal, scale, sequence_length, group, **_):
-    whole = verify.gather_rows(query, key, value, sequence_length=sequence_length, group=group, sum_gradients=False)
-    return verify.own_rows(right.replicated_attention(*whole, is_causal, scale), group=group)
+    whole = attention_gate.gather_rows(
+        query, key, value, sequence_length=sequence_length, group=group, sum_gradients=False
+    )
+    return attention_gate.own_rows(right.replicated_attention(*whole, is_causal, scale), group=group)
 
 
 class Replicated(torch.autograd.Function):
@@ -55,23 +57,25 @@ class Replicated(torch.autograd.Function):
 
 
 def summed_by_the_library(query, key, value, *, is_causal, scale, sequence_length, group, **_):
-    whole = verify.gather_rows(query, key, value, sequence_length=sequence_length, group=group, sum_gradients=False)
+    whole = attention_gate.gather_rows(
+        query, key, value, sequence_length=sequence_length, group=group, sum_gradients=False
+    )
     if dist.is_initialized():
         whole = Replicated.apply(group, *whole)
-    return verify.own_rows(right.replicated_attention(*whole, is_causal, scale), group=group)
+    return attention_gate.own_rows(right.replicated_attention(*whole, is_causal, scale), group=group)
 
 
 def summed_twice(query, key, value, *, is_causal, scale, sequence_length, group, **_):
-    whole = verify.gather_rows(query, key, value, sequence_length=sequence_length, group=group)
+    whole = attention_gate.gather_rows(query, key, value, sequence_length=sequence_length, group=group)
     if dist.is_initialized():
         whole = Replicated.apply(group, *whole)
-    return verify.own_rows(right.replicated_attention(*whole, is_causal, scale), group=group)
+    return attention_gate.own_rows(right.replicated_attention(*whole, is_causal, scale), group=group)
 
 
 DENSE = {"branches": "dense", "refusals": False}
-heads_first = verify.Target(attend=heads_viewed_as_rows, **DENSE)
-packed = verify.Target(attend=key_and_value_swapped, **DENSE, grouped_query=False, value_dim=False)
-tokens = verify.Target(attend=sequences_run_together, **DENSE, uneven=False)
-replicated = verify.Target(attend=gradients_not_summed, **DENSE, replicated=True)
-library_sums = verify.Target(attend=summed_by_the_library, **DENSE, replicated=True)
-both_sum = verify.Target(attend=summed_twice, **DENSE, replicated=True)
+heads_first = attention_gate.Target(attend=heads_viewed_as_rows, **DENSE)
+packed = attention_gate.Target(attend=key_and_value_swapped, **DENSE, grouped_query=False, value_dim=False)
+tokens = attention_gate.Target(attend=sequences_run_together, **DENSE, uneven=False)
+replicated = attention_gate.Target(attend=gradients_not_summed, **DENSE, replicated=True)
+library_sums = attention_gate.Target(attend=summed_by_the_library, **DENSE, replicated=True)
+both_sum = attention_gate.Target(attend=summed_twice, **DENSE, replicated=True)

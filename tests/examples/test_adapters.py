@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import verify
+import attention_gate
 
 _HERE = Path(__file__).parent
 _RIGHT = _HERE.parents[1] / "examples" / "layouts_target.py"
@@ -14,7 +14,7 @@ _CHECKS = ("forward", "gradients", "world-sizes", "strides", "sub-groups", "stat
 
 
 def judged(target: str, *checks: str) -> dict[str, str]:
-    report = verify.check(target, profile="quick", world_sizes=(1, 2, 3), checks=checks)
+    report = attention_gate.check(target, profile="quick", world_sizes=(1, 2, 3), checks=checks)
     assert report.error is None, report.error
     return {result.name: result.outcome for result in report.checks}
 
@@ -47,12 +47,14 @@ def test_a_mistake_in_the_layout_is_caught(target: str, outcomes: dict[str, str]
 
 def test_alone_nothing_is_gathered() -> None:
     query, key = torch.ones(1, 3, 1, 2), torch.ones(1, 3, 1, 2)
-    assert [one is other for one, other in zip(verify.gather_rows(query, key), (query, key), strict=True)] == [True] * 2
-    assert torch.equal(verify.own_rows(query), query)
+    assert [one is other for one, other in zip(attention_gate.gather_rows(query, key), (query, key), strict=True)] == [
+        True
+    ] * 2
+    assert torch.equal(attention_gate.own_rows(query), query)
 
 
 def test_what_is_replicated_claims_nothing_of_what_it_sends() -> None:
     with pytest.raises(ValueError, match="what is replicated sends and holds everything"):
-        verify.Target(attend=judged, replicated=True, claims=("traffic",))
+        attention_gate.Target(attend=judged, replicated=True, claims=("traffic",))
     with pytest.raises(ValueError, match=r"Target\.replicated is 1"):
-        verify.Target(attend=judged, replicated=1)  # type: ignore[arg-type]
+        attention_gate.Target(attend=judged, replicated=1)  # type: ignore[arg-type]

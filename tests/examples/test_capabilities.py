@@ -8,20 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from verify import NOT_YET, Case, KnownFailure, Target, TargetError
-from verify.checks import BY_NAME
-from verify.cli import main
-from verify.findings import Finding
-from verify.gate import check
-from verify.known import with_known_failures
-from verify.report import CheckResult, Example, Failure, verdict_of
-from verify.session import Session
-from verify.target import Source
-from verify.world.local import Worlds
+from attention_gate import NOT_YET, Case, KnownFailure, Target, TargetError
+from attention_gate.verify.checks import BY_NAME
+from attention_gate.verify.checks.results import CheckResult, Example, Failure
+from attention_gate.verify.commands.command_line import main
+from attention_gate.verify.commands.judge_target import check
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.run.judgement import verdict_of
+from attention_gate.verify.run.known_failures import with_known_failures
+from attention_gate.verify.target.source import Source
+from attention_gate.verify.world.finding import Finding
+from attention_gate.verify.world.local import Worlds
 
 _FIT_RAISES = """\
-import verify
-from impls.collective import attend
+import attention_gate
+from attention_gate.impls.collective import attend
 
 made = []
 
@@ -31,7 +32,7 @@ def fit(case):
         raise TypeError("no such heads")
     return case
 
-target = verify.Target(attend=attend, fit=fit)
+target = attention_gate.Target(attend=attend, fit=fit)
 """
 
 
@@ -177,15 +178,15 @@ def test_a_fit_that_raises_at_some_time_cannot_be_judged(
 
 
 _TAKES_NO_GROUPS = """\
-import verify
-from impls.collective import attend
+import attention_gate
+from attention_gate.impls.collective import attend
 
 def equal_heads_only(query, key, value, **options):
     if query.shape[2] != key.shape[2]:
         raise RuntimeError("as many heads, please")
     return attend(query, key, value, **options)
 
-declared = verify.Target(attend=equal_heads_only, subgroups=False)
+declared = attention_gate.Target(attend=equal_heads_only, subgroups=False)
 """
 
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from verify.cli import main
+from attention_gate.verify.commands.command_line import main
 
 _WORKFLOW = ".github/workflows/attention.yml"
 
 _TARGET = """\
-from impls.collective import attend as gathered
+from attention_gate.impls.collective import attend as gathered
 
 def attend(query, key, value, **options):
     return gathered(query, key, value, **options) * {factor}
@@ -35,7 +35,7 @@ def project(tmp_path: Path) -> Path:
     command = tmp_path / "bin/attention-gate"
     command.parent.mkdir()
     command.write_text(
-        f'#!/bin/sh\nexec {sys.executable} -m verify "$@" --profile quick --checks forward --world-sizes 2\n'
+        f'#!/bin/sh\nexec {sys.executable} -m attention_gate "$@" --profile quick --checks forward --world-sizes 2\n'
     )
     command.chmod(0o700)
     return tmp_path
@@ -88,7 +88,7 @@ def test_tox_and_actions_install_this_torch_and_the_gate_from_where_it_came(
     }
     for number, (origin, requirement) in enumerate(origins.items()):
         monkeypatch.setattr(
-            "verify.commands.init.metadata.distribution",
+            "attention_gate.verify.commands.init.metadata.distribution",
             lambda name, origin=origin: SimpleNamespace(version=torch.__version__, read_text=lambda file: origin),
         )
         folder = tmp_path / str(number)
@@ -125,7 +125,7 @@ def test_it_says_how_to_run_them(tmp_path: Path, capsys: pytest.CaptureFixture[s
     told = capsys.readouterr().out
     # Only the gate's own tests find a module of the current folder by themselves.
     assert f"now: python -m pytest {tmp_path}/tests/test_attention.py, or tox," in told
-    assert "\n     pytest --pyargs verify --attention-target my.module:attend\n" in told
+    assert "\n     pytest --pyargs attention_gate --attention-target my.module:attend\n" in told
 
 
 def test_what_is_there_is_left_alone_and_the_lines_are_printed(

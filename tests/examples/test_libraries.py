@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from attention_gate.verify.commands.judge_target import check
 from tests.examples.scripts import is_installed
-from verify.gate import check
 
 _EXAMPLES = Path(__file__).parents[2] / "examples"
 

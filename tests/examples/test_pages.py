@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import verify
+import attention_gate
 
 _DOCS = Path(__file__).parents[2] / "docs"
 
@@ -19,17 +19,17 @@ def shown(page: str, words: str) -> str:
     return code
 
 
-def judged(folder: Path, code: str, *checks: str, world_sizes: tuple[int, ...] = (1, 2, 3)) -> verify.Report:
+def judged(folder: Path, code: str, *checks: str, world_sizes: tuple[int, ...] = (1, 2, 3)) -> attention_gate.Report:
     (folder / "shown_target.py").write_text(code)
     sys.modules.pop("shown_target", None)
-    report = verify.check(
+    report = attention_gate.check(
         f"{folder}/shown_target.py:target", profile="quick", world_sizes=world_sizes, checks=checks, save=str(folder)
     )
     sys.modules.pop("shown_target", None)
     return report
 
 
-def outcomes(report: verify.Report) -> dict[str, str]:
+def outcomes(report: attention_gate.Report) -> dict[str, str]:
     assert report.error is None, report.error
     return {check.name: check.outcome for check in report.checks}
 
@@ -57,7 +57,7 @@ def test_a_target_says_which_rows_a_rank_owns(tmp_path: Path, layout: str) -> No
     code = _ROWS
     if layout != "backwards":
         code = in_layout(layout).replace(
-            "def attend", f"from verify.layouts import {layout} as backwards\n\ndef attend"
+            "def attend", f"from attention_gate.verify.target.layouts import {layout} as backwards\n\ndef attend"
         )
     if layout == "zigzag":
         code = f"import dataclasses\n{code}{_EVEN_HALVES}"
@@ -104,7 +104,7 @@ _EXACT = (".bfloat16()", "")
 def test_a_known_failure_is_accepted_until_its_day_and_as_long_as_it_fails(
     tmp_path: Path, changes: list[tuple[str, str]], outcome: str, verdict: str, status: int
 ) -> None:
-    code = shown("ci.md", "verify.KnownFailure(").replace('until="2030-01-31"', _DAY)
+    code = shown("ci.md", "attention_gate.KnownFailure(").replace('until="2030-01-31"', _DAY)
     for old, new in changes:
         assert old in code
         code = code.replace(old, new)

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-import impls
-import reference
-import verify
+import attention_gate
+from attention_gate import impls, reference
+from attention_gate.verify.commands.machine import SUPPORTED
 from tests.house.test_imports import PACKAGES, ROOT, files, name_of
-from verify.doctor import SUPPORTED
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TOX = (ROOT / "tox.ini").read_text()
@@ -25,7 +24,11 @@ def tracked():
     """The files of the repository, or of the folder where there is no repository."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
-        return [path for path in ROOT.rglob("*") if path.is_file() and not {".tox", ".venv"} & set(path.parts)]
+        return [
+            path
+            for path in ROOT.rglob("*")
+            if path.is_file() and not {".tox", ".venv", ".hypothesis"} & set(path.parts)
+        ]
     return [path for name in listed.stdout.splitlines() if (path := ROOT / name).is_file()]
 
 
@@ -58,7 +61,7 @@ def test_a_file_has_one_subject_and_so_is_short(path):
     assert len(path.read_text().splitlines()) <= 400
 
 
-@pytest.mark.parametrize("package", [reference, impls, verify], ids=lambda package: package.__name__)
+@pytest.mark.parametrize("package", [reference, impls, attention_gate], ids=lambda package: package.__name__)
 def test_the_public_face_is_flat_documented_and_complete(package):
     assert package.__doc__
     assert package.__all__ == sorted(
@@ -72,9 +75,9 @@ def test_the_public_face_is_flat_documented_and_complete(package):
         _ = package.no_such_name
 
 
-def test_no_public_name_of_verify_is_hidden_by_a_module():
-    modules = {path.stem for path in (ROOT / "verify").iterdir()}
-    assert modules & set(verify.__all__) == set()
+def test_no_public_name_is_hidden_by_a_module():
+    modules = {path.stem for path in (ROOT / "attention_gate").iterdir()}
+    assert modules & set(attention_gate.__all__) == set()
 
 
 #: Written so that this file does not contain them.

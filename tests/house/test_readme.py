@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import reference
-import verify
+import attention_gate
+from attention_gate import reference
+from attention_gate.verify.checks import CHECKS
+from attention_gate.verify.checks.profiles import PROFILES, examples
+from attention_gate.verify.report.text import failure_text
 from tests.verify.broken import broken_robust
-from verify.checks import CHECKS
-from verify.profiles import PROFILES, examples
-from verify.report_text import failure_text
 
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text()
@@ -48,15 +48,15 @@ def test_the_profiles_are_as_large_as_it_says() -> None:
 
 
 def test_the_failure_that_it_shows_is_the_one_that_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = "python -m verify gate broken_local_mask.robust:attend --checks forward"
+    command = "python -m attention_gate gate broken_local_mask.robust:attend --checks forward"
     monkeypatch.syspath_prepend(str(tmp_path))
     target = broken_robust("local_mask", tmp_path)
-    report = verify.check(target, checks=["forward"], save=str(tmp_path / "attention-gate-failures"))
+    report = attention_gate.check(target, checks=["forward"], save=str(tmp_path / "attention-gate-failures"))
     [check] = report.checks
     assert check.failure is not None
     printed = failure_text(check, check.failure, report.target).replace(f"{tmp_path}/", "")
     assert block(command) == f"```\n{printed}\n```"
-    assert command.removeprefix("python -m verify gate ").split()[0] == target
+    assert command.removeprefix("python -m attention_gate gate ").split()[0] == target
 
 
 def test_the_example_of_the_reference_runs() -> None:
@@ -65,4 +65,4 @@ def test_the_example_of_the_reference_runs() -> None:
     exec(code, names)
     assert isinstance(names["out"], np.ndarray)
     assert names["out"].shape == (1, 7, 2, 4)
-    assert names["reference"] is reference
+    assert names["attention_gate"].reference is reference

@@ -65,7 +65,7 @@ def noticed_by_tests_of_ranks(mutant: Mutant | Together, tests: Sequence[str], s
     These must find the mutant too, so that everything is copied. Hanging counts as noticed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("reference", "impls", "verify", "tests"):
+        for name in ("attention_gate", "reference", "impls", "verify", "tests"):
             shutil.copytree(REPOSITORY / name, Path(folder) / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(REPOSITORY / "pyproject.toml", folder)
         for file, source in mutant.sources.items():

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-import reference
+from attention_gate import reference
 
 UNIT_ROUNDOFF = 2.0**-53
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-import reference
+from attention_gate import reference
 from tests.reference.cases import NAMED, assert_close
 
 STEP = 1e-5

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-import reference
+from attention_gate import reference
 from tests.reference import prose
 from tests.reference.cases import Case, assert_close, bounds
 

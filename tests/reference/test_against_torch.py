@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 
-import reference
+from attention_gate import reference
 from tests.reference import prose
 from tests.reference.cases import NAMED, Case, assert_close, bounds, cases, reproducible
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-import reference
+from attention_gate import reference
 from tests.reference.cases import NAMED, Case, assert_close, cases, reproducible
 
 

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import reference
+from attention_gate import reference
 
 PUBLIC = [name for name in reference.__all__ if callable(getattr(reference, name))]
 
 
 def test_import_loads_neither_torch_nor_the_rest_of_the_project():
-    program = "import reference, sys; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    program = "import attention_gate.reference, sys; print(*sorted(sys.modules))"
     root = Path(reference.__file__).parents[1]
     answer = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=root)
     loaded = answer.stdout.split()
-    assert {"reference", "numpy"} <= set(loaded)
-    assert not {"torch", "impls", "verify", "hypothesis", "pytest", "scipy"} & set(loaded)
+    assert {"attention_gate.reference", "numpy"} <= set(loaded)
+    assert not {"torch", "attention_gate.impls", "attention_gate.verify", "hypothesis", "pytest", "scipy"} & set(loaded)
 
 
 def test_all_is_what_is_there():

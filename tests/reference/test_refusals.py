@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-import reference
+from attention_gate import reference
 
 QUERY, KEY, VALUE, GRAD_OUT = (np.ones(shape) for shape in ((2, 7, 4, 3), (2, 7, 2, 3), (2, 7, 2, 5), (2, 7, 4, 5)))
 SCHEDULE = {"segment_lengths": [3, 7], "dilation_rates": [1, 2]}

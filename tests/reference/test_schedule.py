@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-import reference
-from reference import Branch, branches
+from attention_gate import reference
+from attention_gate.reference import Branch, branches
 
 NUMPY_TRUE = f"{np.True_!r} ({type(np.True_).__name__})"
 """numpy 2 says `np.True_ (bool)`, numpy 1 `True (bool_)`."""

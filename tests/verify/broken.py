@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import impls
+from attention_gate import impls
 
 _FORWARD = "def _forward(inputs: Inputs, call: Call, out: Tensor, lse: Tensor) -> None:\n"
 
@@ -39,8 +39,8 @@ def broken_robust(mistake: str, folder: Path) -> str:
     """Write the copy with that mistake into the folder; returns the target's name, module:name."""
     package = folder / f"broken_{mistake}"
     shutil.copytree(Path(impls.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in package.glob("*.py"):
-        text = file.read_text().replace("from impls", f"from {package.name}")
+    for file in package.rglob("*.py"):
+        text = file.read_text().replace("attention_gate.impls", package.name)
         file.write_text(text)
     name, old, new = MISTAKES[mistake]
     source = (package / name).read_text()

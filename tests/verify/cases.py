@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from verify import Case
-from verify.layouts import contiguous
+from attention_gate import Case
+from attention_gate.verify.target.layouts import contiguous
 
 
 def case_of(**changes):

@@ -1,23 +1,24 @@
 """Reports for tests, of every outcome that a check can have."""
 
+from attention_gate.verify.checks.results import CheckResult, Example, Failure
+from attention_gate.verify.run.judgement import Coverage, Report, verdict_of
+from attention_gate.verify.world.finding import Finding
 from tests.verify.cases import case_of
-from verify.findings import Finding
-from verify.report import CheckResult, Coverage, Example, Failure, Report, verdict_of
 
 
-def failure_of(headline="the output is wrong", *, outcome="fail", details=(), detail=None):
+def failure_of(headline="the output is wrong", *, outcome="fail", details=(), parameters=None):
     """A failure that says this."""
-    example = Example("forward", case_of(), detail or {})
+    example = Example("forward", case_of(), parameters or {})
     return Failure(Finding(outcome, headline, tuple(details)), example, (2, 2), replay="failures/attend-forward.json")
 
 
 def check_of(name="forward", outcome="pass", **changes):
     """A check's result with that outcome."""
-    defaults = {"promise": "returns the oracle's output", "examples": 40, "seconds": 1.25, "worst": 0.4}
+    defaults = {"promise": "returns the oracle's output", "examples": 40, "seconds": 1.25, "budget_used": 0.4}
     if outcome in ("fail", "crash", "hang"):
-        defaults |= {"failure": failure_of(outcome=outcome), "worst": float("inf")}
+        defaults |= {"failure": failure_of(outcome=outcome), "budget_used": float("inf")}
     elif outcome != "pass":
-        defaults |= {"examples": 0, "seconds": 0.0, "worst": None, "reason": f"it is {outcome}"}
+        defaults |= {"examples": 0, "seconds": 0.0, "budget_used": None, "reason": f"it is {outcome}"}
     return CheckResult(name=name, outcome=outcome, **(defaults | changes))
 
 

@@ -5,9 +5,9 @@ import time
 import torch
 import torch.distributed as dist
 
+import attention_gate
 import impls.collective
-import verify
-from verify.layouts import contiguous, zigzag
+from attention_gate.verify.target.layouts import contiguous, zigzag
 
 
 def _rank_and_size(group):
@@ -45,9 +45,9 @@ def zigzag_attend(query, key, value, **options):
 
 
 _FEW = {"branches": "dense", "gradients": False, "grouped_query": False, "subgroups": False, "refusals": False}
-few = verify.Target(attend=dense_attend, dtypes=("float32",), uneven=False, **_FEW)
-zigzag_target = verify.Target(attend=zigzag_attend, layout="zigzag", dtypes=("float64",), **_FEW)
-zigzag_called_contiguous = verify.Target(attend=zigzag_attend, dtypes=("float64",), uneven=False, **_FEW)
+few = attention_gate.Target(attend=dense_attend, dtypes=("float32",), uneven=False, **_FEW)
+zigzag_target = attention_gate.Target(attend=zigzag_attend, layout="zigzag", dtypes=("float64",), **_FEW)
+zigzag_called_contiguous = attention_gate.Target(attend=zigzag_attend, dtypes=("float64",), uneven=False, **_FEW)
 
 
 def right(query, key, value, **options):

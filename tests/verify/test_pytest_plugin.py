@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from verify.checks import CHECKS
+from attention_gate.verify.checks import CHECKS
 
 ROOT = Path(__file__).parents[2]
 INSTALLED = bool(importlib.metadata.entry_points(group="pytest11", name="attention_gate"))
@@ -22,7 +22,7 @@ def run(folder, *arguments, plugin=True):
     """pytest in a folder that has nothing to do with this repository."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(folder)]
     if plugin and not INSTALLED:
-        command += ["-p", "verify.pytest_plugin"]
+        command += ["-p", "attention_gate.verify.pytest_plugin"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     for name in ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_CURRENT_TEST"):
         environment.pop(name, None)
@@ -39,9 +39,9 @@ def run(folder, *arguments, plugin=True):
 
 
 def judging(folder, target, *arguments):
-    """pytest --pyargs verify for a target of these tests."""
+    """pytest --pyargs attention_gate for a target of these tests."""
     few = ("--attention-profile", "quick", "--attention-world-sizes", "1,2", "-k", FEW)
-    return run(folder, "--pyargs", "verify", "--attention-target", target, *few, *arguments)
+    return run(folder, "--pyargs", "attention_gate", "--attention-target", target, *few, *arguments)
 
 
 def outcomes(output):
@@ -67,7 +67,7 @@ def test_a_wrong_one_fails_with_the_report_and_blocks_what_builds_on_it(tmp_path
     assert "expected: the target returns the oracle's output" in output
     assert "Traceback" not in output
     assert "pytest_plugin.py:" not in output.partition("short test summary")[0]
-    assert f"python -m verify replay {saved}" in output
+    assert f"python -m attention_gate replay {saved}" in output
     assert len(list(saved.iterdir())) == 1
 
 
@@ -88,7 +88,7 @@ def test_it_is_safe_under_xdist(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ((), "there is nothing to judge without --attention-target: pytest --pyargs verify --attention-target"),
+        ((), "there is nothing to judge without --attention-target: pytest --pyargs attention_gate --attention-target"),
         (("-n", "2"), "there is nothing to judge without --attention-target"),
         (("--attention-target", "nowhere_at_all:attend"), "no module named 'nowhere_at_all'"),
         (("--attention-target", "math:floor", "--attention-profile", "fast"), "profile is 'fast'; it must be one of"),
@@ -96,14 +96,16 @@ def test_it_is_safe_under_xdist(tmp_path):
     ],
 )
 def test_an_error_of_use_is_one_line(tmp_path, options, words):
-    status, output = run(tmp_path, "--pyargs", "verify", *options)
+    status, output = run(tmp_path, "--pyargs", "attention_gate", *options)
     assert status == pytest.ExitCode.USAGE_ERROR, output
     assert words in output
     assert "Traceback" not in output
 
 
 def test_every_check_is_collected_by_its_name(tmp_path):
-    status, output = run(tmp_path, "--collect-only", "-q", "--pyargs", "verify", "--attention-target", "math:floor")
+    status, output = run(
+        tmp_path, "--collect-only", "-q", "--pyargs", "attention_gate", "--attention-target", "math:floor"
+    )
     assert status == 0, output
     assert re.findall(r"^attention-gate::(.*)$", output, re.MULTILINE) == [check.name for check in CHECKS]
 
@@ -121,11 +123,11 @@ def test_runs_that_do_not_use_it_neither_see_it_nor_pay_for_torch(tmp_path):
 
 def test_a_user_s_own_test_judges_by_a_call(tmp_path):
     (tmp_path / "test_mine.py").write_text(
-        "import verify\n"
+        "import attention_gate\n"
         "from tests.verify.targets import causal_ignored\n\n"
         "def test_attend():\n"
-        "    report = verify.check(causal_ignored, profile='quick', world_sizes=[1], checks=['forward'])\n"
-        "    assert report.verdict == 'pass', verify.text(report)\n"
+        "    report = attention_gate.check(causal_ignored, profile='quick', world_sizes=[1], checks=['forward'])\n"
+        "    assert report.verdict == 'pass', attention_gate.text(report)\n"
     )
     status, output = run(tmp_path)
     assert status == 1

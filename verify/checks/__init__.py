@@ -1,16 +1,19 @@
 """The checks, in the order in which they are tried: each builds on earlier ones."""
 
-from verify.checks.calls import PURITY, STATE, STRIDES, SUB_GROUPS, SUBSETS
-from verify.checks.check import Check
-from verify.checks.claims import MEMORY, OVERLAP
-from verify.checks.memory import FRESH_MEMORY
-from verify.checks.numbers import DTYPES_CHECK, NON_FINITE
-from verify.checks.precision import PRECISION
-from verify.checks.refusals import REFUSALS
-from verify.checks.schedules import SCHEDULES
-from verify.checks.sizes import SIZES
-from verify.checks.values import COMBINATIONS, FORWARD, GRADIENTS_CHECK, LSE, WORLD_SIZES
-from verify.checks.wire import TRAFFIC, WIRE
+from attention_gate.verify.checks.call_sequences import STATE
+from attention_gate.verify.checks.calling import PURITY, STRIDES, SUB_GROUPS, SUBSETS
+from attention_gate.verify.checks.check import Check
+from attention_gate.verify.checks.dtypes import DTYPES_CHECK
+from attention_gate.verify.checks.fresh_memory import FRESH_MEMORY
+from attention_gate.verify.checks.non_finite import NON_FINITE
+from attention_gate.verify.checks.oracle_values import COMBINATIONS, FORWARD, GRADIENTS_CHECK, LSE, WORLD_SIZES
+from attention_gate.verify.checks.overlap import OVERLAP
+from attention_gate.verify.checks.peak_memory import MEMORY
+from attention_gate.verify.checks.precision import PRECISION
+from attention_gate.verify.checks.refusals import REFUSALS
+from attention_gate.verify.checks.schedules import SCHEDULES
+from attention_gate.verify.checks.sizes import SIZES
+from attention_gate.verify.checks.wire import TRAFFIC, WIRE
 
 CHECKS: tuple[Check, ...] = (
     FORWARD,

@@ -8,14 +8,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from verify.case import Case
-from verify.judge import Verdict
-from verify.session import Session
-from verify.space import Space, space
-from verify.target import Target
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.options import Space, space
+from attention_gate.verify.judge.comparison import Verdict
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.target.target import Target
 
 #: What an example has besides its case: plain data, so that it can be saved.
-Detail = dict[str, Any]
+Parameters = dict[str, Any]
 
 #: Axes that a check narrows, by name.
 Axes = dict[str, Sequence[Any]]
@@ -28,8 +28,8 @@ class Check:
     ``promise`` completes "the target …". ``builds_on`` names the checks without which this one says nothing, unless
     they failed in several ranks by an outcome that it ``explains``.
     ``axes`` narrows the space of options, by name. ``needs`` says in words what the target lacks for it, or "".
-    ``weight`` is its part of the examples. ``detail`` draws what an example has besides its case.
-    ``besides`` gives cases of another kind, one example in six; None if there are none for the target.
+    ``weight`` is its part of the examples. ``parameters`` draws what an example has besides its case.
+    ``extra_cases`` gives cases of another kind, one example in six; None if there are none for the target.
     ``max_rows`` bounds a rank's rows. ``pairwise``: tried until every pair of options has occurred.
     """
 
@@ -38,11 +38,11 @@ class Check:
     builds_on: tuple[str, ...] = ()
     explains: tuple[str, ...] = ()
     axes: Callable[[Target, Sequence[int]], Axes]
-    examine: Callable[[Session, Case, Detail], Verdict]
+    examine: Callable[[Session, Case, Parameters], Verdict]
     weight: float = 1.0
     needs: Callable[[Target, Sequence[int]], str] = lambda target, world_sizes: ""
-    detail: Callable[[Session], st.SearchStrategy[Detail]] = lambda session: st.just({})
-    besides: Callable[[Target, Sequence[int]], st.SearchStrategy[Case] | None] = lambda target, world_sizes: None
+    parameters: Callable[[Session], st.SearchStrategy[Parameters]] = lambda session: st.just({})
+    extra_cases: Callable[[Target, Sequence[int]], st.SearchStrategy[Case] | None] = lambda target, world_sizes: None
     max_rows: int = 6
     pairwise: bool = False
 
@@ -76,3 +76,13 @@ def plain(**changes: Sequence[Any]) -> Callable[[Target, Sequence[int]], Axes]:
 def needs_gradients(target: Target, world_sizes: Sequence[int]) -> str:
     """Whether gradients can be asked for."""
     return "" if target.gradients else "the target declares no gradients"
+
+
+def all_gradients(target: Target) -> tuple[str, ...]:
+    """The values of requires_grad with which every gradient is asked for that the target has."""
+    return ("qkv",) if target.gradients else ("",)
+
+
+def any_option(target: Target, world_sizes: Sequence[int]) -> Axes:
+    """Axes of all that the target supports."""
+    return {} if target.gradients else {"requires_grad": ("",)}

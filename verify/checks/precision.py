@@ -6,16 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from verify.case import Case
-from verify.checks.check import Axes, Check, Detail, plain
-from verify.choices import LEAST_BLOCKS, ONE_SIDED
-from verify.digits import BITS, Short, shortened
-from verify.findings import Finding
-from verify.judge import Verdict, assemble
-from verify.measuring import HALF_TYPES, blocks, measuring_cases
-from verify.roundings import ELEMENTS, RMS_LIMITS, regime, rms_ratio
-from verify.session import VALUES, Session
-from verify.target import Target
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.precision_cases import HALF_TYPES, blocks, measuring_cases
+from attention_gate.verify.case.styles import ONE_SIDED
+from attention_gate.verify.checks.check import Axes, Check, Parameters, all_gradients, plain
+from attention_gate.verify.judge.comparison import Verdict, assemble
+from attention_gate.verify.judge.rms_error import ELEMENTS, RMS_LIMITS, regime, rms_ratio
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.judge.significant_digits import BITS, Short, shortened
+from attention_gate.verify.judge.tensor_names import VALUES, in_words
+from attention_gate.verify.target.choices import LEAST_BLOCKS
+from attention_gate.verify.target.target import Target
+from attention_gate.verify.world.finding import Finding
 
 #: What a figure beyond its limit is the mark of.
 _MARKS = {
@@ -27,7 +29,7 @@ _MARKS = {
 }
 
 
-def _precision(session: Session, case: Case, detail: Detail) -> Verdict:
+def _precision(session: Session, case: Case, parameters: Parameters) -> Verdict:
     attended, finding = session.attend(case, lse=session.target.returns_lse)
     if finding:
         return Verdict(np.inf, finding)
@@ -48,26 +50,22 @@ def _precision(session: Session, case: Case, detail: Detail) -> Verdict:
     merged = blocks(case.shards, session.target)
     if verdict.finding or case.data != ONE_SIDED or case.dtype not in HALF_TYPES or merged < LEAST_BLOCKS:
         return verdict
-    worst = verdict.worst
+    budget_used = verdict.budget_used
     for name, array in got.items():
         dtype, least = (case.dtype, ELEMENTS) if name != "lse" else ("float32", 64)
         ratio = rms_ratio(array, right.expected[name], dtype, least)
         limit = RMS_LIMITS[regime(merged, len(case.segment_lengths))][name]
-        worst = max(worst, ratio / limit)
+        budget_used = max(budget_used, ratio / limit)
         if ratio > limit:
-            return Verdict(worst, _inexact(name, ratio, limit, dtype, array.size))
-    return Verdict(worst)
-
-
-def _words(name: str) -> str:
-    return {"out": "the output", "lse": "the log-sum-exp"}.get(name, f"the gradient of {name.removesuffix('.grad')}")
+            return Verdict(budget_used, _inexact(name, ratio, limit, dtype, array.size))
+    return Verdict(budget_used)
 
 
 def _few_digits(name: str, short: Short, dtype: str) -> Finding:
     bits = BITS[short.narrower]
     return Finding(
         "fail",
-        f"{_words(name)} has no more digits than {short.narrower} holds, where {dtype} is due: it was rounded twice",
+        f"{in_words(name)} has no more digits than {short.narrower} holds, where {dtype} is due: it was rounded twice",
         (
             f"{short.count} of the {short.of} numbers that can tell have no more than {bits} significant bits, "
             f"where {dtype} has {BITS[dtype]} and the right numbers need more than {bits}",
@@ -81,7 +79,7 @@ def _inexact(name: str, ratio: float, limit: float, dtype: str, elements: int) -
     times = f"{ratio:.2f} times as inexact as one rounding to {dtype} leaves it"
     return Finding(
         "fail",
-        f"{_words(name)} is {times}, where {limit} is the limit",
+        f"{in_words(name)} is {times}, where {limit} is the limit",
         (
             f"root-mean-square error over {elements} elements; rounding the weights, dS and each block's result to the "
             "inputs' dtype stays within the limit",
@@ -97,7 +95,7 @@ def _narrower(target: Target) -> tuple[str, ...]:
 
 
 def _axes(target: Target, world_sizes: Sequence[int]) -> Axes:
-    wanted = ("qkv",) if target.gradients else ("",)
+    wanted = all_gradients(target)
     return plain(dtype=_narrower(target), requires_grad=wanted)(target, world_sizes)
 
 
@@ -107,7 +105,7 @@ PRECISION = Check(
     builds_on=("forward", "gradients"),
     axes=_axes,
     examine=_precision,
-    besides=measuring_cases,
+    extra_cases=measuring_cases,
     weight=3,
     max_rows=10,
     needs=lambda target, sizes: "" if _narrower(target) else f"the target takes {target.logic_dtype} only",

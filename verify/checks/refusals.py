@@ -8,31 +8,32 @@ from collections.abc import Sequence
 import numpy as np
 from hypothesis import strategies as st
 
-from verify.bad_arguments import BAD_ARGUMENTS
-from verify.case import Case
-from verify.checks.check import Axes, Check, Detail, plain
-from verify.findings import Finding, of_run, ranks
-from verify.judge import Verdict
-from verify.procedures import Refusal
-from verify.session import Session
-from verify.target import Target
+from attention_gate.verify.case.bad_arguments import BAD_ARGUMENTS
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.checks.check import Axes, Check, Parameters, plain
+from attention_gate.verify.judge.comparison import Verdict
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.rank.procedures import Refusal
+from attention_gate.verify.target.target import Target
+from attention_gate.verify.world.failed_runs import finding_of
+from attention_gate.verify.world.finding import Finding, ranks
 
 _CALLS = itertools.count()
 
 
-def _refusal(session: Session, case: Case, detail: Detail) -> Verdict:
-    mistake = BAD_ARGUMENTS[detail["mistake"]]
+def _refusal(session: Session, case: Case, parameters: Parameters) -> Verdict:
+    mistake = BAD_ARGUMENTS[parameters["mistake"]]
     if mistake.differs and case.shards == 1:
         return session.judged(case, names=("out",))  # there is nobody from whom to differ: the call is good
-    where = 0 if mistake.differs and detail["where"] is None else detail["where"]
+    where = 0 if mistake.differs and parameters["where"] is None else parameters["where"]
     shards = tuple(range(case.shards)) if where is None else (where % case.shards,)
     made_by = "every rank" if len(shards) == case.shards else ranks([case.ranks[shard] for shard in shards]) + " only"
     told = f"{mistake.words} on {made_by}"
     if session.device == "cuda" and session.target.scales:
         # There only the first call of each signature need be refused everywhere: so each has a scale of its own.
         case = case.replace(scale=0.5 + next(_CALLS) / 2**30)
-    run = session.run("refuse", case, mistake=detail["mistake"], shards=shards)
-    if finding := of_run(run):
+    run = session.run("refuse", case, mistake=parameters["mistake"], shards=shards)
+    if finding := finding_of(run):
         return Verdict(np.inf, Finding(finding.outcome, f"{told}: {finding.headline}", finding.details))
     refusals: dict[int, Refusal] = {rank: run.value(rank) for rank in case.ranks}
     if accepted := [rank for rank, refusal in refusals.items() if refusal.type is None]:
@@ -52,11 +53,11 @@ def _refusal(session: Session, case: Case, detail: Detail) -> Verdict:
     verdict = session.judged(case, names=("out",))
     if verdict.finding:
         after = f"after {told}, a good call went wrong: {verdict.finding.headline}"
-        return Verdict(verdict.worst, Finding(verdict.finding.outcome, after, verdict.finding.details))
+        return Verdict(verdict.budget_used, Finding(verdict.finding.outcome, after, verdict.finding.details))
     return Verdict(0.0)
 
 
-def _mistakes(session: Session) -> st.SearchStrategy[Detail]:
+def _mistakes(session: Session) -> st.SearchStrategy[Parameters]:
     return st.fixed_dictionaries(
         {
             "mistake": st.sampled_from(tuple(BAD_ARGUMENTS)),
@@ -77,7 +78,7 @@ REFUSALS = Check(
     builds_on=("forward",),
     axes=_axes,
     examine=_refusal,
-    detail=_mistakes,
+    parameters=_mistakes,
     weight=2,
     needs=lambda target, sizes: "" if target.refusals else "the target declares that it refuses no bad arguments",
 )

@@ -11,15 +11,15 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
-from verify.case import Case
-from verify.checks.check import Axes, Check, Detail, plain
-from verify.judge import Verdict
-from verify.network.network import MODELS, Schedule
-from verify.network.simulate import simulate
-from verify.session import Session
-from verify.space import covering_rows, space
-from verify.strategies import cases
-from verify.target import Target
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.options import covering_rows, space
+from attention_gate.verify.case.strategies import cases
+from attention_gate.verify.checks.check import Axes, Check, Parameters, all_gradients, plain
+from attention_gate.verify.judge.comparison import Verdict
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.judge.simulation import simulate
+from attention_gate.verify.network.network import MODELS, Schedule
+from attention_gate.verify.target.target import Target
 
 #: The network turns to the largest choice once there are more transfers to choose from than it says.
 _CHOICES = st.lists(st.integers(0, 7), max_size=12)
@@ -28,9 +28,9 @@ _CHOICES = st.lists(st.integers(0, 7), max_size=12)
 _LARGE = (*(5,) * 12, *(6, 7, 8) * 3, 11, 13, 16)
 
 
-def _schedules(session: Session, case: Case, detail: Detail) -> Verdict:
-    schedule = Schedule(detail["model"], tuple(detail["choices"]))
-    cases = (case, case.replace(seed=case.seed + 1))[: detail["calls"]]
+def _schedules(session: Session, case: Case, parameters: Parameters) -> Verdict:
+    schedule = Schedule(parameters["model"], tuple(parameters["choices"]))
+    cases = (case, case.replace(seed=case.seed + 1))[: parameters["calls"]]
     order = list(range(len(cases)))
     simulation = simulate(session, *cases, schedule=schedule, order=order)
     if (found := simulation.finding) is not None:
@@ -38,22 +38,22 @@ def _schedules(session: Session, case: Case, detail: Detail) -> Verdict:
             widths = f"here rows of key are {case.head_dim} wide and rows of value {case.value_dim}"
             found = replace(found, details=(*found.details, widths))
         return Verdict(np.inf, found)
-    worst = 0.0
+    budget_used = 0.0
     for k, made in enumerate(cases):
         verdict = session.judge(made, [simulation.run.value(rank)[k] for rank in made.ranks])
-        worst = max(worst, verdict.worst)
+        budget_used = max(budget_used, verdict.budget_used)
         if verdict.finding:
             told = [f"on the simulated network, delivery {schedule.model}"]
             if any("got nan" in line for line in verdict.finding.details):
                 told.append("NaN is what a receive buffer holds there until its wait returns: one was read too early")
             if len(cases) > 1:
                 told.append(f"call {k + 1} of {len(cases)}, whose forward passes all came first")
-            return Verdict(worst, replace(verdict.finding, details=(*verdict.finding.details, *told)))
-    return Verdict(worst)
+            return Verdict(budget_used, replace(verdict.finding, details=(*verdict.finding.details, *told)))
+    return Verdict(budget_used)
 
 
 def _axes(target: Target, world_sizes: Sequence[int]) -> Axes:
-    wanted = ("qkv",) if target.gradients else ("",)
+    wanted = all_gradients(target)
     several = tuple(size for size in sorted(world_sizes) if size > 1)
     groups = ("default", "sub-group") if target.subgroups else ("default",)
     # Where keys and values differ in width, one taken for the other shows in the sizes.
@@ -74,7 +74,7 @@ def _large_worlds(target: Target, world_sizes: Sequence[int]) -> st.SearchStrate
     return st.sampled_from(_LARGE).flatmap(of)
 
 
-def _details(session: Session) -> st.SearchStrategy[Detail]:
+def _details(session: Session) -> st.SearchStrategy[Parameters]:
     return st.fixed_dictionaries(
         {"model": st.sampled_from(MODELS), "choices": _CHOICES, "calls": st.sampled_from((1, 1, 2))}
     )
@@ -88,8 +88,8 @@ SCHEDULES = Check(
     axes=_axes,
     examine=_schedules,
     weight=4,
-    detail=_details,
+    parameters=_details,
     needs=lambda target, sizes: "" if max(sizes) > 1 else "one rank alone sends no messages",
-    besides=_large_worlds,
+    extra_cases=_large_worlds,
     max_rows=4,
 )

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from verify.case import Case
-from verify.checks.check import Axes, Check, Detail, plain
-from verify.judge import Verdict
-from verify.session import Session
-from verify.target import Target
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.checks.check import Axes, Check, Parameters, all_gradients, plain
+from attention_gate.verify.judge.comparison import Verdict
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.target.target import Target
 
 #: Rows of a shard, at most: past tiles of 16, 32 and 64, with a remainder.
 _ROWS = 90
@@ -19,12 +19,12 @@ _ROWS = 90
 _DIMENSIONS = 80
 
 
-def _sizes(session: Session, case: Case, detail: Detail) -> Verdict:
+def _sizes(session: Session, case: Case, parameters: Parameters) -> Verdict:
     return session.judged(case)
 
 
 def _axes(target: Target, world_sizes: Sequence[int]) -> Axes:
-    wanted = ("qkv",) if target.gradients else ("",)
+    wanted = all_gradients(target)
     return plain(
         requires_grad=wanted,
         heads=("single",),
@@ -64,7 +64,7 @@ SIZES = Check(
     builds_on=("forward", "gradients"),
     axes=_axes,
     examine=_sizes,
-    besides=_wide,
+    extra_cases=_wide,
     weight=0.4,
     max_rows=_ROWS,
 )

@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from verify.case import Case
-from verify.checks.check import Axes, Check, Detail, plain
-from verify.findings import Finding
-from verify.judge import Verdict
-from verify.network.laws import METADATA, Allowance, least, most
-from verify.network.simulate import simulate
-from verify.network.trace import Trace
-from verify.session import Session
-from verify.target import Target
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.checks.check import Axes, Check, Parameters, all_gradients, plain
+from attention_gate.verify.judge.comparison import Verdict
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.judge.simulation import simulate
+from attention_gate.verify.network.byte_bounds import METADATA, Allowance, least, most
+from attention_gate.verify.network.trace import Trace
+from attention_gate.verify.target.target import Target
+from attention_gate.verify.world.finding import Finding
 
 #: A claim of least traffic may be missed by this part.
 TOLERANCE = 0.02
@@ -30,7 +30,7 @@ def widened(case: Case, session: Session) -> Case:
     return session.fitted(case.replace(batch=1, head_dim=key, value_dim=columns - key))
 
 
-def _wire(session: Session, case: Case, detail: Detail) -> Verdict:
+def _wire(session: Session, case: Case, parameters: Parameters) -> Verdict:
     """No rank sends or receives more than in a dense ring."""
     case = widened(case, session)
     positions = session.positions(case)
@@ -42,7 +42,7 @@ def _wire(session: Session, case: Case, detail: Detail) -> Verdict:
     return _judged(session, case, {stage: allowed(stage) for stage in _stages(case)}, 0.0, "a dense ring moves")
 
 
-def _traffic(session: Session, case: Case, detail: Detail) -> Verdict:
+def _traffic(session: Session, case: Case, parameters: Parameters) -> Verdict:
     """No rank sends or receives a row that is not needed, or one twice."""
     case = widened(case, session)
     positions = session.positions(case)
@@ -59,7 +59,7 @@ def _judged(session: Session, case: Case, bounds: dict[str, list[Allowance]], to
     if simulation.finding is not None:
         return Verdict(np.inf, simulation.finding)
     besides = METADATA * (case.shards - 1)
-    worst, finding = 0.0, None
+    budget_used, finding = 0.0, None
     for stage, allowances in bounds.items():
         for rank, allowance in zip(case.ranks, allowances, strict=True):
             load = simulation.trace.load(rank, [stage])
@@ -69,7 +69,7 @@ def _judged(session: Session, case: Case, bounds: dict[str, list[Allowance]], to
             ):
                 limit = bound * (1 + tolerance) + besides
                 share = moved / limit if limit else float(moved > 0)
-                if share > max(worst, 1.0):
+                if share > max(budget_used, 1.0):
                     factor = f", {moved / bound:.2f} times as much" if bound else ""
                     finding = Finding(
                         "fail",
@@ -80,8 +80,8 @@ def _judged(session: Session, case: Case, bounds: dict[str, list[Allowance]], to
                         ),
                         "bytes",
                     )
-                worst = max(worst, share)
-    return Verdict(worst if finding else 0.0, finding)  # a share of bytes is no share of an error budget
+                budget_used = max(budget_used, share)
+    return Verdict(budget_used if finding else 0.0, finding)  # a share of bytes is no share of an error budget
 
 
 def _table(trace: Trace, case: Case, bounds: dict[str, list[Allowance]]) -> tuple[str, ...]:
@@ -97,7 +97,7 @@ def _table(trace: Trace, case: Case, bounds: dict[str, list[Allowance]]) -> tupl
 
 
 def _axes(target: Target, world_sizes: Sequence[int]) -> Axes:
-    wanted = ("qkv",) if target.gradients else ("",)
+    wanted = all_gradients(target)
     several = tuple(size for size in sorted(world_sizes) if size > 1)
     return plain(ranks=several, requires_grad=wanted, data=("normal",), dtype=target.dtypes)(target, world_sizes)
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 
 import torch
 
-from verify.compare import tables, timelines, traffic, worlds
-from verify.compare.workloads import WORKLOADS
-from verify.replay import write_whole
-from verify.target import load, parse_source
+from attention_gate.verify.commands.command_line import NOT_FINISHED
+from attention_gate.verify.compare import bytes_sent, drawn_runs, tables, timing
+from attention_gate.verify.compare.measured_rows import measure
+from attention_gate.verify.compare.workloads import WORKLOADS
+from attention_gate.verify.report.whole_files import write_whole
+from attention_gate.verify.target.loading import load
+from attention_gate.verify.target.source import parse_source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,44 +39,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure the floor and each target, print a table, write the files; 1 if a target failed at it, 0 if none did."""
-    count = torch.cuda.device_count() if options.device == "cuda" else 2
-    size = count if options.world_size is None else options.world_size
-    if options.device == "cuda" and (size > count or not count):
-        raise ValueError(f"--device cuda needs a GPU for each rank, and this machine has {count}")
-    if not 1 <= size <= 64:
-        raise ValueError(f"--world-size is {size}; it must be from 1 to 64")
+    """Measure the floor and each target, print a table for each workload, write the files.
+
+    Returns 1 if a target failed at it, 0 if none did, 3 if it was ended before all was measured: what there is by then
+    is printed and written.
+    """
+    size = _world_size(options)
     for path in (options.json, options.plot, options.timelines):
         if path is not None:
             _check_file(path)
     if options.timelines is not None:
-        timelines.check_size(size)
+        drawn_runs.check_size(size)
     targets = tuple(dict.fromkeys(options.targets))
     for target in targets:
         load(parse_source(target))
-    rows: tables.Rows = {name: {} for name in options.workload}
-    for row in (worlds.FLOOR, *targets):
-        for name, measured in worlds.run(row, options.workload, options.device, size, options.limit).items():
-            rows[name][row] = measured
-            if options.device == "cpu" and row != worlds.FLOOR and "both_ms" in measured:
-                sent = traffic.simulated(row, name, size)
-                measured.update({} if sent is None else {"sent_bytes": sent})
     where = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
-    print(f"{size} ranks, {where}, torch {torch.__version__}; medians of the slowest rank, calls in a row\n")
-    print(tables.text(rows))
+    print(
+        f"{size} ranks, {where}, torch {torch.__version__}; medians of the slowest rank, calls in a row\n", flush=True
+    )
+    rows: tables.Rows = {name: {} for name in options.workload}
+    ended = False
+    try:
+        _measure_all(options, targets, size, rows)
+    except KeyboardInterrupt:  # SIGTERM too
+        ended = True
+        print("ended before all was measured; what there is:\n")
+        print(tables.text({name: measured for name, measured in rows.items() if measured}))
     if options.json is not None:
         report = {"schema": 1, "world_size": size, "device": where, "torch": torch.__version__, "rows": rows}
         write_whole(options.json, json.dumps(report, indent=2) + "\n")
     if options.plot is not None:
         write_whole(options.plot, tables.plot(rows))
+    if ended:
+        return NOT_FINISHED
     failed = any("error" in entry for measured in rows.values() for entry in measured.values())
     if options.timelines is not None:
-        drawn = timelines.drawings(targets, options.workload, size)
-        write_whole(options.timelines, timelines.picture(drawn))
-        if told := timelines.text(drawn):
-            print(f"\n{told}")
+        drawn = drawn_runs.drawings(targets, options.workload, size)
+        write_whole(options.timelines, drawn_runs.picture(drawn))
+        if stopped := drawn_runs.text(drawn):
+            print(f"\n{stopped}")
         failed = failed or any(drawing.stopped for drawing in drawn)
     return int(failed)
+
+
+def _world_size(options: argparse.Namespace) -> int:
+    count = torch.cuda.device_count() if options.device == "cuda" else 2
+    size: int = count if options.world_size is None else options.world_size
+    if options.device == "cuda" and (size > count or not count):
+        raise ValueError(f"--device cuda needs a GPU for each rank, and this machine has {count}")
+    if not 1 <= size <= 64:
+        raise ValueError(f"--world-size is {size}; it must be from 1 to 64")
+    return size
+
+
+def _measure_all(options: argparse.Namespace, targets: tuple[str, ...], size: int, rows: tables.Rows) -> None:
+    """Fill in the rows; a line on standard error for each, and each workload's table once it is complete."""
+    for row in (timing.FLOOR, *targets):
+        for name, measured in measure(row, options.workload, options.device, size, options.limit):
+            rows[name][row] = measured
+            if options.device == "cpu" and row != timing.FLOOR and "both_ms" in measured:
+                sent = bytes_sent.simulated(row, name, size)
+                measured.update({} if sent is None else {"sent_bytes": sent})
+            print(f"{name}: {row}: {tables.brief(measured)}", file=sys.stderr, flush=True)
+            if row == targets[-1]:
+                print(tables.text({name: rows[name]}) + "\n", flush=True)
 
 
 def _check_file(path: str) -> None:

@@ -6,9 +6,9 @@ import argparse
 import json
 import os
 
-from verify.cli import CANNOT_BE_JUDGED, CONFORMS
-from verify.doctor import Fact, can_run, facts
-from verify.replay import write_whole
+from attention_gate.verify.commands.command_line import CANNOT_BE_JUDGED, CONFORMS
+from attention_gate.verify.commands.machine import Fact, can_run, facts
+from attention_gate.verify.report.whole_files import write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,16 +8,17 @@ import os
 from collections.abc import Collection
 from typing import Any
 
-from verify.checks import BY_NAME
-from verify.commands.launched import in_launched_ranks
-from verify.gate import DEFAULT_WORLD_SIZES, Options, check, check_launched
-from verify.profiles import PROFILES
-from verify.progress import ProgressLine
-from verify.replay import write_whole
-from verify.report import Report
-from verify.report_text import text
-from verify.target import CLAIMS
-from verify.world.joined import JoinedWorlds, launched_by_torchrun
+from attention_gate.verify.checks import BY_NAME
+from attention_gate.verify.checks.profiles import PROFILES
+from attention_gate.verify.commands.judge_target import check, check_launched
+from attention_gate.verify.commands.launched import in_launched_ranks
+from attention_gate.verify.report.progress import ProgressLine
+from attention_gate.verify.report.text import text
+from attention_gate.verify.report.whole_files import write_whole
+from attention_gate.verify.run.judgement import Report
+from attention_gate.verify.run.request import DEFAULT_WORLD_SIZES, Options
+from attention_gate.verify.target.target import CLAIMS
+from attention_gate.verify.world.launched_ranks import LaunchedWorlds, launched_by_torchrun
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     return _tell(report, options)
 
 
-def _judge_launched(options: argparse.Namespace, worlds: JoinedWorlds) -> int:
+def _judge_launched(options: argparse.Namespace, worlds: LaunchedWorlds) -> int:
     sizes = _within(options.world_sizes, worlds.size)
     with ProgressLine() as progress:
         report = check_launched(options.target, worlds, Options(world_sizes=sizes, **_asked(options)), progress)
@@ -96,7 +97,7 @@ def _tell(report: Report, options: argparse.Namespace) -> int:
     if options.json is not None:
         write_whole(options.json, json.dumps(report.to_json(), indent=2) + "\n")
     if options.junit is not None:
-        from verify.junit import junit
+        from attention_gate.verify.report.junit import junit
 
         write_whole(options.junit, junit(report))
     return report.exit_status

@@ -7,60 +7,13 @@ import json
 import re
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from verify.cli import CONFORMS
-from verify.replay import write_whole
-from verify.target import parse_source
+from attention_gate.verify.commands.command_line import CONFORMS
+from attention_gate.verify.report.whole_files import write_whole
+from attention_gate.verify.target.source import parse_source
 
-_TEST = '''"""The attention of this project against the float64 oracle, gradients included, on 1 to 4 ranks."""
-
-{imports}
-
-
-def test_attention_conforms():
-    report = verify.check({target}, profile="quick")
-    assert report.verdict == "pass", verify.text(report)
-'''
-
-_TOX = """[tox]
-env_list = attention
-
-"""
-
-_ENVIRONMENT = """[testenv:attention]
-{package}deps =
-    {torch}
-    {gate}
-# More threads than cores make the ranks several times slower.
-set_env = OMP_NUM_THREADS = 1
-commands = attention-gate gate {target} --junit {{env_tmp_dir}}/attention.xml
-"""
-
-_WORKFLOW = """name: attention
-on: [push, pull_request]
-
-jobs:
-  gate:
-    runs-on: ubuntu-latest
-    timeout-minutes: 20
-    steps:
-      - uses: actions/checkout@v4
-      - uses: actions/setup-python@v5
-        with:
-          python-version: "3.11"
-      - run: pip install {torch} --index-url https://download.pytorch.org/whl/cpu
-      - run: pip install {gate}{project}
-      - run: attention-gate gate {target} --junit attention.xml --save failures
-        env:
-          OMP_NUM_THREADS: "1"
-      - uses: actions/upload-artifact@v4
-        if: failure()
-        with:
-          name: attention-failures
-          path: |
-            attention.xml
-            failures
-"""
+_TEMPLATES = Path(__file__).with_name("templates")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,33 +36,49 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"the folder {options.folder} is not there")
     is_project = any((folder / name).is_file() for name in ("pyproject.toml", "setup.py"))
     gate, torch = _gate(), _torch()
-    environment = _ENVIRONMENT.format(
-        target=target, gate=gate, torch=torch, package="" if is_project else "package = skip\n"
-    )
-    workflow = _WORKFLOW.format(
-        target=target, gate=f'"{gate}"' if " " in gate else gate, torch=torch, project=" ." if is_project else ""
-    )
-    _write(folder / "tests/test_attention.py", test := _test(target), test)
-    _write(folder / "tox.ini", _TOX + environment, environment)
-    _write(folder / ".github/workflows/attention.yml", workflow, workflow)
     place, _, name = target.rpartition(":")
+    facts = {
+        "target": target,
+        "file": place if place.endswith(".py") and not Path(place).is_absolute() else None,
+        "name": name,
+        "gate": gate,
+        "quoted_gate": f'"{gate}"' if " " in gate else gate,
+        "torch": torch,
+        "is_project": is_project,
+    }
+    test = _filled("test_attention.py.j2", facts)
+    _write(folder / "tests/test_attention.py", test, test)
+    _write(
+        folder / "tox.ini",
+        _filled("tox.ini.j2", facts | {"whole": True}),
+        _filled("tox.ini.j2", facts | {"whole": False}),
+    )
+    workflow = _filled("attention.yml.j2", facts)
+    _write(folder / ".github/workflows/attention.yml", workflow, workflow)
     if place.endswith(".py") and not (folder / place).is_file():
         print(f"note: {folder / place} is not there yet; {name} belongs into it")
     if "file:" in gate:
-        print("note: attention-gate was installed from this machine, where no other finds it: mend its line in tox.ini")
+        print(
+            "note: attention-gate was installed from this machine, where no other finds it: change its line in tox.ini"
+        )
         print("      and in the workflow once it is where others can install it from")
     print(f"now: python -m pytest {folder / 'tests/test_attention.py'}, or tox, or one test for each check:")
-    print(f"     pytest --pyargs verify --attention-target {target}")
+    print(f"     pytest --pyargs attention_gate --attention-target {target}")
     return CONFORMS
 
 
-def _test(target: str) -> str:
-    """The test; it finds a file from wherever it is run."""
-    place, _, name = target.rpartition(":")
-    if not place.endswith(".py") or Path(place).is_absolute():
-        return _TEST.format(imports="import verify", target=f'"{target}"')
-    imports = f'from pathlib import Path\n\nimport verify\n\nFILE = Path(__file__).parents[1] / "{place}"'
-    return _TEST.format(imports=imports, target=f'f"{{FILE}}:{name}"')
+def _filled(template: str, facts: dict[str, Any]) -> str:
+    """A file as the template has it for this project."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(facts)
 
 
 def _gate() -> str:

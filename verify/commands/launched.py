@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from verify.cli import CANNOT_BE_JUDGED, NOT_FINISHED
-from verify.target import TargetError
-from verify.world.joined import JoinedWorlds
+from attention_gate.verify.commands.command_line import CANNOT_BE_JUDGED, NOT_FINISHED
+from attention_gate.verify.target.source import TargetError
+from attention_gate.verify.world.launched_ranks import LaunchedWorlds
 
 
-def in_launched_ranks(device: str, carry_out: Callable[[JoinedWorlds], int]) -> int:
+def in_launched_ranks(device: str, carry_out: Callable[[LaunchedWorlds], int]) -> int:
     """The exit status that ``carry_out`` gives on rank 0, on every rank; what cannot be judged is told by rank 0."""
-    with JoinedWorlds(device) as worlds:
+    with LaunchedWorlds(device) as worlds:
         if worlds.rank != 0:
             return worlds.serve()
         status = NOT_FINISHED

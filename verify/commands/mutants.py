@@ -8,13 +8,13 @@ import os
 import sys
 import time
 
-from verify.cli import CONFORMS, DOES_NOT
-from verify.mutants import KNOWN, MUTANTS, OTHERS, Mutant
-from verify.mutants.matrix import record, to_json
-from verify.mutants.table import line, matrix, summary
-from verify.mutants.trial import Bench, Trial
-from verify.profiles import PROFILES
-from verify.replay import write_whole
+from attention_gate.verify.checks.profiles import PROFILES
+from attention_gate.verify.commands.command_line import CONFORMS, DOES_NOT
+from attention_gate.verify.mutants import KNOWN, MUTANTS, OTHERS, Mutant
+from attention_gate.verify.mutants.kill_matrix import record, to_json
+from attention_gate.verify.mutants.matrix_table import line, matrix, summary
+from attention_gate.verify.mutants.trial import Bench, Trial
+from attention_gate.verify.report.whole_files import write_whole
 
 #: So many seeds draw examples until a known mistake is caught, unless the user says how many.
 KNOWN_SEEDS = 10

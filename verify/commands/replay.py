@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 from contextlib import closing
 
-from verify.cli import CONFORMS, DOES_NOT
-from verify.commands.launched import in_launched_ranks
-from verify.gate import examine
-from verify.network.world import SimulatedWorlds
-from verify.replay import Saved, load_saved
-from verify.session import Session
-from verify.target import Target, load
-from verify.world.joined import JoinedWorlds, launched_by_torchrun
-from verify.world.local import Worlds
+from attention_gate.verify.commands.command_line import CONFORMS, DOES_NOT
+from attention_gate.verify.commands.launched import in_launched_ranks
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.network.simulated_worlds import SimulatedWorlds
+from attention_gate.verify.report.saved_examples import Saved, load_saved
+from attention_gate.verify.run.judging import examine
+from attention_gate.verify.target.loading import load
+from attention_gate.verify.target.target import Target
+from attention_gate.verify.world.launched_ranks import LaunchedWorlds, launched_by_torchrun
+from attention_gate.verify.world.local import Worlds
 
 _CALLS = 3
 
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="a failing example that gate saved")
     parser.epilog = (
         "Alone, it starts the ranks itself. Under torchrun it runs in the ranks that are there: "
-        "torchrun --nproc-per-node 4 -m verify replay FILE"
+        "torchrun --nproc-per-node 4 -m attention_gate replay FILE"
     )
 
 
@@ -36,11 +37,11 @@ def run(options: argparse.Namespace) -> int:
         return _replay(saved, options.file, worlds)
 
 
-def _replay(saved: Saved, path: str, worlds: Worlds | JoinedWorlds) -> int:
+def _replay(saved: Saved, path: str, worlds: Worlds | LaunchedWorlds) -> int:
     _announce(saved, path)
     target = load(saved.source)
     case = saved.example.case
-    if isinstance(worlds, JoinedWorlds) and (reason := _misfit(saved, target, worlds.size)):
+    if isinstance(worlds, LaunchedWorlds) and (reason := _misfit(saved, target, worlds.size)):
         raise ValueError(reason)
     session = Session(target, saved.source, worlds, tuple(range(1, case.world_size + 1)))
     with closing(session.network):
@@ -78,5 +79,5 @@ def _announce(saved: Saved, path: str) -> None:
     """Say what is about to be imported and run, before it is."""
     print(f"{path}: {saved.headline}")
     print(f"importing the target {saved.source} and trying {saved.example.check} on {saved.example.case!r}")
-    if saved.example.detail:
-        print(f"with {', '.join(f'{name}={value!r}' for name, value in saved.example.detail.items())}")
+    if saved.example.parameters:
+        print(f"with {', '.join(f'{name}={value!r}' for name, value in saved.example.parameters.items())}")

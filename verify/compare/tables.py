@@ -28,6 +28,13 @@ def text(rows: Rows) -> str:
     return "\n".join(lines).rstrip()
 
 
+def brief(entry: dict[str, Any]) -> str:
+    """One row in a few words, as it comes in."""
+    if told := entry.get("error") or entry.get("refused"):
+        return f"{'not supported: ' if 'refused' in entry else ''}{told}"
+    return f"forward {entry['forward_ms']:.2f} ms, forward and backward {entry['both_ms']:.2f} ms"
+
+
 _PLOTTED = "fraction of the floor, the attention kernels alone, that each reaches, forward and backward"
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from verify.mutants.mutant import Mutant
+from attention_gate.verify.mutants.mutant import Mutant
 
 _BASES = Path(__file__).parent / "bases"
-_SHARED = re.compile(r"^from verify\.mutants\.bases\.(\w+) import [^(\n]+$", re.MULTILINE)
+_SHARED = re.compile(r"^from attention_gate\.verify\.mutants\.bases\.(\w+) import [^(\n]+$", re.MULTILINE)
 _FUTURE = "from __future__ import annotations\n"
 
 
@@ -20,7 +20,7 @@ def text_of(mutant: Mutant) -> str:
             raise ValueError(f"{mutant.name}: {old!r} occurs {count} times in {mutant.base}, not once")
         text = text.replace(old, new)
     options = "".join(f", {name}={value!r}" for name, value in mutant.capabilities.items())
-    return f"{text}\n\nimport verify.target\n\nTARGET = verify.target.Target(attend=attend{options})\n"
+    return f"{text}\n\nimport attention_gate\n\nTARGET = attention_gate.Target(attend=attend{options})\n"
 
 
 def base_text(base: str) -> str:

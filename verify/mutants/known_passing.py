@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from verify.mutants.mutant import Mutant
-from verify.mutants.same import IN_TILES
+from attention_gate.verify.mutants.mutant import Mutant
+from attention_gate.verify.mutants.same_program import IN_TILES
 
 _TRAVEL = "travelling = pass_on(grad_kv, len(call.shard(source - 1)), call)"
 _HOME = "        if travelling is not None:\n            grad_kv = travelling.wait()\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from verify.mutants.mutant import Mutant
+from attention_gate.verify.mutants.mutant import Mutant
 
 _MERGE = "out, lse = merge(out, lse, block_out, block_lse)"
 _WEIGHTED = "merged = out * (running / safe)[..., None] + block_out * (block / safe)[..., None]"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from verify.mutants.mutant import Mutant
+from attention_gate.verify.mutants.mutant import Mutant
 
 _APPLY = "out, lse = _Ring.apply(query, key, value, call)"
 _CLASS = "class _Ring("

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from verify.mutants.mutant import Mutant
+from attention_gate.verify.mutants.mutant import Mutant
 
 _GRADIENTS = "heads_first(grad).to(dtype) for"
 _RESULT = "return heads_first(out).to(query.dtype), lse"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from verify.mutants.mutant import Mutant
+from attention_gate.verify.mutants.mutant import Mutant
 
 _MERGE = "out, lse = merge(out, lse, block_out, block_lse)"
 _SCORES = '(scale * (q @ k.mT)).masked_fill(~seen, float("-inf"))\n    top = scores.amax'

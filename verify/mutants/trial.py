@@ -11,20 +11,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from verify.case import Case
-from verify.checks import BY_NAME, CHECKS, Check
-from verify.checks.check import Detail
-from verify.findings import Finding
-from verify.judge import Verdict
-from verify.mutants.build import write
-from verify.mutants.mutant import Mutant
-from verify.network.world import SimulatedWorlds
-from verify.profiles import examples
-from verify.report import Example
-from verify.search import search
-from verify.session import Session
-from verify.target import Target, load, parse_source
-from verify.world.local import Worlds
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.checks import BY_NAME, CHECKS, Check
+from attention_gate.verify.checks.check import Parameters
+from attention_gate.verify.checks.profiles import examples
+from attention_gate.verify.checks.results import Example
+from attention_gate.verify.judge.comparison import Verdict
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.mutants.build import write
+from attention_gate.verify.mutants.mutant import Mutant
+from attention_gate.verify.network.simulated_worlds import SimulatedWorlds
+from attention_gate.verify.run.search import search
+from attention_gate.verify.target.loading import load
+from attention_gate.verify.target.source import parse_source
+from attention_gate.verify.target.target import Target
+from attention_gate.verify.world.finding import Finding
+from attention_gate.verify.world.local import Worlds
 
 #: Examples that a check gets which need not catch the mutant: enough for the matrix to be told apart, few enough.
 GLANCE = 10
@@ -106,7 +108,7 @@ class Bench:
         self.world_sizes = tuple(world_sizes)
         self._worlds, self._network = Worlds(), SimulatedWorlds()
         self._folder = tempfile.TemporaryDirectory(prefix="attention-gate-mutants-")
-        self._examples: dict[Any, tuple[list[tuple[Case, Detail]], bool]] = {}
+        self._examples: dict[Any, tuple[list[tuple[Case, Parameters]], bool]] = {}
 
     def __enter__(self) -> Bench:
         return self
@@ -167,7 +169,9 @@ class Bench:
         with self._worlds.hurried():
             return self.trial(mutant, seed=seed, matrix=False, shrink=False)
 
-    def examples(self, check: Check, target: Target, seed: int, limit: int | None = None) -> list[tuple[Case, Detail]]:
+    def examples(
+        self, check: Check, target: Target, seed: int, limit: int | None = None
+    ) -> list[tuple[Case, Parameters]]:
         """The very examples that the profile tries with this seed, or the first of them.
 
         They depend on what the target supports and on nothing else, so that they are drawn once.
@@ -180,8 +184,8 @@ class Bench:
         if not whole and (limit is None or len(found) < wanted):
             found = []
 
-            def note(session: Session, case: Case, detail: Detail) -> Verdict:
-                found.append((case, detail))
+            def note(session: Session, case: Case, parameters: Parameters) -> Verdict:
+                found.append((case, parameters))
                 if limit is not None and len(found) >= limit:
                     raise _Enough
                 return Verdict(0.0)
@@ -196,12 +200,12 @@ class Bench:
         start, count = time.monotonic(), 0
         for wanted in (limit,) if limit is not None else _STEPS:
             todo = self.examples(check, session.target, seed, wanted)
-            for case, detail in todo[count:]:
+            for case, parameters in todo[count:]:
                 count += 1
-                finding = check.examine(session, case, detail).finding
+                finding = check.examine(session, case, parameters).finding
                 if finding is not None:
                     seconds = time.monotonic() - start
-                    return Cell(check.name, True, count, seconds, finding, Example(check.name, case, detail))
+                    return Cell(check.name, True, count, seconds, finding, Example(check.name, case, parameters))
         return Cell(check.name, False, count, time.monotonic() - start)
 
     def _shrink(self, trial: Trial, session: Session) -> None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from verify.findings import Finding
-from verify.network.messages import ANY, POINT_TO_POINT, describe
-
-if TYPE_CHECKING:
-    from verify.network.matching import Matcher, Operation
-    from verify.network.network import Member
+from attention_gate.verify.network.matching import Matcher
+from attention_gate.verify.network.rank_state import Operation, RankState
+from attention_gate.verify.rank.network_messages import ANY, POINT_TO_POINT, describe
+from attention_gate.verify.world.finding import Finding
 
 
-def deadlock(members: Sequence[Member], matcher: Matcher, model: str) -> Finding:
+def deadlock(members: Sequence[RankState], matcher: Matcher, model: str) -> Finding:
     """The finding of a run in which some ranks wait and no transfer can complete."""
     blocked = [member for member in members if member.state in ("wait", "poll")]
     reasons = {member.rank: _reason(member, members, matcher) for member in blocked}
@@ -52,7 +49,7 @@ class _Reason:
         self.lines = lines
 
 
-def _reason(member: Member, members: Sequence[Member], matcher: Matcher) -> _Reason:
+def _reason(member: RankState, members: Sequence[RankState], matcher: Matcher) -> _Reason:
     wanted = member.missing[0]
     at = member.waits[-1].line if member.waits and member.state == "wait" else "a poll"
     lines = [

@@ -5,35 +5,10 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
-from verify.findings import Finding
-from verify.network import misuse
-from verify.network.messages import ANY, POINT_TO_POINT, Contents, Post
-
-
-@dataclass(eq=False)
-class Operation:
-    """A posted operation. ``through``: its transfer is complete; ``done``: its rank need not wait for it any more."""
-
-    rank: int
-    post: Post
-    contents: Contents | None = None
-    done: bool = False
-    through: bool = False
-    order: int = 0
-    partner: Transfer | None = None
-
-
-@dataclass(eq=False)
-class Transfer:
-    """Operations that complete together: a send and its receive, or a collective's on all ranks of its group."""
-
-    operations: list[Operation]
-    collective: bool
-
-    @property
-    def order(self) -> int:
-        """The place in the order of posting at which it became possible."""
-        return max(operation.order for operation in self.operations)
+from attention_gate.verify.network import misuse
+from attention_gate.verify.network.rank_state import Operation, Transfer
+from attention_gate.verify.rank.network_messages import ANY, POINT_TO_POINT, Post
+from attention_gate.verify.world.finding import Finding
 
 
 @dataclass

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from verify.findings import Finding
-from verify.network.collectives import disagreement
-from verify.network.messages import Post, describe
-
-if TYPE_CHECKING:
-    from verify.network.network import Member
+from attention_gate.verify.network.rank_state import RankState
+from attention_gate.verify.rank.collectives import disagreement
+from attention_gate.verify.rank.network_messages import Post, describe
+from attention_gate.verify.world.finding import Finding
 
 
 def mismatch(sender: int, send: Post, receiver: int, receive: Post, waiting: Sequence[Post] = ()) -> Finding | None:
@@ -143,7 +140,7 @@ def to_itself(rank: int, post: Post) -> Finding:
     )
 
 
-def left_behind(members: Sequence[Member]) -> Finding | None:
+def left_behind(members: Sequence[RankState]) -> Finding | None:
     """Messages that nobody received and handles that nobody waited for, once every rank has ended."""
     for member in members:
         if member.remarks:

@@ -7,16 +7,17 @@ once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from verify.findings import Finding
-from verify.network import misuse
-from verify.network.collectives import outcome, pairs
-from verify.network.deadlock import deadlock
-from verify.network.matching import Matcher, Operation, Transfer
-from verify.network.messages import Contents, Signal, Stop, Wait, Wake
-from verify.network.trace import Message, Trace
+from attention_gate.verify.network import misuse
+from attention_gate.verify.network.deadlock import deadlock
+from attention_gate.verify.network.matching import Matcher
+from attention_gate.verify.network.rank_state import Operation, RankState, Transfer
+from attention_gate.verify.network.trace import Message, Trace
+from attention_gate.verify.rank.collectives import outcome, pairs
+from attention_gate.verify.rank.network_messages import Signal, Stop, Wait, Wake
+from attention_gate.verify.world.finding import Finding
 
 #: Delivery models, from the most forgiving on. "eager": a send completes at once. "rendezvous": it completes with its
 #: receive. "stream": besides, a rank's operations in one group run in the order of issue, each holding up the next,
@@ -53,33 +54,12 @@ class Schedule:
         return bool(self.choices) and self.choices[turn % len(self.choices)] % 4 == 3
 
 
-@dataclass
-class Member:
-    """What the network knows of a rank. ``state``: running, wait, poll, end or failed."""
-
-    rank: int
-    state: str = "running"
-    wanted: tuple[int, ...] = ()
-    operations: list[Operation] = field(default_factory=list)
-    waits: list[Wait] = field(default_factory=list)
-    unwaited: tuple[int, ...] = ()
-    remarks: tuple[str, ...] = ()
-    polled: bool = False  # something has moved since it asked, or nothing can
-    news: dict[int, Contents] = field(default_factory=dict)
-    sources: dict[int, int] = field(default_factory=dict)
-
-    @property
-    def missing(self) -> list[Operation]:
-        """The operations that it waits for and that are not through."""
-        return [self.operations[number] for number in self.wanted if not self.operations[number].done]
-
-
 class Network:
     """One run: ``take`` what the ranks signal, and as soon as it is ``quiet``, ``step``."""
 
     def __init__(self, size: int, schedule: Schedule) -> None:
         self.schedule = schedule
-        self.members = [Member(rank) for rank in range(size)]
+        self.members = [RankState(rank) for rank in range(size)]
         self.finding: Finding | None = None
         self.trace = Trace(size, schedule.model)
         self._matcher = Matcher(schedule.model)

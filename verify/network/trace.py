@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from verify.network.messages import Post, Wait
+from attention_gate.verify.rank.network_messages import Post, Wait
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,15 @@ from typing import Any
 
 import torch.distributed as dist
 
-from verify.target import Source
-from verify.world import memory
-from verify.world.channel import readable
-from verify.world.kept import Keeper, KeeperError, keeper
-from verify.world.member import Member
-from verify.world.messages import Died, Job, Raised, Reply, Returned, Run, Stuck
-from verify.world.pace import Activity, Pace
-from verify.world.shield import shielded
-from verify.world.worker import Seat, Surroundings
+from attention_gate.verify.rank import memory_limits as memory
+from attention_gate.verify.rank.channel import readable
+from attention_gate.verify.rank.jobs import Died, Job, Raised, Reply, Returned, Run, Stuck
+from attention_gate.verify.rank.seat import Seat, Surroundings
+from attention_gate.verify.target.source import Source
+from attention_gate.verify.world.fork_client import ForkServer, ForkServerError, keeper
+from attention_gate.verify.world.patience import Activity, Patience
+from attention_gate.verify.world.rank_process import RankProcess
+from attention_gate.verify.world.signals import shielded
 
 START_SECONDS = 120.0
 LOAD_SECONDS = 120.0
@@ -53,11 +53,11 @@ class LocalWorld:
         self.size = size
         self.device = device
         self.backend = backend or ("nccl" if device == "cuda" else "gloo")
-        self.pace = Pace(device)
+        self.pace = Patience(device)
         self.starts = 0
         self.remarks: dict[str, int] = {}
-        self._keeper: Keeper | None = None
-        self._members: list[Member] = []
+        self._keeper: ForkServer | None = None
+        self._members: list[RankProcess] = []
         self._store: int | None = None
         self._folder: str | None = None
         self._job: Job | None = None
@@ -80,7 +80,7 @@ class LocalWorld:
         try:
             self._seat()
             run = self._collect(_Limits(START_SECONDS, START_SECONDS))
-        except (KeeperError, OSError) as error:
+        except (ForkServerError, OSError) as error:
             self.close()
             raise WorldError(_why_no_world(self.size, self.backend, [str(error)])) from error
         except BaseException:
@@ -128,13 +128,15 @@ class LocalWorld:
         limits = _Limits(self.pace.resting, self.pace.busy)
         if job.procedure == "load":
             limits = _Limits(LOAD_SECONDS, LOAD_SECONDS)
+        elif job.seconds is not None:
+            limits = _Limits(job.seconds, job.seconds)
         try:
             run = self._early or self._collect(limits)
             if run.outcome != "returned" or any(reply.spoiled for reply in replies_of(run, Returned).values()):
                 self.close()
             elif job.procedure == "load":
                 self._loaded.add(job.source)
-            else:
+            elif job.seconds is None:
                 self.pace.saw(run.seconds)
                 self._replace_if_swollen()
         except BaseException:
@@ -164,7 +166,7 @@ class LocalWorld:
         for rank in range(self.size):
             seat = Seat(rank, self.size, path, self.device, self.backend)
             with shielded():
-                self._members.append(Member(self._keeper, seat, surroundings, self._store))
+                self._members.append(RankProcess(self._keeper, seat, surroundings, self._store))
             self._members[-1].accepted = self.accepted
 
     def _require(self) -> None:
@@ -203,7 +205,7 @@ class LocalWorld:
                     if isinstance(reply, Raised | Died):
                         failed_at = failed_at or time.monotonic()
             now = time.monotonic()
-            if failed_at is not None and now - failed_at > Pace.after_failure:
+            if failed_at is not None and now - failed_at > Patience.after_failure:
                 break
             if not ready:
                 activity.look(member.pid for member in pending)
@@ -307,7 +309,7 @@ def _reasons(run: Run) -> list[str]:
 def _why_no_world(size: int, backend: str, reasons: list[str]) -> str:
     return (
         f"a world of {size} {backend} processes could not be started: {'; '.join(reasons[:2])}. "
-        "`python -m verify doctor` says what this machine can run."
+        "`python -m attention_gate doctor` says what this machine can run."
     )
 
 

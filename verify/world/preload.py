@@ -11,6 +11,6 @@ import torch.distributed
 # The first backward pass of a custom autograd.Function imports this: a second that every worker would spend again.
 import torch.fx.experimental.symbolic_shapes
 
-import verify.world.worker  # noqa: F401
+import attention_gate.verify.rank.worker  # noqa: F401
 
 torch.set_num_threads(1)

@@ -1,16 +1,21 @@
 """Measuring on the CPU: every row is there, what cannot be measured says why, bad use is one line."""
 
 import json
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 import torch
 
-from verify.cli import main
-from verify.compare import measure, tables
-from verify.compare.measure import _problems
-from verify.compare.workloads import WORKLOADS
+from attention_gate.verify.commands import compare
+from attention_gate.verify.commands.command_line import main
+from attention_gate.verify.compare import tables
+from attention_gate.verify.compare import timing as measure
+from attention_gate.verify.compare.timing import _problems
+from attention_gate.verify.compare.workloads import WORKLOADS
 
 
 def test_rows_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,3 +105,39 @@ def test_sizes_are_told_however_small(size: int | None, told: str) -> None:
 def test_what_was_not_measured_says_why() -> None:
     text = tables.text({"tiny": {"floor": {"forward_ms": 1.0, "both_ms": 2.0}, "one": {"error": "did not return"}}})
     assert "did not return" in text
+
+
+def test_what_is_measured_when_it_is_ended_is_printed_and_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measured(row: str, workloads: Sequence[str], *_: object) -> Iterator[tuple[str, dict[str, Any]]]:
+        yield workloads[0], {"forward_ms": 1.0, "both_ms": 2.0}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare, "measure", measured)
+    file = tmp_path / "measured.json"
+    assert main(["compare", "impls.robust:attend", "--workload", "tiny,tiny-causal", "--json", str(file)]) == 3
+    printed = capsys.readouterr()
+    assert "ended before all was measured" in printed.out
+    assert "floor" in printed.out.partition("ended before")[2]
+    assert "tiny: floor: forward 1.00 ms, forward and backward 2.00 ms" in printed.err
+    assert json.loads(file.read_text())["rows"] == {
+        "tiny": {"floor": {"forward_ms": 1.0, "both_ms": 2.0}},
+        "tiny-causal": {},
+    }
+
+
+def test_a_target_that_fails_costs_its_own_rows_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """It has a row that says why, and the others are measured."""
+    failing = "tests.verify.hostile.targets.raises:an_error"
+    assert main(["compare", failing, "impls.collective:attend", "--workload", "tiny", "--world-size", "2"]) == 1
+    table = capsys.readouterr().out
+    assert re.search(rf"{failing} +rank \d raised \w+", table)
+    assert re.search(r"impls\.collective:attend +\d+\.\d\d", table)
+
+
+def test_what_takes_longer_than_the_limit_is_given_up(capsys: pytest.CaptureFixture[str]) -> None:
+    hanging = "tests.verify.hostile.targets.hangs:sleeps"
+    assert main(["compare", hanging, "--workload", "tiny,tiny-causal", "--world-size", "2", "--limit", "3"]) == 1
+    table = capsys.readouterr().out
+    assert table.count("never finished") + table.count("did not finish within 3 s") == 2

@@ -2,17 +2,17 @@
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from verify.cli import main
-from verify.commands import compare
-from verify.compare import timelines, worlds
-from verify.compare.workloads import WORKLOADS
+from attention_gate.verify.commands import compare
+from attention_gate.verify.commands.command_line import main
+from attention_gate.verify.compare import drawn_runs as timelines
+from attention_gate.verify.compare.workloads import WORKLOADS
 
 ROOT = Path(__file__).parents[3]
 UNBATCHED = "tests.verify.network.mistakes:unbatched"
@@ -23,10 +23,10 @@ BATCHED = "tests.verify.network.ring:attend"
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times are not what these tests are about."""
 
-    def run(row: str, workloads: Sequence[str], *_: object) -> dict[str, dict[str, Any]]:
-        return {name: {"forward_ms": 1.0, "both_ms": 2.0} for name in workloads}
+    def measured(row: str, workloads: Sequence[str], *_: object) -> Iterator[tuple[str, dict[str, Any]]]:
+        yield from ((name, {"forward_ms": 1.0, "both_ms": 2.0}) for name in workloads)
 
-    monkeypatch.setattr(worlds, "run", run)
+    monkeypatch.setattr(compare, "measure", measured)
 
 
 def texts(path: Path) -> list[str]:
@@ -75,9 +75,9 @@ def test_what_a_target_does_not_support_is_not_drawn_and_said(
 ) -> None:
     module = tmp_path / "limited.py"
     module.write_text(
-        "import verify\nfrom tests.verify.network.ring import attend\n"
-        "dense = verify.Target(attend=attend, branches='dense')\n"
-        "many = verify.Target(attend=attend, least_ranks=4)\n"
+        "import attention_gate\nfrom tests.verify.network.ring import attend\n"
+        "dense = attention_gate.Target(attend=attend, branches='dense')\n"
+        "many = attention_gate.Target(attend=attend, least_ranks=4)\n"
     )
     file = tmp_path / "none.svg"
     assert main(command(f"{module}:dense", f"{module}:many", file=file, size=2, workload="tiny-longnet")) == 0
@@ -99,7 +99,7 @@ def test_what_a_target_does_not_support_is_not_drawn_and_said(
 def test_bad_use_is_one_line_before_anything_is_measured(
     file: str, size: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(worlds, "run", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(compare, "measure", lambda *_: pytest.fail("measured"))
     assert main(command(BATCHED, file=Path(file), size=size)) == 2
     told = capsys.readouterr().err
     assert words in told

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.judge.oracle import inputs_of
+from attention_gate.verify.rank.attended import Attended
+from attention_gate.verify.target.layouts import contiguous
 from tests.verify.correct.kernel import Block, Problem, Queries, backward, forward
 from tests.verify.correct.style import Style
 from tests.verify.correct.travel import hosts, visits
-from verify.case import Case
-from verify.layouts import contiguous
-from verify.oracle import inputs_of
-from verify.procedures import Attended
 
 #: Of fewer ranks there are not two rings.
 LEAST_OF_HYBRID = 4

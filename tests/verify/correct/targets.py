@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
+from attention_gate.verify.target.target import Target
 from tests.verify.correct.attend import attend
 from tests.verify.correct.style import STYLES
-from verify.target import Target
 
 #: They refuse no bad arguments: what they are here for is numbers.
 TARGETS = {

@@ -7,14 +7,16 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.run.judging import judge
+from attention_gate.verify.run.observer import Silent
+from attention_gate.verify.run.request import Options
+from attention_gate.verify.target.source import parse_source
+from attention_gate.verify.world.local import Worlds
 from tests.verify.correct.simulated import attended
 from tests.verify.correct.style import STYLES
 from tests.verify.correct.targets import TARGETS
-from verify.case import Case
-from verify.gate import Options, Silent, judge
-from verify.session import Session
-from verify.target import parse_source
-from verify.world.local import Worlds
 
 SIZES = (1, 2, 3, 4)
 

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from verify.layouts import contiguous
+from attention_gate.verify.target.layouts import contiguous
 
 #: Of the styles' transports, those that pass blocks from neighbour to neighbour, and in which direction.
 RINGS = {"ring": 1, "ring-back": -1}

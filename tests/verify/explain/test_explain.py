@@ -4,12 +4,12 @@ import time
 
 import pytest
 
-from verify.case import Case
-from verify.checks import BY_NAME as CHECKS
-from verify.explain import explain
-from verify.findings import Finding
-from verify.mutants import MUTANTS
-from verify.report import Example
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.checks import BY_NAME as CHECKS
+from attention_gate.verify.checks.results import Example
+from attention_gate.verify.explain.explain import explain
+from attention_gate.verify.mutants import MUTANTS
+from attention_gate.verify.world.finding import Finding
 
 BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
 
@@ -75,12 +75,12 @@ NAMED = {
 }
 
 
-def explained(bench, name, case, check, detail=None):
+def explained(bench, name, case, check, parameters=None):
     """The finding of the check in that case, and its explanation."""
     session = bench.session(BY_NAME[name])
-    finding = CHECKS[check].examine(session, case, detail or {}).finding
+    finding = CHECKS[check].examine(session, case, parameters or {}).finding
     assert finding is not None, f"{check} does not find {name} in {case}"
-    return explain(session, Example(check, case, detail or {}), finding)
+    return explain(session, Example(check, case, parameters or {}), finding)
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -136,5 +136,5 @@ def test_an_explanation_is_quick(bench):
 
 def test_what_goes_wrong_while_explaining_stays_there(bench, monkeypatch):
     session = bench.session(BY_NAME["M12"])
-    monkeypatch.setattr("verify.diagnosis.values.fits", None)
+    monkeypatch.setattr("attention_gate.verify.explain.wrong_values.fits", None)
     assert explain(session, Example("forward", dense(2, 2, is_causal=True)), Finding("fail", "", tensor="out")) == ()

@@ -8,11 +8,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import verify
+import attention_gate
+from attention_gate.verify.rank.process_table import table
+from attention_gate.verify.report.text import text
+from attention_gate.verify.world import fork_client as kept
 from tests.verify.hostile.table import Hostile
-from verify.report_text import text
-from verify.world import kept
-from verify.world.processes import table
 
 TARGETS = Path(__file__).parent / "targets"
 
@@ -35,10 +35,10 @@ def judge(hostile: Hostile) -> Judged:
     before, others = _descriptors(), set(_left(keeper))  # the worlds of other tests in this process are no leftovers
     start = time.monotonic()
     try:
-        report = verify.check(
+        report = attention_gate.check(
             f"{TARGETS}/{hostile.target}", profile="quick", checks=(hostile.check,), world_sizes=hostile.sizes
         )
-    except verify.TargetError as error:
+    except attention_gate.TargetError as error:
         outcome, told = "cannot", str(error)
         assert "\n" not in told
     else:
@@ -48,7 +48,7 @@ def judge(hostile: Hostile) -> Judged:
     return Judged(outcome, told, seconds, sorted(set(_left(keeper)) - others), files, _descriptors() - before)
 
 
-def _left(keeper: kept.Keeper) -> list[int]:
+def _left(keeper: kept.ForkServer) -> list[int]:
     """Processes that descend from this one or from the keeper, but for the keeper itself."""
     assert keeper._process is not None
     spared = {keeper._process.pid}

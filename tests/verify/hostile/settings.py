@@ -6,8 +6,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from verify import profiles
-from verify.world import local, memory, pace
+from attention_gate.verify.checks import profiles
+from attention_gate.verify.rank import memory_limits as memory
+from attention_gate.verify.world import local
+from attention_gate.verify.world import patience as pace
 
 
 def hurry(change: Callable[[Any, str, Any], None]) -> None:

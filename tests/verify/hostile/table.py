@@ -93,7 +93,7 @@ TABLE = (
     Hostile("remembers.py:wrong_from_the_fourth_call_on", "fail", "it did not fail again (0 of 2)", sizes=(1,)),
     Hostile("remembers.py:right_when_alone", "fail", "is wrong in"),
     Hostile("not_there.py:attend", "cannot", "not_there.py is not there"),
-    Hostile("not_callable.py:attend", "cannot", "is int, neither callable nor a verify.Target"),
+    Hostile("not_callable.py:attend", "cannot", "is int, neither callable nor a attention_gate.Target"),
     Hostile("ends.py:exit", "cannot", "did you mean exits"),
     Hostile("import_exits.py:attend", "cannot", "importing it failed: rank 0 ended its process with exit status 0"),
     Hostile("import_exits_politely.py:attend", "cannot", "importing it failed: SystemExit: 0"),

@@ -1,6 +1,7 @@
 """Whatever is typed or read from a file, the answer is a line that says what is wrong, and never a traceback."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import signal
@@ -10,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from attention_gate.verify.commands.command_line import main
+from attention_gate.verify.report.saved_examples import ReplayError, load_saved
+from attention_gate.verify.target.source import TargetError, look, parse_source
 from tests.verify.cases import case_of
-from verify.cli import main
-from verify.replay import ReplayError, load_saved
-from verify.target import TargetError, look, parse_source
 
 COMMANDS = ("gate", "replay", "doctor", "mutants", "compare", "--help")
 OPTIONS = ("--profile", "--seed", "--world-sizes", "--checks", "--device", "--json", "--save", "-", "--")
@@ -95,11 +96,11 @@ def test_a_target_is_found_or_refused_and_nothing_else(text):
 
 
 SAVED = {
-    "schema": 1,
+    "schema": 2,
     "target": "none_such:attend",
     "check": "forward",
-    "case": case_of().to_json(),
-    "detail": {},
+    "case": dataclasses.asdict(case_of()),
+    "parameters": {},
     "device": "cpu",
     "headline": "the output is wrong",
 }
@@ -147,7 +148,7 @@ def test_a_damaged_replay_file_is_refused_in_one_line(tmp_path_factory, data):
         (b"[" * 100_000, "is no saved example"),
         (b"[]", "has no 'schema'"),
         (b'{"schema": 2}', "has schema 2; this version reads schema 1"),
-        (b'{"schema": 1}', "has no 'target'"),
+        (b'{"schema": 2}', "missing required field `target`"),
         (b" " * (2 << 20), "is larger than"),
     ],
 )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from verify.mutants.trial import Bench
+from attention_gate.verify.mutants.trial import Bench
 
 
 @pytest.fixture(scope="session")

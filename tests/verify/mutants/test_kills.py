@@ -2,8 +2,8 @@
 
 import pytest
 
-from verify.mutants import MUTANTS
-from verify.mutants.table import line, matrix, summary
+from attention_gate.verify.mutants import MUTANTS
+from attention_gate.verify.mutants.matrix_table import line, matrix, summary
 
 BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
 

@@ -5,11 +5,11 @@ import json
 import tempfile
 from pathlib import Path
 
-from verify.checks import BY_NAME
-from verify.commands import mutants as command
-from verify.mutants import KNOWN, OTHERS
-from verify.profiles import PROFILES
-from verify.strength import recorded, strength
+from attention_gate.verify.checks import BY_NAME
+from attention_gate.verify.checks.profiles import PROFILES
+from attention_gate.verify.checks.strength import recorded, strength
+from attention_gate.verify.commands import mutants as command
+from attention_gate.verify.mutants import KNOWN, OTHERS
 
 
 def test_the_record_is_of_the_mutants_and_checks_that_there_are():

@@ -2,12 +2,13 @@
 
 import pytest
 
-import verify
-from verify.checks import BY_NAME
-from verify.mutants import KNOWN, MUTANTS, OTHERS, SAME
-from verify.mutants.build import base_text, text_of, write
-from verify.mutants.mutant import Mutant
-from verify.target import load, parse_source
+import attention_gate
+from attention_gate.verify.checks import BY_NAME
+from attention_gate.verify.mutants import KNOWN, MUTANTS, OTHERS, SAME
+from attention_gate.verify.mutants.build import base_text, text_of, write
+from attention_gate.verify.mutants.mutant import Mutant
+from attention_gate.verify.target.loading import load
+from attention_gate.verify.target.source import parse_source
 
 
 def test_the_forty_known_mistakes_are_there_and_many_relatives():
@@ -42,8 +43,8 @@ def test_a_mutant_is_loaded_with_its_capabilities(tmp_path):
 @pytest.mark.parametrize("base", ["ring", "gather"])
 def test_the_bases_are_right(base):
     checks = ["forward", "lse", "gradients", "sub-groups", "state", "refusals"]
-    report = verify.check(f"verify.mutants.bases.{base}:attend", profile="quick", checks=checks)
-    assert report.verdict == "pass", verify.text(report)
+    report = attention_gate.check(f"verify.mutants.bases.{base}:attend", profile="quick", checks=checks)
+    assert report.verdict == "pass", attention_gate.text(report)
 
 
 def test_the_grouped_base_is_right(bench):

@@ -11,17 +11,17 @@ import random
 import sys
 import time
 
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.checks.wire import widened
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.judge.simulation import simulate
+from attention_gate.verify.network.byte_bounds import least
+from attention_gate.verify.network.network import MODELS, Schedule
+from attention_gate.verify.network.simulated_worlds import SimulatedWorlds
+from attention_gate.verify.target.loading import as_target
+from attention_gate.verify.world.local import Worlds
 from tests.verify.network.quiet import CORRECT, SIZES, runs
 from tests.verify.network.test_wire import PATTERNS, pattern
-from verify.case import Case
-from verify.checks.wire import widened
-from verify.network.laws import least
-from verify.network.network import MODELS, Schedule
-from verify.network.simulate import simulate
-from verify.network.world import SimulatedWorlds
-from verify.session import Session
-from verify.target import as_target
-from verify.world.local import Worlds
 
 
 def table(sessions: dict[str, Session]) -> None:

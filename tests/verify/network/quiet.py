@@ -6,23 +6,24 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
-from verify.case import Case
-from verify.checks.schedules import SCHEDULES
-from verify.findings import Finding
-from verify.network.network import MODELS
-from verify.network.world import SimulatedWorlds
-from verify.session import Session
-from verify.target import Target, as_target
-from verify.world.local import Worlds
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.checks.schedules import SCHEDULES
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.network.network import MODELS
+from attention_gate.verify.network.simulated_worlds import SimulatedWorlds
+from attention_gate.verify.target.loading import as_target
+from attention_gate.verify.target.target import Target
+from attention_gate.verify.world.finding import Finding
+from attention_gate.verify.world.local import Worlds
 
 #: Targets without a mistake, and the dialect that each speaks.
 CORRECT = {
     "impls.robust:attend": "longnet",
     "impls.collective:attend": "longnet",
     "tests.verify.network.ring:attend": "longnet",
-    "verify.mutants.bases.ring:attend": "longnet",
-    "verify.mutants.bases.gather:attend": "longnet",
-    "verify.mutants.bases.grouped:attend": "grouped-mean",
+    "attention_gate.verify.mutants.bases.ring:attend": "longnet",
+    "attention_gate.verify.mutants.bases.gather:attend": "longnet",
+    "attention_gate.verify.mutants.bases.grouped:attend": "grouped-mean",
 }
 SIZES = (2, 3, 4, 5, 6, 7, 8, 11, 13, 16)
 
@@ -35,9 +36,9 @@ def runs(name: str, schedules: int, sizes: Sequence[int] = SIZES) -> Iterator[Fi
     for size in sizes:  # the processes of one size at a time
         with Worlds() as worlds, closing(SimulatedWorlds()) as network:
             session = Session(target, source, worlds, (size,), network=network)
-            for case, detail in draws:
+            for case, parameters in draws:
                 if case.world_size == size:
-                    yield SCHEDULES.examine(session, case, detail).finding
+                    yield SCHEDULES.examine(session, case, parameters).finding
 
 
 def _drawn(name: str, number: int, sizes: Sequence[int]) -> tuple[Case, dict[str, object]]:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from verify.case import Case
-from verify.network.network import MODELS, Schedule
-from verify.network.simulate import simulate
-from verify.session import Session
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.judge.simulation import simulate
+from attention_gate.verify.network.network import MODELS, Schedule
 
 SLOW = bool(os.environ.get("ATTENTION_GATE_SLOW"))
 

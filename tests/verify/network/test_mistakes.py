@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from verify.case import Case
-from verify.checks.check import Check
-from verify.checks.claims import MEMORY
-from verify.checks.schedules import SCHEDULES
-from verify.checks.wire import WIRE
-from verify.judge import Verdict
-from verify.network.network import Schedule
-from verify.network.simulate import simulate
-from verify.search import Searched, search
-from verify.session import Session
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.checks.check import Check
+from attention_gate.verify.checks.peak_memory import MEMORY
+from attention_gate.verify.checks.schedules import SCHEDULES
+from attention_gate.verify.checks.wire import WIRE
+from attention_gate.verify.judge.comparison import Verdict
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.judge.simulation import simulate
+from attention_gate.verify.network.network import Schedule
+from attention_gate.verify.run.search import Searched, search
 
 #: The check that finds the mistake, the outcome, and what the report says somewhere.
 MISTAKES: dict[str, tuple[Check, str, str]] = {
@@ -64,7 +64,7 @@ def test_a_mistake_is_named_and_shrinks_to_the_smallest_case(session_of: Callabl
     told = "\n".join((result.finding.headline, *result.finding.details))
     assert not outcome or result.finding.outcome == outcome, told
     assert text in told, told
-    case, detail = result.example.case, result.example.detail
+    case, parameters = result.example.case, result.example.parameters
     if name in ("local_rank_as_peer", "world_barrier"):  # which show where some ranks take no part
         assert case.group is not None
         assert case.length <= 2 * case.shards
@@ -72,8 +72,8 @@ def test_a_mistake_is_named_and_shrinks_to_the_smallest_case(session_of: Callabl
         assert (case.world_size, case.shards) == (2, 2)
         assert case.length <= 3
     if result.example.check == SCHEDULES.name:
-        assert detail["choices"] == []
-        assert detail["calls"] == (2 if name == "blocks_on_the_module" else 1)
+        assert parameters["choices"] == []
+        assert parameters["calls"] == (2 if name == "blocks_on_the_module" else 1)
 
 
 @pytest.mark.parametrize("seed", range(1, 10))
@@ -81,8 +81,8 @@ def test_a_mistake_is_named_and_shrinks_to_the_smallest_case(session_of: Callabl
 def test_known_mistakes_fall_with_every_seed(session_of: Callable[..., Session], name: str, seed: int) -> None:
     check = MISTAKES[name][0]
 
-    def examine(session: Session, case: Case, detail: dict) -> Verdict:
-        verdict = check.examine(session, case, detail)
+    def examine(session: Session, case: Case, parameters: dict) -> Verdict:
+        verdict = check.examine(session, case, parameters)
         if verdict.finding is not None:
             raise _Caught
         return verdict

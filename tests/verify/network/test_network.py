@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from verify.network.collectives import outcome, pairs
-from verify.network.messages import Piece, Post, Signal, Stop, Wait, Wake
-from verify.network.network import MODELS, Network, Schedule
+from attention_gate.verify.network.network import MODELS, Network, Schedule
+from attention_gate.verify.rank.collectives import outcome, pairs
+from attention_gate.verify.rank.network_messages import Piece, Post, Signal, Stop, Wait, Wake
 
 
 def post(number: int, kind: str, peer: int, *, batch: int | None = None, **changes: Any) -> Post:

@@ -5,16 +5,17 @@ from typing import Any
 
 import pytest
 
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.checks.profiles import examples
+from attention_gate.verify.checks.schedules import SCHEDULES
+from attention_gate.verify.judge.comparison import Verdict
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.network.simulated_worlds import SimulatedWorlds
+from attention_gate.verify.run.search import search
+from attention_gate.verify.target.source import Source
+from attention_gate.verify.target.target import Target
+from attention_gate.verify.world.local import Worlds
 from tests.verify.network.ring import attend
-from verify.case import Case
-from verify.checks.schedules import SCHEDULES
-from verify.judge import Verdict
-from verify.network.world import SimulatedWorlds
-from verify.profiles import examples
-from verify.search import search
-from verify.session import Session
-from verify.target import Source, Target
-from verify.world.local import Worlds
 
 DEFAULT = (1, 2, 3, 4)
 
@@ -23,7 +24,7 @@ def drawn(profile: str, world_sizes: tuple[int, ...] = DEFAULT, **declared: Any)
     """The examples of a profile; none is run."""
     found = []
 
-    def note(session: Session, case: Case, detail: object) -> Verdict:
+    def note(session: Session, case: Case, parameters: object) -> Verdict:
         found.append(case)
         return Verdict(0.0)
 

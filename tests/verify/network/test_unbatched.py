@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
-from verify.case import Case
-from verify.gate import check
-from verify.network.network import Schedule
-from verify.network.simulate import simulate
-from verify.session import Session
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.commands.judge_target import check
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.judge.simulation import simulate
+from attention_gate.verify.network.network import Schedule
 
 UNBATCHED, BATCHED = "tests.verify.network.mistakes:unbatched", "tests.verify.network.ring:attend"
 

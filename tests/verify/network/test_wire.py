@@ -5,15 +5,16 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from verify.case import Case
-from verify.checks.check import Check
-from verify.checks.claims import MEMORY, OVERLAP
-from verify.checks.wire import TRAFFIC, WIRE, widened
-from verify.network.laws import METADATA, least, most, needed_rows
-from verify.network.network import MODELS, Schedule
-from verify.network.simulate import simulate
-from verify.network.trace import Load
-from verify.session import Session
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.checks.check import Check
+from attention_gate.verify.checks.overlap import OVERLAP
+from attention_gate.verify.checks.peak_memory import MEMORY
+from attention_gate.verify.checks.wire import TRAFFIC, WIRE, widened
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.judge.simulation import simulate
+from attention_gate.verify.network.byte_bounds import METADATA, least, most, needed_rows
+from attention_gate.verify.network.network import MODELS, Schedule
+from attention_gate.verify.network.trace import Load
 
 RING = "tests.verify.network.ring:attend"
 
@@ -60,9 +61,9 @@ def pattern(number: int, size: int, *, is_causal: bool = False) -> Case:
     )
 
 
-def examined(session: Session, check: Check, case: Case, **detail: object) -> object:
+def examined(session: Session, check: Check, case: Case, **parameters: object) -> object:
     """What the check says of one case."""
-    return check.examine(session, case, dict(detail)).finding
+    return check.examine(session, case, dict(parameters)).finding
 
 
 @pytest.mark.parametrize("model", MODELS)

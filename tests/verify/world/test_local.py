@@ -8,12 +8,12 @@ import tempfile
 import pytest
 import torch.distributed as dist
 
-from verify.case import Case
-from verify.layouts import contiguous
-from verify.target import Source
-from verify.world import memory
-from verify.world.local import LocalWorld, WorldError
-from verify.world.messages import Job, Returned
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.rank import memory_limits as memory
+from attention_gate.verify.rank.jobs import Job, Returned
+from attention_gate.verify.target.layouts import contiguous
+from attention_gate.verify.target.source import Source
+from attention_gate.verify.world.local import LocalWorld, WorldError
 
 
 def tell(query, key, value, **options):
@@ -60,7 +60,7 @@ def test_more_ranks_than_the_machine_has_memory_for(monkeypatch):
 
 
 def test_a_python_that_does_not_start(monkeypatch):
-    from verify.world import kept
+    from attention_gate.verify.world import fork_client as kept
 
     kept.shut_down()
     monkeypatch.setattr(sys, "executable", "/not/there/python")

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from verify.world import member
+from attention_gate.verify.world import rank_process as member
 
 
 @pytest.fixture

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from attention_gate.verify.rank.process_table import MARK, table
+from attention_gate.verify.world import fork_client as kept
 from tests.verify.hostile.judging import TARGETS
-from verify.world import kept
-from verify.world.processes import MARK, table
 
 GATE = """
 import sys
-from verify.case import Case
-from verify.layouts import contiguous
-from verify.target import parse_source
-from verify.world.local import LocalWorld
-from verify.world.messages import Job
-import verify.world.pace as pace
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.target.layouts import contiguous
+from attention_gate.verify.target.target import parse_source
+from attention_gate.verify.world.local import LocalWorld
+from attention_gate.verify.rank.jobs import Job
+import attention_gate.verify.world.patience as pace
 
 pace.BUSY = pace.RESTING = 1000.0
 with LocalWorld(2) as world:

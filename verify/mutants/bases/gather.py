@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from verify.mutants.bases.arguments import Call, accumulator, admit, heads_first, visible
+from attention_gate.verify.mutants.bases.base_arguments import Call, accumulator, admit, heads_first, visible
 
 
 def attend(

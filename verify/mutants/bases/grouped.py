@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from verify.mutants.bases.arguments import accumulator, admit, heads_first
-from verify.mutants.bases.gather import _Gather, attend_branch
+from attention_gate.verify.mutants.bases.base_arguments import accumulator, admit, heads_first
+from attention_gate.verify.mutants.bases.gather import _Gather, attend_branch
 
 
 def attend(

@@ -8,7 +8,7 @@ import tempfile
 import torch
 import torch.distributed as dist
 
-from impls.robust import attend as right
+from attention_gate.impls.robust import attend as right
 
 
 def folder(query, key, value, **options):

@@ -9,7 +9,7 @@ import sys
 
 import torch.distributed as dist
 
-from impls.robust import attend as right
+from attention_gate.impls.robust import attend as right
 
 
 def exits(query, key, value, **options):

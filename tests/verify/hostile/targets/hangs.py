@@ -9,7 +9,7 @@ import time
 import torch
 import torch.distributed as dist
 
-from impls.robust import attend as right
+from attention_gate.impls.robust import attend as right
 
 
 def loops(query, key, value, **options):

@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from impls.robust import attend  # noqa: F401
+from attention_gate.impls.robust import attend  # noqa: F401
 
 os.chdir("/")
 torch.set_default_dtype(torch.float16)

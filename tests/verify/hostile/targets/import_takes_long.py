@@ -3,7 +3,7 @@
 import os
 import time
 
-from impls.robust import attend  # noqa: F401
+from attention_gate.impls.robust import attend  # noqa: F401
 
 time.sleep(float(os.environ.get("ATTENTION_GATE_TEST_IMPORT_SECONDS", "30")))
 

@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from impls.robust import attend as right
+from attention_gate.impls.robust import attend as right
 
 _kept = []
 

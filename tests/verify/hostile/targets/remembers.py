@@ -2,7 +2,7 @@
 
 import torch.distributed as dist
 
-from impls.robust import attend as right
+from attention_gate.impls.robust import attend as right
 
 _calls = []
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from impls.robust import attend as right
+from attention_gate.impls.robust import attend as right
 
 
 def nothing(query, key, value, **options):

@@ -1,0 +1,134 @@
+"""A case: one example, small enough to print, whose repr is valid code and which everything else is made from."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from attention_gate.verify.case.styles import BUFFERS, DATA_STYLES, ONE_SIDED, UPSTREAMS
+from attention_gate.verify.target.choices import DTYPES, one_of
+
+MAX_WORLD_SIZE = 64
+MAX_LENGTH = 1 << 24
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Case:
+    """One call of the judged attention, described and not stored: sizes, options, a seed, the style of the data.
+
+    >>> Case(world_size=2, length=5, segment_lengths=(5,), dilation_rates=(1,), is_causal=True)
+    Case(world_size=2, length=5, segment_lengths=(5,), dilation_rates=(1,), is_causal=True)
+
+    ``world_size`` processes are launched; ``group`` names those that take part (None: all of them, as the default
+    group). ``pass_length`` says whether ``sequence_length`` is given. ``requires_grad`` is a subset of ``"qkv"``, the
+    inputs that gradients are asked for; ``data``, ``buffers`` and ``upstream`` name the style of the values, the
+    strides of the inputs and the form of the upstream gradient. Raises ValueError for what is no case.
+    """
+
+    world_size: int = 1
+    group: tuple[int, ...] | None = None
+    length: int = 1
+    pass_length: bool = False
+    batch: int = 1
+    heads: int = 1
+    kv_heads: int = 1
+    head_dim: int = 1
+    value_dim: int = 1
+    segment_lengths: tuple[int, ...] = (1,)
+    dilation_rates: tuple[int, ...] = (1,)
+    is_causal: bool = False
+    scale: float | None = None
+    dtype: str = "float64"
+    data: str = "normal"
+    buffers: str = "contiguous"
+    upstream: str = "contiguous"
+    requires_grad: str = "qkv"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("world_size", 1, MAX_WORLD_SIZE),
+            ("length", 0, MAX_LENGTH),
+            ("batch", 1, 1 << 12),
+            ("heads", 1, 1 << 12),
+            ("kv_heads", 1, 1 << 12),
+            ("head_dim", 1, 1 << 12),
+            ("value_dim", 1, 1 << 12),
+            ("seed", 0, (1 << 63) - 1),
+        ):
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value <= high:
+                raise ValueError(f"Case.{name} is {value!r}; it must be an integer from {low} to {high}")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"Case.heads is {self.heads}; it must be a multiple of kv_heads, which is {self.kv_heads}")
+        if not self.segment_lengths or len(self.segment_lengths) != len(self.dilation_rates):
+            raise ValueError(
+                f"Case.segment_lengths {self.segment_lengths} and dilation_rates {self.dilation_rates} "
+                "must have the same number of entries, at least one"
+            )
+        tuples = isinstance(self.segment_lengths, tuple) and isinstance(self.dilation_rates, tuple)
+        if not tuples or any(type(x) is not int or x < 1 for x in (*self.segment_lengths, *self.dilation_rates)):
+            raise ValueError(
+                f"Case.segment_lengths {self.segment_lengths} and dilation_rates {self.dilation_rates} "
+                "must be tuples of positive integers"
+            )
+        if self.group is not None and (
+            not isinstance(self.group, tuple)
+            or not self.group
+            or any(type(r) is not int or not 0 <= r < self.world_size for r in self.group)
+            or list(self.group) != sorted(set(self.group))
+        ):
+            raise ValueError(
+                f"Case.group is {self.group}; it must be None or a tuple of ascending ranks "
+                f"below world_size {self.world_size}"
+            )
+        if not self.pass_length and self.length % self.shards:
+            raise ValueError(
+                f"Case.pass_length is False, but length {self.length} makes no {self.shards} equal shards; "
+                "pass_length=True is needed"
+            )
+        if self.requires_grad not in ("", "q", "k", "v", "qk", "qv", "kv", "qkv"):
+            raise ValueError(f"Case.requires_grad is {self.requires_grad!r}; it must be a part of 'qkv', in that order")
+        for name in ("pass_length", "is_causal"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"Case.{name} is {getattr(self, name)!r}; it must be True or False")
+        # A comparison that NaN fails too.
+        if self.scale is not None and not (type(self.scale) in (float, int) and abs(self.scale) <= sys.float_info.max):
+            raise ValueError(f"Case.scale is {self.scale!r}; it must be None or a finite number")
+        one_of("Case.dtype", self.dtype, DTYPES)
+        one_of("Case.data", self.data, (*DATA_STYLES, ONE_SIDED))
+        one_of("Case.buffers", self.buffers, BUFFERS)
+        one_of("Case.upstream", self.upstream, UPSTREAMS)
+
+    def __repr__(self) -> str:
+        """Valid code; fields at their default are left out, but for the few that every reader looks for."""
+        shown = [
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in dataclasses.fields(self)
+            if field.name in _ALWAYS_SHOWN or getattr(self, field.name) != field.default
+        ]
+        return f"Case({', '.join(shown)})"
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Global ranks that take part, in the order of their shards."""
+        return tuple(range(self.world_size)) if self.group is None else self.group
+
+    @property
+    def shards(self) -> int:
+        """Number of ranks that the sequence is split over."""
+        return len(self.ranks)
+
+    @property
+    def sequence_length(self) -> int | None:
+        """The argument of that name, as it is passed."""
+        return self.length if self.pass_length else None
+
+    def replace(self, **changes: Any) -> Case:
+        """The same case with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+_ALWAYS_SHOWN = ("world_size", "length", "segment_lengths", "dilation_rates")

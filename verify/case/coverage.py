@@ -1,0 +1,34 @@
+"""Which options, and which pairs of them, the cases that were tried had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.options import Row, pairs
+
+
+def options_of(case: Case) -> Row:
+    """The options of a case, by axis, as attention_gate.verify.case.options names them."""
+    ranks = case.shards
+    dense = (case.segment_lengths, case.dilation_rates) == ((max(case.length, 1),), (1,))
+    return {
+        "ranks": ranks,
+        "mask": "causal" if case.is_causal else "full",
+        "shards": "sparse" if case.length < ranks and ranks > 1 else "uneven" if case.length % ranks else "even",
+        "heads": "single" if case.heads == 1 else "several" if case.heads == case.kv_heads else "grouped",
+        "value_dim": "same" if case.value_dim == case.head_dim else "different",
+        "branches": "dense" if dense else "single" if len(case.segment_lengths) == 1 else "several",
+        "scale": "default" if case.scale is None else "zero" if case.scale == 0 else "given",
+        "data": case.data,
+        "buffers": case.buffers,
+        "upstream": case.upstream,
+        "requires_grad": case.requires_grad,
+        "group": "default" if case.group is None else "sub-group",
+        "dtype": case.dtype,
+    }
+
+
+def covered_pairs(cases: Iterable[Case]) -> set[tuple[tuple[str, object], tuple[str, object]]]:
+    """The pairs of options that occurred together in some case."""
+    return {pair for case in cases for pair in pairs(options_of(case))}

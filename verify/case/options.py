@@ -1,0 +1,89 @@
+"""The discrete options of a case as a space of axes, and rows of that space in which every pair of values occurs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from attention_gate.verify.case.styles import BUFFERS, DATA_STYLES, UPSTREAMS
+from attention_gate.verify.target.target import Target
+
+#: An axis' values from the simplest on.
+Space = Mapping[str, Sequence[Any]]
+Row = dict[str, Any]
+
+REQUIRES_GRAD = ("qkv", "q", "k", "v", "qk", "qv", "kv")
+
+
+def space(target: Target, world_sizes: Sequence[int], **fixed: Sequence[Any]) -> dict[str, tuple[Any, ...]]:
+    """The options that the target supports, in the worlds that are asked for; ``fixed`` narrows axes by name."""
+    axes: dict[str, Sequence[Any]] = {
+        "ranks": tuple(sorted(world_sizes)),
+        "mask": tuple("causal" if mask else "full" for mask in sorted(target.masks)),
+        "shards": ("even", "uneven", "sparse") if target.uneven else ("even",),
+        "heads": ("single", "several", "grouped") if target.grouped_query else ("single", "several"),
+        "value_dim": ("same", "different") if target.value_dim else ("same",),
+        "branches": ("dense", "single", "several") if target.branches == "any" else ("dense",),
+        "scale": ("default", "given", "zero") if target.scales else ("default",),
+        "data": DATA_STYLES,
+        "buffers": BUFFERS if target.strides else ("contiguous",),
+        "upstream": UPSTREAMS if target.gradients else ("contiguous",),
+        "requires_grad": REQUIRES_GRAD if target.gradients else ("",),
+        "group": ("default", "sub-group") if target.subgroups and max(world_sizes) > 1 else ("default",),
+        "dtype": target.dtypes,
+    }
+    for name, values in fixed.items():
+        free = name in ("ranks", "requires_grad")  # a check may ask for what is none of the simple defaults
+        axes[name] = tuple(value for value in values if free or value in axes[name])
+    axes["ranks"] = tuple(ranks for ranks in axes["ranks"] if ranks >= target.least_ranks)
+    return {name: tuple(values) for name, values in axes.items()}
+
+
+def feasible(row: Mapping[str, Any], largest_world: int) -> bool:
+    """Whether the options of a row can occur together."""
+    if row["ranks"] == 1 and row.get("shards", "even") != "even":
+        return False
+    return not (row.get("group") == "sub-group" and row["ranks"] >= largest_world)
+
+
+def _can_be_completed(options: Mapping[str, Any], axes: Space, largest_world: int) -> bool:
+    """Whether some row has these options: all that can stand in the way is the number of ranks."""
+    ranks = (options["ranks"],) if "ranks" in options else axes["ranks"]
+    return any(feasible({**options, "ranks": number}, largest_world) for number in ranks)
+
+
+def pairs(row: Mapping[str, Any]) -> Iterator[tuple[tuple[str, Any], tuple[str, Any]]]:
+    """All pairs of options that occur together in a row."""
+    return itertools.combinations(sorted(row.items(), key=lambda item: item[0]), 2)
+
+
+def feasible_pairs(axes: Space, largest_world: int) -> set[tuple[tuple[str, Any], tuple[str, Any]]]:
+    """All pairs of options that can occur together."""
+    return {
+        ((one, a), (other, b))
+        for one, other in itertools.combinations(sorted(axes), 2)
+        for a in axes[one]
+        for b in axes[other]
+        if _can_be_completed({one: a, other: b}, axes, largest_world)
+    }
+
+
+def covering_rows(axes: Space, largest_world: int) -> list[Row]:
+    """Few rows in which every feasible pair of options occurs, by greedy choice; the first row is the simplest one."""
+    names = sorted(axes, key=lambda name: -len(axes[name]))
+    rows: list[Row] = [{name: axes[name][0] for name in axes}]
+    missing = feasible_pairs(axes, largest_world) - set(pairs(rows[0]))
+    while missing:
+        row: Row = dict(min(missing, key=repr))
+        for name in names:
+            if name not in row:
+                row[name] = max(
+                    (value for value in axes[name] if _can_be_completed(row | {name: value}, axes, largest_world)),
+                    key=lambda value: sum(
+                        pair in missing for pair in pairs(row | {name: value}) if (name, value) in pair
+                    ),
+                )
+        rows.append(row)
+        missing -= set(pairs(row))
+    return rows

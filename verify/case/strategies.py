@@ -1,0 +1,132 @@
+"""Hypothesis strategies for cases: small sizes that divide each other by chance only, around a row of options."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import strategies as st
+
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.options import Row, Space, feasible
+
+#: One draw in this many takes an option's simplest value instead of the row's, so that shrinking can get there too.
+_SIMPLEST_IN = 256
+
+
+@st.composite
+def cases(
+    draw: st.DrawFn,
+    axes: Space,
+    rows: Sequence[Row],
+    world_sizes: Sequence[int],
+    max_rows: int = 6,
+    roam: bool = True,
+) -> Case:
+    """Cases with the options of one of the rows, or half of the time, if they may roam, with any options.
+
+    ``world_sizes`` are the worlds that may be launched; a sub-group is part of one of them. ``max_rows`` bounds the
+    rows of the sequence that a rank owns.
+    Everything shrinks towards the first value of its axis and towards small sizes.
+    """
+    options: Row = dict(draw(st.sampled_from(rows)))
+    roams = roam and draw(st.booleans())
+    for name in sorted(axes, key="ranks".__eq__):  # the number of ranks last: what stands in its way may be gone
+        values = axes[name]
+        if len(values) == 1:
+            continue
+        if roams:
+            value = draw(st.sampled_from(values))
+        else:
+            value = options[name] if draw(st.integers(0, _SIMPLEST_IN - 1)) else values[0]
+        if feasible(options | {name: value}, max(world_sizes)):
+            options[name] = value
+    return _case(draw, options, world_sizes, max_rows)
+
+
+def _case(draw: st.DrawFn, options: Row, world_sizes: Sequence[int], max_rows: int) -> Case:
+    ranks = options["ranks"]
+    length = _length(draw, options["shards"], ranks, max_rows)
+    segment_lengths, dilation_rates = _branches(draw, options["branches"], length)
+    heads, kv_heads = _heads(draw, options["heads"])
+    head_dim = draw(st.integers(1, 5))
+    value_dim = head_dim
+    if options["value_dim"] == "different":
+        value_dim = draw(st.integers(1, 6).filter(lambda dim: dim != head_dim))
+    world_size, group = _group(draw, options["group"], ranks, world_sizes)
+    return Case(
+        world_size=world_size,
+        group=group,
+        length=length,
+        pass_length=draw(st.booleans()) or bool(length % ranks),  # always drawn: what shrinks keeps its place
+        batch=draw(st.integers(1, 2)),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        value_dim=value_dim,
+        segment_lengths=segment_lengths,
+        dilation_rates=dilation_rates,
+        is_causal=options["mask"] == "causal",
+        scale=_scale(draw, options["scale"]),
+        dtype=options["dtype"],
+        data=options["data"],
+        buffers=options["buffers"],
+        upstream=options["upstream"],
+        requires_grad=options["requires_grad"],
+        seed=draw(st.integers(0, 9999)),
+    )
+
+
+def _length(draw: st.DrawFn, shards: str, ranks: int, max_rows: int) -> int:
+    if shards == "sparse":  # fewer rows than ranks: some shards are empty
+        return draw(st.integers(0, ranks - 1))
+    if ranks == 1:
+        return draw(st.integers(1, 3 * max_rows))
+    # The length itself is drawn and not a shard's: so it stays as it is while the number of ranks shrinks.
+    length = draw(st.integers(ranks, ranks * (max_rows + 1) - 1))
+    left_over = length % ranks
+    if shards == "uneven":
+        return length if left_over else length + 1
+    return length - left_over
+
+
+def _branches(draw: st.DrawFn, branches: str, length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    if branches == "dense":
+        return (max(length, 1),), (1,)
+    drawn: list[tuple[int, int]] = []
+    for _ in range(1 if branches == "single" else draw(st.integers(2, 4))):
+        if drawn and draw(st.integers(0, 4)) == 4:  # a branch that is given twice counts twice
+            drawn.append(drawn[0])
+            continue
+        segment = draw(st.integers(1, length + 2))
+        drawn.append((segment, draw(st.integers(1, min(segment + 1, 5)))))
+    segments, rates = zip(*drawn, strict=True)
+    return segments, rates
+
+
+def _heads(draw: st.DrawFn, heads: str) -> tuple[int, int]:
+    if heads == "single":
+        return 1, 1
+    if heads == "several":
+        count = draw(st.integers(2, 5))
+        return count, count
+    kv_heads = draw(st.integers(1, 3))
+    return kv_heads * draw(st.integers(2, 3)), kv_heads
+
+
+def _scale(draw: st.DrawFn, scale: str) -> float | None:
+    if scale == "default":
+        return None
+    return 0.0 if scale == "zero" else draw(st.sampled_from((0.5, 2.0, -0.7)))
+
+
+def _group(draw: st.DrawFn, group: str, ranks: int, world_sizes: Sequence[int]) -> tuple[int, tuple[int, ...] | None]:
+    if group == "default":
+        return ranks, None
+    world_size = draw(st.sampled_from([size for size in sorted(world_sizes) if size > ranks]))
+    members: list[Any] = [
+        subset for subset in itertools.combinations(range(world_size), ranks) if subset != tuple(range(ranks))
+    ]
+    # Of the groups that are not the first ranks: a rank of the group is then no rank of the world.
+    return world_size, draw(st.sampled_from(members))

@@ -1,0 +1,119 @@
+"""What one call may change in another: three calls before the first backward pass, the second another than the rest."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from hypothesis import strategies as st
+
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.checks.check import Axes, Check, Parameters, all_gradients, plain
+from attention_gate.verify.judge.comparison import Verdict
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.target.choices import DTYPES
+from attention_gate.verify.target.target import Target
+from attention_gate.verify.world.failed_runs import finding_of
+from attention_gate.verify.world.finding import Finding
+
+
+def calls_of(session: Session, case: Case, parameters: Parameters) -> tuple[Case, Case, Case]:
+    """The three calls of an example: the second differs from the others in one thing."""
+    other = changed(case, parameters["change"])
+    if session.target.branches == "dense":  # the one branch is as long as the sequence, whatever that is now
+        other = other.replace(segment_lengths=(max(other.length, 1),))
+    other = session.fitted(other)
+    # A sum that an earlier call made wider than it need be is not wrong: the narrower dtype comes first.
+    return (other, case, other) if parameters["change"] in DTYPES else (case, other, case)
+
+
+def _interleaved(session: Session, case: Case, parameters: Parameters) -> Verdict:
+    """Three calls, and then their backward passes in some order."""
+    calls = calls_of(session, case, parameters)
+    run = session.run("interleave", *calls, order=parameters["order"])
+    if finding := finding_of(run):
+        return Verdict(np.inf, finding)
+    budget_used = 0.0
+    for k, made in enumerate(calls):
+        verdict = session.judge(made, [run.value(rank)[k] for rank in made.ranks])
+        budget_used = max(budget_used, verdict.budget_used)
+        if verdict.finding:
+            return Verdict(budget_used, _in_sequence(verdict.finding, k, parameters))
+    return Verdict(budget_used)
+
+
+def _in_sequence(finding: Finding, k: int, parameters: Parameters) -> Finding:
+    backwards = ", ".join(str(i + 1) for i in parameters["order"])
+    return Finding(
+        finding.outcome,
+        f"call {k + 1} of 3: {finding.headline}",
+        (
+            f"three calls were made, the second {_words(parameters['change'])}, the third as the first; "
+            f"then their backward passes in the order {backwards}",
+            *finding.details,
+        ),
+        finding.tensor,
+    )
+
+
+def _words(change: str) -> str:
+    return f"in another dtype than {change}" if change in DTYPES else f"with another {change}"
+
+
+def changed(case: Case, what: str) -> Case:
+    """A case that differs in one thing and has the same shapes, on one rank at least, if that is possible."""
+    if what in DTYPES:
+        return case.replace(dtype=what, seed=case.seed + 1)
+    if what == "length":
+        longer = case.length % case.shards != 0 or case.length <= 1
+        return case.replace(length=case.length + (1 if longer else -1), pass_length=True, seed=case.seed + 1)
+    if what == "mask":
+        return case.replace(is_causal=not case.is_causal, seed=case.seed + 1)
+    if what == "segment length":
+        segments = (case.segment_lengths[0] + 1, *case.segment_lengths[1:])
+        return case.replace(segment_lengths=segments, seed=case.seed + 1)
+    if what == "dilation rate":
+        rates = (*case.dilation_rates[:-1], case.dilation_rates[-1] + 1)
+        return case.replace(dilation_rates=rates, seed=case.seed + 1)
+    if what == "scale":
+        return case.replace(scale=0.25 if case.scale is None else None, seed=case.seed + 1)
+    if what == "order of the inputs' axes":
+        return case.replace(buffers="heads-first", seed=case.seed + 1)
+    if what == "order of the upstream gradient's axes":
+        return case.replace(upstream="transposed", seed=case.seed + 1)
+    return case.replace(seed=case.seed + 1)
+
+
+def _sequence_details(session: Session) -> st.SearchStrategy[Parameters]:
+    changes = ["seed"]
+    if len(session.target.masks) == 2:
+        changes.append("mask")
+    if session.target.branches == "any":
+        changes += ["segment length", "dilation rate"]
+    if session.target.scales:
+        changes.append("scale")
+    if session.target.uneven:
+        changes.append("length")
+    if session.target.strides:
+        changes.append("order of the inputs' axes")
+        if session.target.gradients:
+            changes.append("order of the upstream gradient's axes")
+    changes += [dtype for dtype in session.target.dtypes if dtype != session.target.logic_dtype]
+    orders = [list(order) for order in itertools.permutations(range(3))]
+    return st.fixed_dictionaries({"change": st.sampled_from(changes), "order": st.sampled_from(orders)})
+
+
+def _state(target: Target, world_sizes: Sequence[int]) -> Axes:
+    return plain(requires_grad=all_gradients(target))(target, world_sizes)
+
+
+STATE = Check(
+    name="state",
+    promise="keeps nothing from one call that changes another, in any order of backward passes",
+    builds_on=("forward", "gradients"),
+    axes=_state,
+    examine=_interleaved,
+    parameters=_sequence_details,
+    weight=1.5,
+)

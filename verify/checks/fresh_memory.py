@@ -1,0 +1,34 @@
+"""Memory that was allocated and not written to: nothing of it may reach a result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.checks.check import Axes, Check, Parameters, all_gradients, plain
+from attention_gate.verify.judge.comparison import Verdict
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.target.target import Target
+
+
+def _fresh_memory(session: Session, case: Case, parameters: Parameters) -> Verdict:
+    verdict = session.judged(case, lse=session.target.returns_lse, filled=True)
+    if (found := verdict.finding) is None or found.outcome != "fail":
+        return verdict
+    told = "memory that torch had just allocated (torch.empty and the like) held NaN in this run"
+    return Verdict(verdict.budget_used, replace(found, details=(*found.details, told)))
+
+
+def _axes(target: Target, world_sizes: Sequence[int]) -> Axes:
+    return plain(requires_grad=all_gradients(target))(target, world_sizes)
+
+
+FRESH_MEMORY = Check(
+    name="fresh-memory",
+    promise="reads no memory before it has written to it",
+    builds_on=("forward", "gradients"),
+    axes=_axes,
+    examine=_fresh_memory,
+    weight=0.5,
+)

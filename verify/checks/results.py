@@ -1,0 +1,57 @@
+"""How a check came out: its outcome, the minimal failing example, and what was found in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.world.finding import Finding
+
+#: Outcomes of a check. "blocked": a check that it builds on failed. "not run": the judgement ended before it. "known":
+#: a failure that the target lists as known. "stale": an entry of that list that no longer holds, which is a failure.
+OUTCOMES = ("pass", "fail", "crash", "hang", "unsupported", "blocked", "not run", "known", "stale")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example of a check: its case, and what it has besides; enough to run it again."""
+
+    check: str
+    case: Case
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A check's failure: what was found in the minimal example, and how often that example failed when repeated.
+
+    ``explanation`` names the known mistakes whose formula the output matches; ``replay`` is the saved file's path;
+    ``steadiness`` says in words what repeating it showed.
+    """
+
+    finding: Finding
+    example: Example
+    repeated: tuple[int, int]
+    explanation: tuple[str, ...] = ()
+    replay: str | None = None
+    steadiness: str = ""
+
+    @property
+    def message(self) -> str:
+        """The whole finding as text."""
+        return "\n".join([self.finding.headline, *self.finding.details, *self.explanation])
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """How one check came out. ``budget_used`` is the largest share of an error budget that was used."""
+
+    name: str
+    promise: str
+    outcome: str
+    examples: int
+    seconds: float
+    budget_used: float | None = None
+    failure: Failure | None = None
+    reason: str = ""

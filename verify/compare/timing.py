@@ -1,0 +1,220 @@
+"""What one rank measures: how long a target, or the floor, takes for a workload, and what it holds and sends."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from attention_gate.verify.compare.nvlink import Links
+from attention_gate.verify.compare.workloads import WORKLOADS, Workload
+from attention_gate.verify.target.loading import as_target
+from attention_gate.verify.target.target import Target
+
+_ROUNDS, _WARM_UPS = 5, 2
+
+#: Calls in a row, within so many seconds if they are many.
+_LEAST, _MOST, _SECONDS = 3, 10, 0.1
+
+
+FLOOR = "floor"
+
+
+def measured(*, workload: str, row: str, device: torch.device) -> dict[str, Any]:
+    """One row of a workload's table: a target, given as the command line takes it, or the floor."""
+    found = floor(workload, device) if row == FLOOR else target(workload, row, device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return found
+
+
+def floor(name: str, device: torch.device) -> dict[str, Any]:
+    """The time of the faster fused kernels of torch alone, for a rank's share of the work, evenly balanced."""
+    workload, world_size = WORKLOADS[name], dist.get_world_size()
+    backends = [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+    if device.type == "cuda":
+        backends = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]
+    forward = both = 0.0
+    for batch, queries, keys, is_causal, share in _problems(workload, world_size):
+        passes = _passes(workload, device, batch, queries, keys, is_causal)
+        forward += share * _fastest(passes[0], backends, device)
+        both += share * _fastest(passes[1], backends, device)
+    return {"forward_ms": forward, "both_ms": both}
+
+
+def target(name: str, path: str, device: torch.device) -> dict[str, Any]:
+    """Time forward, and forward and backward; peak bytes beyond the inputs; or why the target does not take it."""
+    workload = WORKLOADS[name]
+    judged, _ = as_target(path)
+    if reason := refusal(judged, workload):
+        return {"refused": reason}
+    world_size = dist.get_world_size()
+    shape = (1, workload.rows, workload.heads, workload.head_dim)
+    dtype = getattr(torch, workload.dtype)
+    torch.manual_seed(dist.get_rank())
+    query, key, value, upstream = (torch.randn(shape, dtype=dtype, device=device) for _ in range(4))
+    inputs = [tensor.requires_grad_() for tensor in (query, key, value)]
+    options: dict[str, Any] = {
+        "segment_lengths": list(workload.lengths(world_size)),
+        "dilation_rates": list(workload.dilation_rates),
+        "is_causal": workload.is_causal,
+        "scale": None,
+        "sequence_length": None,
+        "group": None,
+    }
+
+    def forward() -> Any:
+        with torch.no_grad():
+            return judged.attend(*inputs, **options)
+
+    def both() -> Any:
+        return torch.autograd.grad(judged.attend(*inputs, **options), inputs, upstream)
+
+    outside = _outside(device)
+    measured = {"forward_ms": timed(forward, device), "both_ms": timed(both, device)}
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        kept = both()
+        torch.cuda.synchronize()
+        measured["peak_bytes"] = torch.cuda.max_memory_allocated() - before
+        measured["outside_bytes"] = max(0, _outside(device) - outside)
+        del kept
+        if (sent := _sent(both, device)) is not None:
+            measured["sent_bytes"] = sent
+    return measured
+
+
+def timed(call: Callable[[], Any], device: torch.device) -> float:
+    """The median time of a call in milliseconds, on the slowest rank, of calls in a row, as in training.
+
+    The host runs ahead of the device: what it needs to begin a call is not waited for unless it needs longer than the
+    device does.
+    """
+    for _ in range(_WARM_UPS):
+        once = _round(call, 1, device)
+    calls = max(_LEAST, min(_MOST, math.ceil(_SECONDS / _slowest(once, device))))
+    taken = [_round(call, calls, device) / calls for _ in range(_ROUNDS)]
+    return 1000 * _slowest(statistics.median(taken), device)
+
+
+def _round(call: Callable[[], Any], calls: int, device: torch.device) -> float:
+    dist.barrier()
+    _synchronize(device)
+    start = time.perf_counter()
+    for _ in range(calls):
+        call()
+    _synchronize(device)
+    return time.perf_counter() - start
+
+
+def _slowest(seconds: float, device: torch.device) -> float:
+    slowest = torch.tensor(seconds, dtype=torch.float64, device=device)
+    dist.all_reduce(slowest, dist.ReduceOp.MAX)
+    return float(slowest)
+
+
+def refusal(judged: Target, workload: Workload) -> str | None:
+    """Why the target cannot be asked for that workload; None if it can."""
+    if workload.is_causal not in judged.masks:
+        return f"is_causal={workload.is_causal} is not supported"
+    if workload.dtype not in judged.dtypes:
+        return f"{workload.dtype} is not supported"
+    if judged.branches == "dense" and (workload.segment_lengths or workload.dilation_rates != (1,)):
+        return "only dense attention is supported"
+    return None
+
+
+def _problems(workload: Workload, world_size: int) -> list[tuple[int, int, int, bool, float]]:
+    """Dense problems as (batch, queries, keys, is_causal, share of the time), all heads each."""
+    rows, found = workload.rows, []
+    for length, rate in zip(workload.lengths(world_size), workload.dilation_rates, strict=True):
+        if length <= rows:
+            found.append((rows // length, length // rate, length // rate, workload.is_causal, 1.0))
+        elif workload.is_causal and rate == 1 and length == rows * world_size:
+            half = rows // 2
+            found.append((2, half, half, True, 1.0))
+            found.append((1, half, half * (2 * world_size - 1), False, 1.0))
+        else:
+            found.append((1, rows // rate, length // rate, False, 0.5 if workload.is_causal else 1.0))
+    return found
+
+
+def _passes(
+    workload: Workload, device: torch.device, batch: int, queries: int, keys: int, is_causal: bool
+) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """One dense problem through a kernel of torch: forward, and forward and backward."""
+    dtype = getattr(torch, workload.dtype)
+    query, key, value, upstream = (
+        torch.randn((batch, rows, workload.heads, workload.head_dim), dtype=dtype, device=device).transpose(1, 2)
+        for rows in (queries, keys, keys, queries)
+    )
+    inputs = [tensor.requires_grad_() for tensor in (query, key, value)]
+
+    def forward() -> Any:
+        with torch.no_grad():
+            return F.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
+
+    def both() -> Any:
+        return torch.autograd.grad(
+            F.scaled_dot_product_attention(query, key, value, is_causal=is_causal), inputs, upstream
+        )
+
+    return forward, both
+
+
+def _fastest(call: Callable[[], Any], backends: Sequence[SDPBackend], device: torch.device) -> float:
+    """The time of the call by the faster of some kernels; which one is, one call of each shows."""
+    once = {}
+    for backend in backends:
+        with sdpa_kernel(backend):
+            _round(call, 1, device)
+            once[backend] = _slowest(_round(call, 1, device), device)
+    with sdpa_kernel(min(once, key=once.__getitem__)):
+        return timed(call, device)
+
+
+def _sent(call: Callable[[], Any], device: torch.device) -> int | None:
+    """The most bytes that any rank sends to other ranks' GPUs in one call; None where they cannot be counted."""
+    links = Links(device)
+    before = _counted(links, device)
+    if min(_on_all(before, device)) < 0:
+        return None
+    _round(call, _LEAST, device)
+    return max(_on_all((_counted(links, device) - before) // _LEAST, device))
+
+
+def _counted(links: Links, device: torch.device) -> int:
+    """Bytes that this rank's GPU has sent once all ranks are here; -1 where they cannot be counted."""
+    dist.barrier()
+    _synchronize(device)
+    sent = links.sent()
+    return -1 if sent is None else sent
+
+
+def _on_all(number: int, device: torch.device) -> list[int]:
+    found = [torch.tensor(0, device=device) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, torch.tensor(number, device=device))
+    return [int(each) for each in found]
+
+
+def _outside(device: torch.device) -> int:
+    """Bytes of the device in use that torch's allocator did not reserve: shared memory, NCCL, code."""
+    if device.type != "cuda":
+        return 0
+    torch.cuda.synchronize()
+    free, total = torch.cuda.mem_get_info(device)
+    return total - free - torch.cuda.memory_reserved(device)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

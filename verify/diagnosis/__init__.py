@@ -1,1 +1,0 @@
-"""Known wrong formulas, tried on a failing case: which of them gives what the target returned."""

@@ -1,0 +1,1 @@
+"""Which known mistake fits a failure."""

@@ -1,0 +1,48 @@
+"""Whether what a target returned is what a wrong formula gives, up to rounding, and not what is right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from attention_gate.verify.explain.failing_case import Array, Setting
+from attention_gate.verify.judge.error_budget import UNIT_ROUNDOFF
+
+#: A formula's result counts as different from the right one from so many budgets on.
+_FAR = 100.0
+
+#: Roundings, beside the budget of the right answer, that the result of a wrong formula may be off by.
+_ROUNDINGS = 64.0
+
+
+@np.errstate(all="ignore")
+def fits(s: Setting, got: Mapping[str, Array], guess: Mapping[str, Array | None], judged: Sequence[str]) -> bool:
+    """Whether every judged tensor is as the guess says, and one of those that it changes is far from right.
+
+    ``got`` has the target's tensors; of those that the guess does not give the right ones are expected.
+    """
+    far = False
+    for name in judged:
+        if name not in got:
+            continue
+        right, budget = s.answer.expected[name], s.answer.budget[name]
+        said = guess.get(name, right)
+        if said is None or said.shape != right.shape:
+            return False
+        spread = np.abs(said[np.isfinite(said)]).max(initial=0.0) + np.abs(right[np.isfinite(right)]).max(initial=0.0)
+        slack = budget + _ROUNDINGS * UNIT_ROUNDOFF[s.case.dtype] * spread
+        if not _same(got[name], said, slack).all():
+            return False
+        far = far or not _same(said, right, _FAR * slack).all()
+    return far
+
+
+def _same(one: Array, other: Array, slack: Array) -> Array:
+    equal = (one == other) | (np.isnan(one) & np.isnan(other))
+    return np.where(np.isfinite(one) & np.isfinite(other), np.abs(one - other) <= slack, equal)
+
+
+def distinct(sentences: Iterable[str]) -> list[str]:
+    """Each sentence once, in order."""
+    return list(dict.fromkeys(sentences))

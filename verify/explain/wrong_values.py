@@ -1,0 +1,163 @@
+"""Explains wrong values: the formulas that give them, narrowed down on larger cases while several do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.checks.results import Example
+from attention_gate.verify.explain.failing_case import Array, Setting
+from attention_gate.verify.explain.fit import distinct, fits
+from attention_gate.verify.explain.wrong_gradients import backward_guesses
+from attention_gate.verify.explain.wrong_outputs import SWEEPING, forward_guesses, lse_guesses
+from attention_gate.verify.judge.comparison import assemble, shares
+from attention_gate.verify.judge.oracle import inputs_of
+from attention_gate.verify.judge.tensor_names import GRADIENTS
+from attention_gate.verify.world.finding import Finding
+
+if TYPE_CHECKING:
+    from attention_gate.verify.judge.session import Session
+
+
+#: Longer sequences are not explained: the formulas are tried one by one.
+LONGEST = 160
+
+#: No more formulas than this are named.
+_NAMED = 3
+
+Guesses = Callable[[Setting], Iterator[tuple[str, Callable[[], Mapping[str, Array] | None]]]]
+
+_SUBJECTS: dict[str, tuple[str, Guesses]] = {
+    "out": ("the output equals the reference with {}", forward_guesses),
+    "lse": ("the log-sum-exp equals the reference's {}", lse_guesses),
+    "gradients": ("the gradients equal the reference's {}", backward_guesses),
+}
+
+
+def of_values(session: Session, example: Example, finding: Finding) -> tuple[str, ...]:
+    """Sentences on the formulas that give the target's values in the case, and in larger ones if several do."""
+    case = example.case
+    if case.length > LONGEST:
+        return ()
+    got = returned(session, case)
+    if got is None:
+        return ()
+    if sentences := _missing_gradients(session, case, got):
+        return sentences
+    setting = setting_of(session, case)
+    subject = _subject(setting, got)
+    if subject is None:
+        return ()
+    sentence, guesses = _SUBJECTS[subject]
+    words = fitting(setting, got, subject, guesses)
+    for larger in islice(_larger(session, case), 4):
+        if len(words) < 2:
+            break
+        more = returned(session, larger)
+        if more is None or _subject(setting := setting_of(session, larger), more) != subject:
+            break
+        words = [word for word in fitting(setting, more, subject, guesses) if word in words] or words
+    words = [word for word in words if word not in SWEEPING] or words
+    if len(words) > 1:
+        return tuple(f"{sentence.format(word)} (one of {len(words)} that fit equally)" for word in words[:_NAMED])
+    return tuple(sentence.format(word) for word in words)
+
+
+def setting_of(session: Session, case: Case) -> Setting:
+    """The case as the formulas need it."""
+    return Setting(case, session.positions(case), session.target.dialect, inputs_of(case), session.answer(case))
+
+
+def returned(session: Session, case: Case) -> dict[str, Array] | None:
+    """The target's tensors by name, put together from the shards; None if it did not return, or not in due form.
+
+    A gradient that did not arrive is an empty array.
+    """
+    attended, finding = session.attend(case, lse=session.target.returns_lse)
+    if finding is not None:
+        return None
+    positions, right = session.positions(case), session.answer(case).expected
+    got = {}
+    for name in ("out", "lse", *GRADIENTS):
+        parts = [part.arrays[name] for part in attended if name in part.arrays]
+        if any(part is not None for part in parts):
+            got[name] = assemble(case, attended, positions, name)
+            if got[name].shape != right[name].shape:
+                return None
+        elif parts or (name in GRADIENTS and name[0] in case.requires_grad):
+            got[name] = np.empty(0)
+    return got
+
+
+def fitting(setting: Setting, got: Mapping[str, Array], subject: str, guesses: Guesses) -> list[str]:
+    """What the formulas do that give these tensors, in words."""
+    found = []
+    with np.errstate(all="ignore"):
+        for words, formula in guesses(setting):
+            if words in found:
+                continue
+            guess = formula()
+            if guess is None:
+                continue
+            judged = GRADIENTS if subject == "gradients" else tuple(guess)
+            if fits(setting, got, guess, judged):
+                found.append(words)
+    return distinct(found)
+
+
+def _subject(setting: Setting, got: Mapping[str, Array]) -> str | None:
+    """What is wrong: the output, or else the lse, or else the gradients."""
+    wrong = []
+    for name, array in got.items():
+        expected, budget = setting.answer.expected[name], setting.answer.budget[name]
+        if array.shape != expected.shape or not (shares(array, expected, budget, setting.case.dtype) <= 1.0).all():
+            wrong.append(name)
+    if not wrong:
+        return None
+    return wrong[0] if wrong[0] in ("out", "lse") else "gradients"
+
+
+def _larger(session: Session, case: Case) -> Iterator[Case]:
+    """Cases like this one in which more formulas differ."""
+    dense = case.segment_lengths == (max(case.length, 1),) and case.dilation_rates == (1,)
+    uneven = session.target.uneven
+    for more, world, left_over in (
+        (2, case.world_size, 0),
+        (2, session.largest_world, 0),
+        (3, case.world_size, uneven),
+    ):
+        if world != case.world_size and case.group is not None:
+            continue
+        shards = world if case.group is None else case.shards
+        length = (case.length // shards + more) * shards + (1 if left_over and shards > 1 else 0)
+        changes: dict[str, Any] = {
+            "world_size": world,
+            "length": length,
+            "pass_length": case.pass_length or bool(length % shards),
+            "head_dim": case.head_dim + 1,
+            "value_dim": case.head_dim + (3 if session.target.value_dim else 1),
+            "seed": case.seed + more,
+        }
+        if dense:
+            changes["segment_lengths"] = (length,)
+        yield session.fitted(case.replace(**changes))
+
+
+def _missing_gradients(session: Session, case: Case, got: Mapping[str, Array]) -> tuple[str, ...]:
+    missing = [name for name in GRADIENTS if name in got and got[name].size == 0 and case.length]
+    if not missing:
+        return ()
+    if missing == ["key.grad", "value.grad"] and got.get("query.grad", np.empty(0)).size:
+        return (
+            "query gets its gradient, key and value get none: as if keys and values came by an operation that has no "
+            "gradient, as torch.distributed.all_gather has none",
+        )
+    if "q" not in case.requires_grad:
+        whole = returned(session, full := case.replace(requires_grad="qkv"))
+        if whole is not None and _subject(setting_of(session, full), whole) is None:
+            return ("key and value get gradients only if query requires one",)
+    return ()

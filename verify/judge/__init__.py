@@ -1,0 +1,1 @@
+"""From what the ranks returned to a judgement of one case."""

@@ -1,0 +1,76 @@
+"""Where the first wrong element is, in the caller's terms: rank, head, position, branch, and who brought the key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from attention_gate import reference
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.judge.oracle import Answer
+
+_SHOWN = 8
+
+
+def describe(
+    case: Case, positions: Sequence[np.ndarray], name: str, got: np.ndarray, answer: Answer, share: np.ndarray
+) -> list[str]:
+    """Lines on the first wrong element, in the order of positions."""
+    axis = 2 if name == "lse" else 1
+    wrong = np.moveaxis(np.logical_not(share <= 1.0), axis, 0)
+    first = [int(i) for i in np.argwhere(wrong)[0]]
+    position = first[0]
+    index = (*first[1 : axis + 1], position, *first[axis + 1 :])
+    batch, head, *dim = (i for k, i in enumerate(index) if k != axis)
+    shard, row = _owner(positions, position)
+    kv = name in ("key.grad", "value.grad")
+    place = f"{name}[batch {batch}, position {position}, {'kv head' if kv else 'head'} {head}"
+    place += f", dim {dim[0]}]" if dim else "]"
+    expected, actual = float(answer.expected[name][index]), float(got[index])
+    lines = [
+        f"first wrong element: {place}, row {row} of rank {case.ranks[shard]}",
+        f"  expected {expected:.9g}, got {actual:.9g}",
+    ]
+    if np.isfinite(actual) and np.isfinite(expected):
+        lines[-1] += f": off by {abs(actual - expected):.3g}, {_times(share[index])} what rounding may cause"
+    return lines + _sight(case, positions, position, head, kv)
+
+
+def _sight(case: Case, positions: Sequence[np.ndarray], position: int, head: int, kv: bool) -> list[str]:
+    """What that row has to do with the others: for a query the keys it sees, for a key the queries that see it."""
+    branches = reference.branches(case.segment_lengths, case.dilation_rates)
+    masks = reference.branch_masks(case.length, case.heads, branches, case.is_causal)
+    group = case.heads // case.kv_heads
+    if kv:
+        seen = np.asarray(masks[:, head * group : (head + 1) * group, :, position].any(axis=1))
+        whom, what = "is seen by queries", f"the key at position {position}"
+    else:
+        seen = masks[:, head, position, :]
+        whom, what = "sees keys", f"the query at position {position}"
+    others = np.flatnonzero(seen.any(axis=0))
+    if not len(others):
+        return [f"  {what} {'is seen by nobody' if kv else 'sees nothing: out is 0 and lse -inf'}"]
+    own, _ = _owner(positions, position)
+    parts = []
+    for other in others[:_SHOWN]:
+        owner, _ = _owner(positions, int(other))
+        hops = (own - owner) % case.shards if not kv else (owner - own) % case.shards
+        via = "" if hops == 0 else f", {hops} hop{'s' if hops > 1 else ''} away"
+        which = [str(k) for k in range(len(branches)) if seen[k, other]]
+        in_branches = "" if len(branches) == 1 else f"; branch {' and '.join(which)}"
+        parts.append(f"{other} (rank {case.ranks[owner]}{via}{in_branches})")
+    more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+    return [f"  {what} {whom} {', '.join(parts)}{more}"]
+
+
+def _owner(positions: Sequence[np.ndarray], position: int) -> tuple[int, int]:
+    for shard, owned in enumerate(positions):
+        rows = np.flatnonzero(np.asarray(owned) == position)
+        if len(rows):
+            return shard, int(rows[0])
+    raise ValueError(f"no shard owns position {position}")
+
+
+def _times(share: float) -> str:
+    return f"{share:.3g} times" if share < 1000 else f"10^{np.log10(share):.0f} times"

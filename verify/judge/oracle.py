@@ -1,0 +1,69 @@
+"""The right answer to a case, and how far rounding alone may carry an implementation from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from attention_gate import reference
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.data import rows
+from attention_gate.verify.judge.error_budget import Budget, error_budget
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The values that the ranks' shards are rows of: float64 (batch, length, heads, dim), rounded to the dtype."""
+
+    query: np.ndarray
+    key: np.ndarray
+    value: np.ndarray
+    upstream: np.ndarray
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a correct implementation returns, by name: "out", "lse", "query.grad", "key.grad", "value.grad".
+
+    Shapes are those of the whole sequence: lse (batch, heads, length), the others (batch, length, heads, dim).
+    ``budget`` holds for each, element by element, the error that rounding may cause.
+    """
+
+    expected: dict[str, np.ndarray]
+    budget: Budget
+
+
+def inputs_of(case: Case) -> Inputs:
+    """All rows of the case's tensors."""
+    positions = np.arange(case.length)
+    return Inputs(*(rows(case, name, positions) for name in ("query", "key", "value", "upstream")))
+
+
+def answer(case: Case, dialect: str = "longnet") -> Answer:
+    """The oracle's answer in a dialect; it is the same for every world size and all strides."""
+    plain = case.replace(world_size=1, group=None, pass_length=True, buffers="contiguous", requires_grad="qkv")
+    return _answer(plain, dialect)
+
+
+@lru_cache(maxsize=16)
+def _answer(case: Case, dialect: str) -> Answer:
+    inputs = inputs_of(case)
+    tensors = (inputs.query, inputs.key, inputs.value)
+    options: dict[str, Any] = {
+        "segment_lengths": case.segment_lengths,
+        "dilation_rates": case.dilation_rates,
+        "is_causal": case.is_causal,
+        "scale": case.scale,
+        "dialect": dialect,
+    }
+    out, lse = reference.dilated_attention(*tensors, **options)
+    dq, dk, dv = reference.dilated_attention_gradients(*tensors, inputs.upstream, **options)
+    expected = {"out": out, "lse": lse, "query.grad": dq, "key.grad": dk, "value.grad": dv}
+    branches = reference.branches(case.segment_lengths, case.dilation_rates)
+    M = reference.multiplicity(case.length, case.heads, branches, case.is_causal, dialect)
+    share = 1.0 / len(branches) if dialect == "grouped-mean" else 1.0
+    budget = error_budget(*tensors, inputs.upstream, M, scale=case.scale, dtype=case.dtype, expected=expected)
+    return Answer(expected, {name: array * (share if name != "lse" else 1.0) for name, array in budget.items()})

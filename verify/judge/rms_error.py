@@ -1,0 +1,42 @@
+"""Root-mean-square errors in units of a single rounding: what tells a rounded accumulator from rounded terms.
+
+On the cases of case/precision_cases.py the terms of every sum agree in sign. Rounding terms, each by itself, then
+averages out; rounding each of B equal blocks' results adds 1/B to the squared error of the one final rounding, 1; but a
+running sum kept in the same dtype adds sum_k (k/B)^2, about B/3. At B = 4 that is sqrt(1.25) = 1.12 against
+sqrt(1.875) = 1.37, at B = 16 it is 1.03 against 2.4. The first is correct, the second is not; element by element both
+are within bounds. Of fewer than three blocks the one costs as much as the other.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from attention_gate.verify.judge.error_budget import UNIT_ROUNDOFF
+
+#: The largest root-mean-square error allowed, in units of one rounding to the inputs' dtype (of the lse: to float32).
+#: By number of blocks, larger ones being judged as the last, and of branches, "one" or "several": equal branches have
+#: equal roundings, which add up. Fitted on correct implementations: tests/calibration/fit.py has the rule and the data.
+RMS_LIMITS = {
+    (3, "one"): {"out": 1.26, "lse": 31.09, "query.grad": 1.73, "key.grad": 1.68, "value.grad": 1.43},
+    (3, "several"): {"out": 1.28, "lse": 48.69, "query.grad": 1.76, "key.grad": 1.7, "value.grad": 1.44},
+    (4, "one"): {"out": 1.28, "lse": 34.18, "query.grad": 1.63, "key.grad": 1.92, "value.grad": 1.31},
+    (4, "several"): {"out": 1.28, "lse": 60.67, "query.grad": 2.13, "key.grad": 1.92, "value.grad": 1.74},
+}
+
+#: Fewer elements than this make no reliable root-mean-square.
+ELEMENTS = 1024
+
+
+def regime(blocks: int, branches: int) -> tuple[int, str]:
+    """What a limit depends on: the key of its row in the table, for at least three blocks."""
+    return min(blocks, max(count for count, _ in RMS_LIMITS)), "one" if branches == 1 else "several"
+
+
+def rms_ratio(got: np.ndarray, right: np.ndarray, dtype: str, least: int = ELEMENTS) -> float:
+    """Root-mean-square error over that of rounding ``right`` once; 0 where fewer than ``least`` elements tell."""
+    usual = np.isfinite(got) & np.isfinite(right) & (right != 0)
+    if usual.sum() < least:
+        return 0.0
+    # A rounding error is spread evenly over half a spacing to either side; the spacing is that of the power of two.
+    spacing = 2 * UNIT_ROUNDOFF[dtype] * 2.0 ** np.floor(np.log2(np.abs(right[usual])))
+    return float(np.sqrt(((got - right)[usual] ** 2).sum() / (spacing**2 / 12).sum()))

@@ -1,0 +1,154 @@
+"""A judgement under way: the target in its worlds, the oracle beside it, and what has been tried so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.coverage import options_of
+from attention_gate.verify.judge.comparison import Verdict, judge
+from attention_gate.verify.judge.oracle import Answer, answer
+from attention_gate.verify.judge.tensor_names import VALUES
+from attention_gate.verify.network.simulated_worlds import SimulatedWorlds
+from attention_gate.verify.rank.attended import Attended
+from attention_gate.verify.rank.jobs import Job, Run
+from attention_gate.verify.target.layouts import layout_function
+from attention_gate.verify.target.source import Source, TargetError
+from attention_gate.verify.target.target import Target
+from attention_gate.verify.world.failed_runs import finding_of
+from attention_gate.verify.world.finding import Finding
+from attention_gate.verify.world.launched_ranks import LaunchedWorlds
+from attention_gate.verify.world.local import Worlds
+
+
+@dataclass
+class Session:
+    """What every check works with. ``tried`` collects the cases whose runs returned, for the coverage.
+
+    ``network`` has worlds on the simulated network; whoever made the session closes it. ``meanwhile`` is called while
+    the ranks work.
+    """
+
+    target: Target
+    source: Source
+    worlds: Worlds | LaunchedWorlds
+    world_sizes: tuple[int, ...]
+    tried: set[Case] = field(default_factory=set)
+    network: SimulatedWorlds = field(default_factory=SimulatedWorlds)
+    meanwhile: Callable[[], None] | None = None
+    _rows: set[tuple[object, ...]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        least = self.target.least_ranks
+        taken = tuple(size for size in self.world_sizes if size >= least)
+        if not taken:
+            raise TargetError(f"target {self.source} needs {least} ranks, and no world of {self.world_sizes} has them")
+        self.world_sizes = taken
+
+    @property
+    def device(self) -> str:
+        """Where the target computes: "cpu" or "cuda"."""
+        return self.worlds.device
+
+    @property
+    def largest_world(self) -> int:
+        """The most processes that a case may use."""
+        return max(self.world_sizes)
+
+    def positions(self, case: Case) -> tuple[np.ndarray, ...]:
+        """The positions that each shard owns."""
+        layout = layout_function(self.target.layout)
+        try:
+            owned = tuple(np.asarray(layout(shard, case.shards, case.length)) for shard in range(case.shards))
+        except Exception as error:
+            raise TargetError(
+                f"target {self.source}: its layout raised {type(error).__name__}: {error} for {case!r}"
+            ) from error
+        if not np.array_equal(np.sort(np.concatenate(owned)), np.arange(case.length)):
+            raise TargetError(
+                f"target {self.source}: its layout shares {case.length} positions out to {case.shards} ranks as "
+                f"{[part.tolist() for part in owned]}; each position must have one owner"
+            )
+        return owned
+
+    def fitted(self, case: Case) -> Case:
+        """The case as the target's ``fit`` changes it."""
+        if self.target.fit is None:
+            return case
+        try:
+            fitting = self.target.fit(case)
+        except Exception as error:
+            raise TargetError(
+                f"target {self.source}: its fit raised {type(error).__name__}: {error} for {case!r}"
+            ) from error
+        if not isinstance(fitting, Case):
+            raise TargetError(f"target {self.source}: its fit returned {fitting!r}, which is no Case, for {case!r}")
+        return fitting
+
+    def answer(self, case: Case) -> Answer:
+        """The oracle's answer in the target's dialect."""
+        return answer(case, self.target.dialect)
+
+    def run(self, procedure: str, *cases: Case, **options: Any) -> Run:
+        """Run a procedure on the ranks; meanwhile the oracle answers here, on the other core."""
+        world = self.worlds[cases[0].world_size]
+        positions = tuple(self.positions(case) for case in cases)
+        placed = tuple(world.place(case) for case in cases) if isinstance(world, LaunchedWorlds) else cases
+        world.submit(Job(procedure, self.source, placed, positions, options))
+        if procedure != "refuse":
+            for case in cases:
+                self.answer(case)
+        if self.meanwhile is not None:
+            self.meanwhile()
+        run = world.collect()
+        if run.outcome == "returned":
+            self._note(cases)
+        return run
+
+    def renew(self, case: Case) -> None:
+        """Let the next call of such a case be the first in its processes, where they can be replaced."""
+        if isinstance(self.worlds, Worlds):
+            self.worlds[case.world_size].close()
+        else:
+            self.worlds.renew()
+        self.network[case.world_size].close()
+
+    def _note(self, cases: Sequence[Case]) -> None:
+        """Remember cases for the coverage: one for each row of options, so that a long judgement does not grow."""
+        for case in cases:
+            row = tuple(options_of(case).values())
+            if row not in self._rows:
+                self._rows.add(row)
+                self.tried.add(case)
+
+    def attend(self, case: Case, **options: Any) -> tuple[list[Attended], Finding | None]:
+        """One call on every rank: the shards' results in their order, or the finding if it did not return."""
+        run = self.run("attend", case, **options)
+        if finding := finding_of(run):
+            return [], finding
+        return [run.value(rank) for rank in case.ranks], None
+
+    def judged(
+        self,
+        case: Case,
+        *,
+        names: Sequence[str] = VALUES,
+        purity: bool = False,
+        **options: Any,
+    ) -> Verdict:
+        """One call on every rank, judged against the oracle."""
+        attended, finding = self.attend(case, **options)
+        if finding:
+            return Verdict(np.inf, finding)
+        return self.judge(case, attended, names=names, purity=purity)
+
+    def judge(
+        self, case: Case, attended: Sequence[Attended], *, names: Sequence[str] = VALUES, purity: bool = False
+    ) -> Verdict:
+        """Judge results that are there already."""
+        positions, right = self.positions(case), self.answer(case)
+        return judge(case, attended, positions, right, device=self.device, names=names, purity=purity)

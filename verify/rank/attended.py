@@ -1,0 +1,159 @@
+"""One call of the judged attention inside a rank: its inputs made, the call, its gradients, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.data import Name, rows
+from attention_gate.verify.rank.tensors import in_form, values_of, with_strides
+
+INPUTS: tuple[Name, ...] = ("query", "key", "value")
+
+
+@dataclass(frozen=True)
+class Call:
+    """Everything that a procedure needs on one rank."""
+
+    attend: Callable[..., Any]
+    cases: tuple[Case, ...]
+    positions: tuple[np.ndarray, ...]
+    group: Any
+    device: torch.device
+    shard: int
+    options: dict[str, Any]
+
+
+@dataclass
+class Attended:
+    """What one rank got from one call: arrays in the tensors' own layouts, and the facts about the tensors.
+
+    ``arrays`` has "out", perhaps "lse", and "query.grad", … (None: no gradient arrived). ``facts`` says of each
+    tensor its kind, shape, dtype and device, or of what is no tensor its type; ``remarks`` what else was seen.
+    """
+
+    arrays: dict[str, np.ndarray | None] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+
+class Inputs:
+    """The tensors of one case on this rank, and the call that is made with them."""
+
+    def __init__(self, call: Call, index: int) -> None:
+        self.call = call
+        self.case = call.cases[index]
+        self.positions = call.positions[index]
+        self.tensors = [self._input(name) for name in INPUTS]
+        self._before = [tensor.detach().clone() for tensor in self.tensors]
+        self._versions = [tensor._version for tensor in self.tensors]
+        self.result = Attended()
+        self.out: Any = None
+        self.lse: Any = None
+
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments of the call."""
+        case = self.case
+        return {
+            "segment_lengths": list(case.segment_lengths),
+            "dilation_rates": list(case.dilation_rates),
+            "is_causal": case.is_causal,
+            "scale": case.scale,
+            "sequence_length": case.sequence_length,
+            "group": self.call.group,
+        }
+
+    def forward(self) -> None:
+        """Call the target, and note what came back."""
+        arguments = self.arguments()
+        with_lse = bool(self.call.options.get("lse"))
+        if with_lse:
+            arguments["return_lse"] = True
+        result = self.call.attend(*self.tensors, **arguments)
+        if with_lse:
+            if not (isinstance(result, tuple) and len(result) == 2):
+                self.result.facts["out"] = f"{_kind(result)}, not a pair (out, lse)"
+                return
+            result, self.lse = result
+            self._note("lse", self.lse)
+        self.out = result
+        self._note("out", result)
+        if isinstance(result, torch.Tensor) and any(_share_memory(result, tensor) for tensor in self.tensors):
+            self.result.remarks.append("the result shares memory with an input")
+
+    def backward(self) -> None:
+        """Backpropagate this rank's rows of the upstream gradient into those inputs that require it."""
+        if not self.case.requires_grad or not isinstance(self.out, torch.Tensor):
+            return
+        upstream = rows(self.case, "upstream", self.positions)
+        if self.out.shape != upstream.shape:
+            return  # already a finding, by its facts
+        if not self.out.requires_grad:
+            self.result.remarks.append("the result does not require gradients although an input does")
+            return
+        tensor = in_form(self._tensor(upstream).to(self.out.dtype), self.case.upstream)
+        wanted = [t for t in self.tensors if t.requires_grad]
+        kept = tensor.clone()
+        grads = torch.autograd.grad(self.out, wanted, tensor, allow_unused=True)
+        if not torch.equal(kept, tensor) and not bool(torch.isnan(kept).any()):
+            self.result.remarks.append("the upstream gradient was modified")
+        for name, grad in zip([n for n in INPUTS if n[0] in self.case.requires_grad], grads, strict=True):
+            if grad is None:
+                self.result.arrays[f"{name}.grad"] = None
+            else:
+                self._note(f"{name}.grad", grad)
+
+    def finish(self) -> Attended:
+        """What was seen, once all is done: the values are read here, so that later calls had time to spoil them."""
+        for name, tensor in (("out", self.out), ("lse", self.lse)):
+            if isinstance(tensor, torch.Tensor) and tuple(tensor.shape) == self._due(name):
+                self.result.arrays[name] = values_of(tensor)
+        for name, tensor, before, version in zip(INPUTS, self.tensors, self._before, self._versions, strict=True):
+            same = torch.equal(tensor.detach().nan_to_num(), before.nan_to_num())
+            if not same or tensor._version != version:
+                self.result.remarks.append(f"{name} was modified")
+        if isinstance(self.out, torch.Tensor) and not self.case.requires_grad and self.out.requires_grad:
+            self.result.remarks.append("the result requires gradients although no input does")
+        return self.result
+
+    def _due(self, name: str) -> tuple[int, ...]:
+        """The shape that a result must have; one of another shape, which may be huge, is not brought home."""
+        case, rows = self.case, len(self.positions)
+        return (case.batch, case.heads, rows) if name == "lse" else (case.batch, rows, case.heads, case.value_dim)
+
+    def _note(self, name: str, tensor: Any) -> None:
+        if isinstance(tensor, torch.Tensor):
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            kind = "tensor" if tensor.layout == torch.strided else f"{tensor.layout} tensor"
+            self.result.facts[name] = f"{kind} {tuple(tensor.shape)} {dtype} {tensor.device.type}"
+            if name not in ("out", "lse"):
+                self.result.arrays[name] = values_of(tensor)
+        else:
+            self.result.facts[name] = _kind(tensor)
+
+    def _input(self, name: Name) -> torch.Tensor:
+        values = rows(self.case, name, self.positions)
+        poison = self.call.options.get("poison")
+        if poison is not None and poison[0] == name:
+            values[:, self.positions == poison[1]] = poison[2]
+        tensor = with_strides(self._tensor(values), self.case.buffers)
+        return tensor.requires_grad_(name[0] in self.case.requires_grad)
+
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        dtype = getattr(torch, self.case.dtype)
+        return torch.from_numpy(np.ascontiguousarray(values)).to(dtype).to(self.call.device)
+
+
+def _share_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if one.layout != torch.strided:
+        return False
+    return one.numel() > 0 and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr() != 0
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__[:100]}"

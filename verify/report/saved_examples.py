@@ -1,0 +1,111 @@
+"""Saved examples: JSON with a schema version, checked on load; data that says what to run, never code."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.checks import BY_NAME
+from attention_gate.verify.checks.results import Example, Failure
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.report.whole_files import write_whole
+from attention_gate.verify.target.choices import did_you_mean
+from attention_gate.verify.target.source import Source, TargetError, parse_source
+
+SCHEMA: Literal[2] = 2
+_LARGEST_BYTES = 1 << 20
+
+
+class ReplayError(Exception):
+    """The file is no saved example: it is not there, damaged, too large or of a newer schema."""
+
+
+@dataclass(frozen=True)
+class SavedDocument:
+    """A saved example as JSON has it, schema 2; saved-example.schema.json publishes it."""
+
+    schema: Literal[2]
+    target: str
+    check: str
+    case: Case
+    parameters: dict[str, Any]
+    device: Literal["cpu", "cuda"]
+    headline: str
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A saved example: the target that it was found in, the example, the device and what was found."""
+
+    source: Source
+    example: Example
+    device: str
+    headline: str
+
+
+def save(folder: str, session: Session, failure: Failure) -> str:
+    """Write a failure's example into the folder, whole or not at all; returns the file's path."""
+    document = SavedDocument(
+        schema=SCHEMA,
+        target=str(session.source),
+        check=failure.example.check,
+        case=failure.example.case,
+        parameters=failure.example.parameters,
+        device="cuda" if session.device == "cuda" else "cpu",
+        headline=failure.finding.headline,
+    )
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, f"{session.source.name}-{failure.example.check}.json")
+    write_whole(path, json.dumps(dataclasses.asdict(document), indent=2) + "\n")
+    return path
+
+
+def load_saved(path: str) -> Saved:
+    """Read a saved example; ReplayError says in one line what is wrong with the file."""
+    data = _read(Path(path))
+    _only_fields(path, data, SavedDocument, "a saved example")
+    if isinstance(data.get("case"), dict):
+        _only_fields(path, data["case"], Case, "a case")
+    try:
+        import msgspec
+    except ImportError as error:
+        raise ReplayError(f"reading {path} needs msgspec: pip install msgspec") from error
+    try:
+        document = msgspec.convert(data, SavedDocument)
+        source = parse_source(document.target)
+    except (msgspec.ValidationError, TargetError) as error:
+        raise ReplayError(f"{path}: {error}") from error
+    if document.check not in BY_NAME:
+        near = did_you_mean(document.check, BY_NAME)
+        raise ReplayError(f"{path}: there is no check {document.check!r}; the checks are {', '.join(BY_NAME)}{near}")
+    example = Example(document.check, document.case, document.parameters)
+    return Saved(source, example, document.device, document.headline)
+
+
+def _only_fields(path: str, data: dict[str, Any], kind: Any, what: str) -> None:
+    """ReplayError for a field that is not known: msgspec passes over those of dataclasses."""
+    names = [field.name for field in dataclasses.fields(kind)]
+    if unknown := sorted(set(data) - set(names)):
+        near = did_you_mean(unknown[0], names)
+        raise ReplayError(f"{path}: {what} has no field {unknown[0]!r}; its fields are {', '.join(names)}{near}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _LARGEST_BYTES:
+            raise ReplayError(f"{path} is larger than {_LARGEST_BYTES} bytes; a saved example never is")
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ReplayError(f"{path} is not there") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ReplayError(f"{path} is no saved example: {error}") from error
+    if not isinstance(data, dict) or "schema" not in data:
+        raise ReplayError(f"{path} is no saved example: it has no 'schema'")
+    if data["schema"] != SCHEMA:
+        raise ReplayError(f"{path} has schema {data['schema']!r}; this version reads schema {SCHEMA}")
+    return data

@@ -1,0 +1,95 @@
+"""The report as a person reads it: a verdict, a line per check, and each failure as a bug report."""
+
+from __future__ import annotations
+
+from attention_gate.verify.checks.results import CheckResult, Failure
+from attention_gate.verify.run.judgement import Report
+
+_MARKS = {
+    "pass": "ok",
+    "fail": "FAIL",
+    "crash": "CRASH",
+    "hang": "HANG",
+    "unsupported": "-",
+    "blocked": "blocked",
+    "not run": "not run",
+    "known": "known",
+    "stale": "STALE",
+}
+
+_VERDICTS = {
+    "pass": "CONFORMS",
+    "fail": "DOES NOT CONFORM",
+    "incomplete": "INCOMPLETE",
+    "error": "THE HARNESS FAILED",
+}
+
+
+def text(report: Report) -> str:
+    """The whole report, without a newline at its end."""
+    lines = []
+    for check in report.checks:
+        if check.failure is not None:
+            lines += [failure_text(check, check.failure, report.target), ""]
+    lines += [_line(check) for check in report.checks if check.outcome != "blocked"]
+    lines += _blocked(report)
+    lines += ["", *_summary(report)]
+    return "\n".join(lines)
+
+
+def failure_text(check: CheckResult, failure: Failure, target: str) -> str:
+    """One failure as a bug report: what was promised, what happened, the minimal case, and how to see it again."""
+    failed, times = failure.repeated
+    again = failure.steadiness or f"repeated, it failed {failed} of {times} times"
+    lines = [
+        f"{_MARKS[check.outcome]}  {check.name}: {failure.finding.headline}",
+        f"  expected: the target {check.promise}",
+        *(f"  {line}" for line in failure.finding.details),
+        *(f"  known mistake: {sentence}" for sentence in failure.explanation),
+        f"  minimal case: {failure.example.case!r}",
+    ]
+    if failure.example.parameters:
+        lines.append(f"                with {', '.join(f'{k}={v!r}' for k, v in failure.example.parameters.items())}")
+    lines.append(f"  {again}")
+    if failure.replay is not None:
+        lines.append(f"  replay: python -m attention_gate replay {failure.replay}")
+    return "\n".join(lines)
+
+
+def _line(check: CheckResult) -> str:
+    line = f"{_MARKS[check.outcome]:>8}  {check.name:<13}"
+    if check.outcome == "pass":
+        used = f"{check.budget_used:.0%} of the error budget used" if check.budget_used else ""
+        return f"{line} {check.examples:>6} examples {check.seconds:>6.1f} s  {used}".rstrip()
+    if check.failure is not None:
+        return f"{line} {check.examples:>6} examples {check.seconds:>6.1f} s  {check.failure.finding.headline}"
+    return f"{line} {check.reason}"
+
+
+def _blocked(report: Report) -> list[str]:
+    """The blocked checks in a line for each check that blocks them: they say nothing, and are no failures."""
+    blocked: dict[str, list[str]] = {}
+    for check in report.checks:
+        if check.outcome == "blocked":
+            blocked.setdefault(check.reason, []).append(check.name)
+    return [f"{_MARKS['blocked']:>8}  {reason}: {', '.join(names)}" for reason, names in blocked.items()]
+
+
+def _summary(report: Report) -> list[str]:
+    sizes = report.world_sizes
+    worlds = f"world sizes {', '.join(map(str, sizes))}" if len(sizes) > 1 else f"world size {sizes[0]}"
+    lines = []
+    if report.unsupported:
+        lines.append(f"not judged, as the target does not support it: {'; '.join(report.unsupported)}")
+    if report.error is not None:
+        lines.append(f"the judgement did not finish: {report.error}")
+    lines += [f"note: {note}" for note in report.notes]
+    coverage = report.coverage
+    lines += [
+        f"ran {report.ran} of {len(report.checks)} checks, {report.examples:,} examples, {worlds}, "
+        f"{coverage.covered:,} of {coverage.pairs:,} pairs of options, "
+        f"profile {report.profile}, seed {report.seed}, {report.seconds:.0f} s",
+        *([f"what this is worth: {report.strength}"] if report.verdict == "pass" and report.strength else []),
+        f"{report.target}: {_VERDICTS[report.verdict]}",
+    ]
+    return lines

@@ -1,0 +1,1 @@
+"""All checks of a target, one after the other, and the verdict."""

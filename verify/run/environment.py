@@ -1,0 +1,29 @@
+"""Where a judgement ran: versions and devices that a reader needs to see the same again."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+
+import numpy as np
+import torch
+
+from attention_gate.verify.judge.session import Session
+
+
+def environment(session: Session) -> dict[str, str]:
+    """Versions and places that a reader needs to see the same again."""
+    worlds = {"cpu": "gloo", "cuda": "nccl"}
+    found = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": f"{sys.platform} {platform.machine()}",
+        "cores": str(os.cpu_count()),
+        "device": session.device,
+        "backend": session.worlds.backend or worlds[session.device],
+    }
+    if session.device == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(0)
+    return found

@@ -1,0 +1,195 @@
+"""Judges a target: every check in order, each on its own examples, in worlds that outlive a single check."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attention_gate.verify.case.coverage import covered_pairs
+from attention_gate.verify.case.options import feasible_pairs
+from attention_gate.verify.checks import BY_NAME, CHECKS, Check
+from attention_gate.verify.checks.profiles import examples
+from attention_gate.verify.checks.results import CheckResult, Example, Failure
+from attention_gate.verify.explain.explain import explain
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.rank.jobs import Job
+from attention_gate.verify.run.environment import environment
+from attention_gate.verify.run.judgement import Coverage, Report, verdict_of
+from attention_gate.verify.run.known_failures import with_known_failures
+from attention_gate.verify.run.observer import NOT_KEPT, Progress, Record
+from attention_gate.verify.run.repetition import repeat
+from attention_gate.verify.run.request import Options
+from attention_gate.verify.run.search import Searched, search
+from attention_gate.verify.target.source import TargetError
+from attention_gate.verify.target.target import Target
+from attention_gate.verify.world.failed_runs import finding_of
+from attention_gate.verify.world.finding import Finding
+
+
+def judge(session: Session, options: Options, progress: Progress, record: Record = NOT_KEPT) -> Report:
+    """Run the checks of the options in a session whose worlds the caller closes; what fails goes into the record."""
+    start = time.monotonic()
+    wanted = [check for check in CHECKS if options.checks is None or check.name in options.checks]
+    results: dict[str, CheckResult] = {}
+    error = None
+    try:
+        load_everywhere(session)
+        for one in wanted:
+            results[one.name] = result = run_check(one, session, options, results, progress, record)
+            progress.finished(result)
+            record.so_far(_report(session, options, wanted, results, "not finished yet", start))
+            if options.fail_fast and verdict_of((result,)) == "fail":
+                break
+    except KeyboardInterrupt:
+        error = "interrupted"
+    except TargetError:
+        raise
+    except Exception as failure:
+        error = f"the harness failed: {type(failure).__name__}: {failure}"
+    return record.ended(_report(session, options, wanted, results, error, start))
+
+
+def _report(
+    session: Session,
+    options: Options,
+    wanted: Sequence[Check],
+    results: Mapping[str, CheckResult],
+    error: str | None,
+    start: float,
+) -> Report:
+    """The report on what there is; checks without a result were not run."""
+    reason = error or "an earlier check failed (fail-fast)"
+    checks = tuple(results.get(one.name) or _untried(one, "not run", reason) for one in wanted)
+    verdict = verdict_of(checks)
+    if error is not None and verdict != "fail":
+        verdict = "error" if error.startswith("the harness") else "incomplete"
+    return Report(
+        target=str(session.source),
+        verdict=verdict,
+        seconds=time.monotonic() - start,
+        checks=checks,
+        unsupported=session.target.unsupported(),
+        environment=environment(session),
+        profile=options.profile,
+        seed=options.seed,
+        world_sizes=session.world_sizes,
+        coverage=_coverage(session, [BY_NAME[c.name] for c in checks if c.examples]),
+        error=error,
+        notes=session.worlds.notes() + _larger_worlds(session) + _whole_contract(session, checks),
+    )
+
+
+def _larger_worlds(session: Session) -> tuple[str, ...]:
+    """A note on simulated worlds that are larger than was asked for; no real one is."""
+    if not (sizes := session.network.beyond(session.largest_world)):
+        return ()
+    ranks = ", ".join(map(str, sizes))
+    return (f"beyond the world sizes, simulated worlds of {ranks} ranks were judged, which use no transport",)
+
+
+def _whole_contract(session: Session, checks: Sequence[CheckResult]) -> tuple[str, ...]:
+    """A note for who has not said yet what the target does not do, where it raised: perhaps it was never meant to."""
+    declares = session.target != Target(attend=session.target.attend)
+    if declares or not any(check.outcome == "crash" for check in checks):
+        return ()
+    return (
+        "the target declares no limits, and so the whole contract is tried: grouped queries, uneven shards, many "
+        "branches, …; what it does not support can be declared, as Target(branches='dense'), and is then not tried",
+    )
+
+
+def load_everywhere(session: Session) -> None:
+    """Import the target on every rank of every world, so that no example pays for it; TargetError if one cannot."""
+    for entry in session.target.known_failures:
+        if entry.check not in BY_NAME:
+            raise TargetError(f"target {session.source}: a known failure names {entry.check!r}, which is no check")
+    # A launched world is the same one for every size.
+    worlds = {id(world): world for world in (session.worlds[size] for size in session.world_sizes)}.values()
+    for world in worlds:  # all at once: importing may take long
+        world.submit(Job("load", session.source, (), ()))
+    for world in worlds:
+        run = world.collect()
+        if finding := finding_of(run):
+            raise TargetError(f"target {session.source} loads here, but not in a rank: {finding.headline}")
+
+
+def run_check(
+    check: Check,
+    session: Session,
+    options: Options,
+    earlier: Mapping[str, CheckResult],
+    progress: Progress,
+    record: Record = NOT_KEPT,
+) -> CheckResult:
+    """Run one check; it is blocked if one of the ``earlier`` results that it builds on is a failure, known or not."""
+    return with_known_failures(_run_check(check, session, options, earlier, progress, record), session.target)
+
+
+def _run_check(
+    check: Check,
+    session: Session,
+    options: Options,
+    earlier: Mapping[str, CheckResult],
+    progress: Progress,
+    record: Record,
+) -> CheckResult:
+    if reason := check.missing(session.target, session.world_sizes):
+        return _untried(check, "unsupported", reason)
+    if session.device != "cpu" and check.name in session.network.checks:
+        return _untried(check, "unsupported", "the simulated network carries CPU tensors: judge with --device cpu, too")
+    for name in check.builds_on:
+        if name in earlier and _blocks(earlier[name], check):
+            return _untried(check, "blocked", f"builds on {name}, which did not pass")
+    planned = examples(options.profile, check.weight)
+    progress.started(check, planned)
+    start = time.monotonic()
+    searched = search(check, session, examples=planned, seed=options.seed, progress=progress.advanced)
+    failure = None if searched.finding is None else record.failed(session, _failure(session, searched))
+    return CheckResult(
+        name=check.name,
+        promise=check.promise,
+        outcome="pass" if failure is None else failure.finding.outcome,
+        examples=searched.examples,
+        seconds=time.monotonic() - start,
+        budget_used=searched.budget_used,
+        failure=failure,
+    )
+
+
+def _blocks(earlier: CheckResult, check: Check) -> bool:
+    """Whether that result keeps a check that builds on it from being tried."""
+    several = earlier.failure is not None and earlier.failure.example.case.shards > 1
+    if several and earlier.outcome in check.explains:
+        return False
+    return earlier.outcome in ("fail", "crash", "hang", "blocked", "known")
+
+
+def _untried(check: Check, outcome: str, reason: str) -> CheckResult:
+    return CheckResult(check.name, check.promise, outcome, 0, 0.0, reason=reason)
+
+
+def _failure(session: Session, searched: Searched) -> Failure:
+    assert searched.finding is not None
+    assert searched.example is not None
+    example = searched.example
+    again = repeat(lambda: examine(session, example), lambda: session.renew(example.case), searched.finding)
+    return Failure(
+        again.finding,
+        example,
+        (again.failed, again.times),
+        explain(session, example, again.finding),
+        steadiness=again.words,
+    )
+
+
+def examine(session: Session, example: Example) -> Finding | None:
+    """Judge one example once."""
+    return BY_NAME[example.check].examine(session, example.case, example.parameters).finding
+
+
+def _coverage(session: Session, checks: list[Check]) -> Coverage:
+    possible: set[Any] = set()
+    for check in checks:
+        possible |= feasible_pairs(check.space(session.target, session.world_sizes), session.largest_world)
+    return Coverage(len(possible), len(possible & covered_pairs(session.tried)))

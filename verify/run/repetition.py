@@ -1,0 +1,54 @@
+"""Whether a failure is steady: its example is tried again as the first and as a later call of fresh processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from attention_gate.verify.world.finding import Finding
+
+_TIMES = 2
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """How often the example failed when it was repeated, in words too, and the finding as seen with full patience."""
+
+    failed: int
+    times: int
+    words: str
+    finding: Finding
+
+
+def repeat(examine: Callable[[], Finding | None], fresh: Callable[[], None], finding: Finding) -> Repeated:
+    """Examine the example of a finding again. ``fresh`` replaces the processes that the target runs in.
+
+    A hang is repeated once, since each time costs a deadline.
+    """
+    fresh()
+    seen: list[Finding | None] = []
+    for _ in range(_TIMES):
+        seen.append(again := examine())
+        if again is not None and again.outcome == "hang":
+            finding = again
+            break
+    fails = [again is not None for again in seen]
+    return Repeated(sum(fails), len(fails), in_words(fails), finding)
+
+
+def in_words(fails: list[bool]) -> str:
+    """What the repeated calls in fresh processes, in their order, say about the failure."""
+    count = f"({sum(fails)} of {len(fails)})"
+    if all(fails):
+        return f"it failed again every time it was repeated {count}"
+    if not any(fails):
+        return (
+            f"repeated in fresh processes it did not fail again {count}: the target's answer depends on calls that "
+            "were made before, or on timing"
+        )
+    if not fails[0]:
+        return (
+            f"in fresh processes the first call is right and a later one fails {count}: the target's answer depends on "
+            "earlier calls"
+        )
+    return f"in fresh processes only the first call failed {count}: the answer depends on earlier calls, or on timing"

@@ -1,0 +1,55 @@
+"""What is asked of a judgement: how much is tried, where, and what is done with what fails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from attention_gate.verify.checks import BY_NAME
+from attention_gate.verify.checks.profiles import PROFILES
+from attention_gate.verify.target.choices import one_of
+from attention_gate.verify.target.target import CLAIMS
+from attention_gate.verify.world.launched_ranks import launched_by_torchrun
+
+DEFAULT_WORLD_SIZES = (1, 2, 3, 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to judge: ``profile`` "quick", "standard" or "thorough"; ``checks`` by name, None for all of them.
+
+    ``save`` is the folder for failing examples, ``claims`` what the target promises besides what it declares itself.
+    Raises ValueError for what there is not.
+    """
+
+    profile: str = "standard"
+    world_sizes: tuple[int, ...] = DEFAULT_WORLD_SIZES
+    device: str = "cpu"
+    seed: int = 0
+    checks: tuple[str, ...] | None = None
+    fail_fast: bool = False
+    save: str | None = None
+    claims: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for claim in self.claims:
+            one_of("claim", claim, CLAIMS)
+        one_of("profile", self.profile, PROFILES)
+        one_of("device", self.device, ("cpu", "cuda"))
+        for name in self.checks or ():
+            one_of("check", name, BY_NAME)
+        if self.checks is not None and not self.checks:
+            raise ValueError(f"checks is empty; name at least one of {', '.join(BY_NAME)}")
+        sizes = self.world_sizes
+        if not sizes or any(type(size) is not int or not 1 <= size <= 64 for size in sizes):
+            raise ValueError(f"world_sizes is {sizes}; it must hold integers from 1 to 64")
+        if type(self.seed) is not int or self.seed < 0:
+            raise ValueError(f"seed is {self.seed!r}; it must be a non-negative integer")
+        if self.device == "cuda" and not launched_by_torchrun():
+            present = torch.cuda.device_count() if torch.cuda.is_available() else 0
+            if present < max(sizes):
+                raise ValueError(
+                    f"device is cuda and the largest world size {max(sizes)}, but this machine has {present} CUDA "
+                    "device(s): NCCL needs one per rank"
+                )

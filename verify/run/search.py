@@ -1,0 +1,221 @@
+"""The search for a failing example, and from it for a minimal one, across process boundaries."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hypothesis import HealthCheck, Phase, Verbosity, given, settings
+from hypothesis import seed as hypothesis_seed
+from hypothesis import strategies as st
+from hypothesis.database import InMemoryExampleDatabase
+
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.coverage import covered_pairs
+from attention_gate.verify.case.options import Row, covering_rows, feasible_pairs, pairs
+from attention_gate.verify.case.strategies import cases
+from attention_gate.verify.checks.check import Check, Parameters
+from attention_gate.verify.checks.results import Example
+from attention_gate.verify.judge.comparison import Verdict
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.world.finding import Finding
+
+#: Seconds that the search for a smaller failing example may take, once there is one.
+SHRINK_SECONDS = 6.0
+
+#: So many times more examples are drawn, until enough distinct ones have been judged: a small space has few.
+_ATTEMPTS = 3
+
+#: Bytes that the choices of one example are made from; an example takes some forty.
+_BYTES = 512
+
+
+@dataclass
+class Searched:
+    """What a search came to: distinct examples judged, the largest share of a budget, the minimal failing example."""
+
+    examples: int = 0
+    budget_used: float = 0.0
+    finding: Finding | None = None
+    example: Example | None = None
+    first_failure_after: int | None = None
+
+
+class _Wrong(Exception):
+    """Tells Hypothesis that the example fails."""
+
+
+def search(
+    check: Check,
+    session: Session,
+    *,
+    examples: int,
+    seed: int,
+    shrink_seconds: float = SHRINK_SECONDS,
+    progress: Callable[[int], None] = lambda examples: None,
+) -> Searched:
+    """Try that many examples of a check; the same seed tries the same ones. Ends at the first failure, made minimal."""
+    axes = check.space(session.target, session.world_sizes)
+    largest = session.largest_world
+    rows = covering_rows(axes, largest)
+    found = _Search(check, session, shrink_seconds, progress)
+
+    extra_cases = check.extra_cases(session.target, session.world_sizes)
+
+    def attempts(rows: list[Row], roam: bool) -> _Attempts:
+        usual = cases(axes, rows, session.world_sizes, check.max_rows, roam)
+        drawn = usual
+        if roam and extra_cases is not None:
+            drawn = st.integers(0, 5).flatmap(lambda number: extra_cases if number == 5 else usual)
+        return _Attempts(found, st.tuples(drawn.map(session.fitted), check.parameters(session)), seed)
+
+    some = attempts(rows, roam=True)
+    some.make_one(simplest=True)
+    while found.result.examples < examples and some.made < _ATTEMPTS * examples and not found.failed:
+        some.make_one()
+    if check.pairwise:
+        # Every pair of options must have occurred: rows with pairs that chance left out are tried now.
+        missing = feasible_pairs(axes, largest) - covered_pairs(found.cases)
+        for row in rows:
+            tried = len(found.cases)
+            if not found.failed and missing & set(pairs(row)):
+                some = attempts([row], roam=False)
+                while missing & set(pairs(row)) and some.made < _ATTEMPTS and not found.failed:
+                    some.make_one()
+                    missing -= covered_pairs(found.cases[tried:])
+    if found.failed:
+        some.shrink()
+    return found.result
+
+
+class _Attempts:
+    """Examples of one strategy, drawn from bytes that the seed alone decides.
+
+    Hypothesis makes a value from the bytes and later, from the choices that it then made, a smaller one. Its own way
+    to generate varies each example several times, to find bugs in parsers; of a case that yields repetitions and near
+    repetitions, half as many of the rare corners, at three times the cost.
+    """
+
+    def __init__(self, found: _Search, strategy: st.SearchStrategy[tuple[Case, Parameters]], seed: int) -> None:
+        self.made = 0
+        self._found = found
+        self._drawing = False
+        self._next: bytes | None = None
+        self._drawn: tuple[Case, Parameters] | None = None
+        self._random = random.Random(f"{found.check.name} {seed}")
+
+        # Outside @seed, which takes the database away.
+        @settings(
+            database=InMemoryExampleDatabase(),
+            derandomize=False,
+            deadline=None,
+            phases=(Phase.reuse, Phase.shrink),
+            verbosity=Verbosity.quiet,
+            suppress_health_check=list(HealthCheck),
+            report_multiple_bugs=False,
+            print_blob=False,
+        )
+        @hypothesis_seed(seed)
+        @given(strategy)
+        def attempt(example: tuple[Case, Parameters]) -> None:
+            if self._drawing:
+                self._drawn = example
+            else:
+                found.attempt(*example)
+
+        self._attempt = attempt
+        self._from_bytes = attempt.hypothesis.fuzz_one_input  # type: ignore[attr-defined]
+
+    def make_one(self, simplest: bool = False) -> None:
+        """Judge one more example; while the ranks work on it, the next one is drawn."""
+        if simplest:
+            self._next = bytes(_BYTES)
+            self._drawn = None
+        self._draw()
+        chosen, example = self._next, self._drawn
+        self._next = None
+        self._drawn = None
+        self.made += 1
+        if example is None:
+            return  # those bytes make no example
+        session = self._found.session
+        session.meanwhile = self._draw_ahead
+        try:
+            self._found.attempt(*example)
+        except _Wrong:
+            with contextlib.suppress(_Wrong):
+                self._from_bytes(chosen)  # now Hypothesis knows it, to make it smaller
+        finally:
+            session.meanwhile = None
+
+    def _draw(self) -> None:
+        """Draw the next example, unless that has been done."""
+        if self._drawn is None:
+            self._next = self._next or self._random.randbytes(_BYTES)
+            self._drawing = True
+            try:
+                self._from_bytes(self._next)
+            finally:
+                self._drawing = False
+
+    def _draw_ahead(self) -> None:
+        with contextlib.suppress(Exception):  # it will be raised again where it is needed
+            self._draw()
+
+    def shrink(self) -> None:
+        """Look for a smaller example that fails as the last one did."""
+        with contextlib.suppress(_Wrong):
+            self._attempt()
+
+
+class _Search:
+    """Remembers every verdict, so that no example runs twice and shrinking ends in bounded time."""
+
+    def __init__(self, check: Check, session: Session, shrink_seconds: float, progress: Callable[[int], None]) -> None:
+        self.check = check
+        self.session = session
+        self.result = Searched()
+        self._progress = progress
+        self._shrink_seconds = shrink_seconds
+        self._until: float | None = None
+        self._findings: dict[str, Finding | None] = {}
+        self.cases: list[Case] = []
+
+    @property
+    def failed(self) -> bool:
+        """Whether a failing example has been found."""
+        return self._until is not None
+
+    def attempt(self, case: Case, parameters: Parameters) -> None:
+        """Judge the example; raise if it fails in the way that the first failing one did."""
+        key = f"{case!r}{json.dumps(parameters, sort_keys=True)}"
+        if key not in self._findings:
+            if self._until is not None and time.monotonic() > self._until:
+                return  # no more time to look for a smaller one: only what is known to fail still does
+            self._findings[key] = self._judge(case, parameters)
+        finding = self._findings[key]
+        if finding is None:
+            return
+        first = self.result.finding
+        if first is not None and (first.outcome, first.tensor) != (finding.outcome, finding.tensor):
+            return  # another failure: shrinking keeps to one
+        if first is None:
+            self._until = time.monotonic() + self._shrink_seconds
+            self.result.first_failure_after = self.result.examples
+        self.result.finding, self.result.example = finding, Example(self.check.name, case, parameters)
+        raise _Wrong
+
+    def _judge(self, case: Case, parameters: Parameters) -> Finding | None:
+        shrinking = self.failed
+        with self.session.worlds.hurried() if shrinking else contextlib.nullcontext():
+            verdict: Verdict = self.check.examine(self.session, case, parameters)
+        if not shrinking:
+            self.cases.append(case)
+            self.result.examples += 1
+            self.result.budget_used = max(self.result.budget_used, verdict.budget_used)
+            self._progress(self.result.examples)
+        return verdict.finding

@@ -1,0 +1,1 @@
+"""What is judged, and what it says of itself."""

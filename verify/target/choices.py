@@ -1,0 +1,34 @@
+"""Named choices and the refusal of any other; the floating types that a target may be judged in."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+#: Floating types a target may be judged in, the widest first.
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+
+#: Of fewer blocks a root-mean-square error says nothing: rounding each block's result, which is correct, costs as much
+#: there as keeping the running sum in the inputs' dtype, which is not.
+LEAST_BLOCKS = 3
+
+
+def one_of(what: str, value: object, allowed: Iterable[object]) -> None:
+    """Raise ValueError unless value is among the allowed ones; it names the nearest one.
+
+    >>> one_of("profile", "quik", ("quick", "standard"))
+    Traceback (most recent call last):
+    ValueError: profile is 'quik'; it must be one of quick, standard; did you mean 'quick'?
+    """
+    allowed = tuple(allowed)
+    if value not in allowed:
+        raise ValueError(
+            f"{what} is {value!r}; it must be one of {', '.join(map(str, allowed))}{did_you_mean(value, allowed)}"
+        )
+
+
+def did_you_mean(value: object, allowed: Iterable[object]) -> str:
+    """ "; did you mean 'quick'?" where a name is near to one of the allowed ones, else ""."""
+    names = [name for name in allowed if isinstance(name, str)]
+    near = difflib.get_close_matches(value, names, n=2, cutoff=0.7) if isinstance(value, str) else []
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -1,0 +1,74 @@
+"""Where a target is found, so that every process can import it: ``module:name`` or ``path/to/file.py:name``."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+class TargetError(Exception):
+    """The target cannot be judged: it is not there, does not load, or is not something to call."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a target's object is found: a module's name or a Python file, and the object's name in it."""
+
+    module: str | None
+    file: str | None
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.file or self.module}:{self.name}"
+
+
+def parse_source(text: str) -> Source:
+    """The source that ``module:name`` or ``path/to/file.py:name`` means; TargetError if it is neither."""
+    place, colon, name = text.rpartition(":")
+    if not colon or not place or not all(part.isidentifier() for part in name.split(".")):
+        raise TargetError(f"target {text!r} is neither module:name nor path/to/file.py:name")
+    if place.endswith(".py"):
+        try:
+            path = Path(place).resolve()
+            path.is_file()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise TargetError(f"target file {place[:200]!r} cannot be looked up: {type(error).__name__}") from error
+        return Source(None, str(path), name)
+    if "/" in place or not all(part.isidentifier() for part in place.split(".")):
+        raise TargetError(f"target {text!r}: {place!r} is neither the name of a module nor a file ending in .py")
+    return Source(place, None, name)
+
+
+def source_of(attend: Callable[..., Any]) -> Source:
+    """Where another process finds that callable; TargetError if it cannot (a lambda, a local function, an instance)."""
+    name, module = getattr(attend, "__qualname__", ""), getattr(attend, "__module__", None)
+    if not all(part.isidentifier() for part in name.split(".")) or module is None:
+        raise TargetError(
+            f"{attend!r} cannot be found by name in another process, which every rank has to do: "
+            "judge a function at the top level of a module"
+        )
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if module == "__main__" or importlib.util.find_spec(module.partition(".")[0]) is None:
+        if file is None:
+            raise TargetError(f"{attend!r} was defined in no file, so that no other process can import it")
+        return Source(None, str(Path(file).resolve()), name)
+    return Source(module, None, name)
+
+
+def look(source: Source) -> None:
+    """TargetError if there is nothing at that place, found out without running any of it."""
+    if source.file is not None:
+        if not Path(source.file).is_file():
+            raise TargetError(f"target file {source.file} is not there")
+        return
+    package = str(source.module).partition(".")[0]
+    try:
+        there = package in sys.modules or importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):
+        there = False
+    if not there:
+        raise TargetError(f"target {source}: no module named {package!r}; is it installed, or on PYTHONPATH?")

@@ -1,0 +1,171 @@
+"""What is judged: a callable, and what it says that it supports."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from attention_gate.verify.target.capabilities import NOT_YET, Capability, KnownFailure, NotYet
+from attention_gate.verify.target.choices import DTYPES, LEAST_BLOCKS, one_of
+from attention_gate.verify.target.layouts import Layout, layout_function
+
+DIALECTS = ("longnet", "torchscale", "grouped-mean")
+BRANCHES = ("any", "dense")
+CLAIMS = ("traffic", "overlap", "memory")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """An attention to be judged and the part of the contract that it supports.
+
+    >>> target = Target(attend=my_attend, branches="dense", uneven=False, because={"uneven": "it does not pad"})
+
+    A bare callable supports the whole contract. What is not supported is not tried, and the verdict lists it.
+
+    - ``attend``: the callable of the contract; it must be reachable by name, since every process imports it anew.
+    - ``layout``: "contiguous", "zigzag", "striped" or a function (rank, world_size, length) -> positions.
+    - ``masks``: the values of is_causal it takes; ``branches``: "any", or "dense" for the single branch (length, 1).
+    - ``dtypes``: names of floating types; ``dialect``: which dilated attention it means.
+    - ``grouped_query``, ``value_dim`` (other than head_dim), ``uneven`` shards, ``subgroups``, ``gradients``,
+      ``strides``, ``scales`` (any but the default), ``refusals`` (bad arguments raise on every rank): True, False, or
+      NOT_YET, which the verdict tells apart.
+    - ``replicated``: whether every rank is given the whole sequence, as by ``gather_rows``; what that sends is then not
+      judged.
+    - ``lse``: whether ``return_lse=True`` is supported; None: if the signature has that parameter.
+    - ``least_ranks``: the smallest number of ranks that it runs on.
+    - ``heads_shared``: so many ranks at a time share the heads of a block out among them, as in Ulysses inside a ring:
+      so many times fewer blocks than ranks are merged, on which errors of rounding depend.
+    - ``claims``: what it promises besides, of "traffic", "overlap" and "memory"; each is then judged.
+    - ``fit``: a function that changes a case as little as possible into one that the target takes, and leaves alone one
+      that it takes already: ``lambda case: case.replace(heads=case.heads * case.shards, kv_heads=…)``.
+    - ``because``: reasons by field, for each field that declares a limit; the verdict prints them.
+    - ``known_failures``: checks that fail and are accepted for a while; one that passes all the same is a failure.
+    """
+
+    attend: Callable[..., Any]
+    layout: str | Layout = "contiguous"
+    masks: tuple[bool, ...] = (False, True)
+    branches: str = "any"
+    dtypes: tuple[str, ...] = DTYPES
+    dialect: str = "longnet"
+    grouped_query: Capability = True
+    value_dim: Capability = True
+    uneven: Capability = True
+    subgroups: Capability = True
+    gradients: Capability = True
+    strides: Capability = True
+    scales: Capability = True
+    refusals: Capability = True
+    replicated: bool = False
+    lse: bool | None = None
+    least_ranks: int = 1
+    heads_shared: int = 1
+    claims: tuple[str, ...] = ()
+    fit: Callable[[Any], Any] | None = None
+    because: Mapping[str, str] = field(default_factory=dict)
+    known_failures: tuple[KnownFailure, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not callable(self.attend):
+            raise TypeError(f"Target.attend is {self.attend!r}; it must be callable")
+        layout_function(self.layout)
+        one_of("Target.branches", self.branches, BRANCHES)
+        one_of("Target.dialect", self.dialect, DIALECTS)
+        for name, allowed in (("masks", (False, True)), ("dtypes", DTYPES)):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or not value or len(set(value)) != len(value):
+                raise ValueError(f"Target.{name} is {value!r}; it must be a non-empty tuple without repetition")
+            for entry in value:
+                one_of(f"an entry of Target.{name}", entry, allowed)
+        for claim in self.claims:
+            one_of("an entry of Target.claims", claim, CLAIMS)
+        for name in _CAPABILITIES:
+            if not isinstance(getattr(self, name), bool | NotYet):
+                raise ValueError(f"Target.{name} is {getattr(self, name)!r}; it must be True, False or NOT_YET")
+        if type(self.replicated) is not bool:
+            raise ValueError(f"Target.replicated is {self.replicated!r}; it must be True or False")
+        if self.replicated and self.claims:
+            raise ValueError(f"Target.claims is {self.claims}; what is replicated sends and holds everything")
+        for name in ("least_ranks", "heads_shared"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise ValueError(f"Target.{name} is {getattr(self, name)!r}; it must be a positive integer")
+        if self.fit is not None and not callable(self.fit):
+            raise TypeError(f"Target.fit is {self.fit!r}; it must be a function from Case to Case")
+        limits = {name for name, _ in self._limits()}
+        if stale := sorted(set(self.because) - limits):
+            raise ValueError(
+                f"Target.because explains {stale[0]!r}, which declares no limit; these do: {sorted(limits)}"
+            )
+        known = [entry.check for entry in self.known_failures]
+        if twice := sorted({name for name in known if known.count(name) > 1}):
+            raise ValueError(f"Target.known_failures has two entries for the check {twice[0]!r}")
+
+    @property
+    def returns_lse(self) -> bool:
+        """Whether the lse can be asked for."""
+        if self.lse is not None:
+            return self.lse
+        try:
+            return "return_lse" in inspect.signature(self.attend).parameters
+        except (TypeError, ValueError):
+            return False
+
+    @property
+    def logic_dtype(self) -> str:
+        """The widest dtype it takes, in which logic is judged."""
+        return next(dtype for dtype in DTYPES if dtype in self.dtypes)
+
+    def unsupported(self) -> tuple[str, ...]:
+        """What the target declares that it does not support, in words, each with its reason if one is given."""
+        found = []
+        for name, words in self._limits():
+            told = [word for word in ("not yet" * (getattr(self, name) is NOT_YET), self.because.get(name, "")) if word]
+            found.append(f"{words} ({': '.join(told)})" if told else words)
+        return tuple(found)
+
+    def _limits(self) -> list[tuple[str, str]]:
+        """Each limit: the field that declares it, and what is not supported."""
+        found = []
+        if callable(self.layout) or self.layout != "contiguous":
+            name = self.layout if isinstance(self.layout, str) else getattr(self.layout, "__name__", "its own")
+            found.append(("layout", f"contiguous shards, the layout is {name}"))
+        if len(self.masks) == 1:
+            found.append(("masks", f"is_causal={not self.masks[0]}"))
+        if self.branches != "any":
+            found.append(("branches", "branches other than the dense one (length, 1)"))
+        if missing := [dtype for dtype in DTYPES if dtype not in self.dtypes]:
+            found.append(("dtypes", f"dtype {', '.join(missing)}"))
+        found += [(name, words) for name, words in _CAPABILITIES.items() if not getattr(self, name)]
+        if self.replicated:
+            found.append(("replicated", "what it sends, since every rank is given the whole sequence"))
+        if self.least_ranks > 1:
+            found.append(("least_ranks", f"fewer than {self.least_ranks} ranks"))
+        if self.heads_shared > 1:
+            words = f"sums over fewer than {LEAST_BLOCKS * self.heads_shared} ranks by their root-mean-square error"
+            found.append(("heads_shared", f"{words}, as {self.heads_shared} share the heads of a block"))
+        if self.fit is not None:
+            found.append(("fit", "cases that do not fit it"))
+        if not self.returns_lse:
+            found.append(("lse", "return_lse (optional)"))
+        return found
+
+
+#: Yes-or-no fields of a target, and what is not supported where they say no.
+_CAPABILITIES = {
+    "grouped_query": "grouped-query attention (kv_heads < heads)",
+    "value_dim": "value_dim other than head_dim",
+    "uneven": "uneven shards",
+    "subgroups": "sub-groups",
+    "gradients": "gradients",
+    "strides": "inputs that are not contiguous",
+    "scales": "scale other than the default",
+    "refusals": "refusing bad arguments on every rank",
+}
+
+
+def supported(target: Target, **changes: Any) -> Target:
+    """The same target with other capabilities."""
+    return dataclasses.replace(target, **changes)

@@ -1,0 +1,163 @@
+"""When to give up waiting: a world at rest, a busy one and one that the machine keeps waiting are told apart."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+_TICK = 1.0 / (os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100)
+
+#: Seconds of rest, and of work, that make a hang at the least; and when many hangs in a row are likely.
+RESTING, RESTING_HURRIED = 3.0, 0.6
+BUSY, BUSY_HURRIED, BUSY_CUDA = 8.0, 3.0, 60.0
+
+#: Whoever wants the processor for a smaller part of the time is at rest: a loop that sleeps, a timer.
+_AT_REST = 0.03
+
+#: A world that waits for processors that others use is given at most so many times the patience.
+_STRETCH = 4.0
+
+#: What passed between two looks counts for no more: the gate itself was kept waiting, or stopped by Ctrl-Z.
+_LONGEST_LOOK = 0.5
+
+#: A world that keeps starting processes, as compilers do, is given this many seconds.
+_BUILD_SECONDS = 120.0
+
+
+@dataclass
+class Patience:
+    """Limits that follow from how long this world's runs have taken so far.
+
+    A world rests when no unfinished rank, nor anything it started, has used or wanted a processor for ``resting``
+    seconds: nothing will ever happen in it. A busy world (an endless loop) is given up after ``busy`` seconds, in
+    which the time that it had to wait for a processor does not count. Both grow with the slowest run seen.
+    """
+
+    device: str = "cpu"
+    hurried: bool = False
+    slowest: float = 0.0
+
+    def saw(self, seconds: float) -> None:
+        """Take note of a run that ended by itself."""
+        self.slowest = max(self.slowest, seconds)
+
+    @property
+    def resting(self) -> float:
+        """Seconds without any progress that make a hang."""
+        floor = RESTING_HURRIED if self.hurried else RESTING
+        return max(floor, min(5 * self.slowest, self.slowest + 10))
+
+    @property
+    def busy(self) -> float:
+        """Seconds of work without an end that make a hang."""
+        floor = BUSY_CUDA if self.device == "cuda" else BUSY_HURRIED if self.hurried else BUSY
+        return max(floor, min(20 * self.slowest, 2 * self.slowest + 30))
+
+    #: Seconds that the other ranks are given to end by themselves once one has failed.
+    after_failure = 0.25
+
+
+@dataclass
+class _Seen:
+    """What a process had used by the last look: seconds on a processor, seconds of waiting for one."""
+
+    used: float
+    waited: float
+
+
+@dataclass
+class Activity:
+    """Watches some processes and all that they have started; knows since when they rest and how long they have worked.
+
+    >>> activity = Activity()
+    >>> activity.look([pid, other])  # again and again
+    >>> activity.resting, activity.working
+    """
+
+    resting: float = 0.0
+    working: float = 0.0
+    _seen: dict[int, _Seen] = field(default_factory=dict)
+    _looked: float = field(default_factory=time.monotonic)
+    _began: float = field(default_factory=time.monotonic)
+    _known: set[int] | None = None
+
+    def look(self, pids: Iterable[int]) -> None:
+        """Take note of what the processes have done since the last look."""
+        now = time.monotonic()
+        passed, self._looked = min(now - self._looked, _LONGEST_LOOK), now
+        pids = list(pids)
+        family = _with_descendants(pids)
+        wanted = starved = 0.0
+        for pid in family:
+            seen, before = _used_and_waited(pid), self._seen.get(pid)
+            if seen is None:
+                wanted = passed  # the system does not tell: as if it worked
+                continue
+            if before is not None:
+                waited = max(0.0, seen.waited - before.waited)
+                wanted = max(wanted, seen.used - before.used + waited)
+                starved = max(starved, min(waited, passed))
+            else:
+                wanted = passed
+            self._seen[pid] = seen
+        self.resting = 0.0 if wanted > _AT_REST * passed else self.resting + passed
+        self.working += max(passed - starved, passed / _STRETCH)
+        if self._starts(family - set(pids)) and now - self._began < _BUILD_SECONDS:
+            self.working = 0.0
+
+    def rest(self, pids: Iterable[int]) -> float:
+        """Look, and say for how long they have been at rest."""
+        self.look(pids)
+        return self.resting
+
+    def _starts(self, started: set[int]) -> bool:
+        """Whether there is a process that was not there at the last look, nor at the first."""
+        new = self._known is not None and not started <= self._known
+        self._known = started | (self._known or set())
+        return new
+
+
+def _with_descendants(pids: Iterable[int]) -> set[int]:
+    found: set[int] = set()
+    ahead = list(pids)
+    while ahead:
+        pid = ahead.pop()
+        if pid in found:
+            continue
+        found.add(pid)
+        try:
+            for task in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{task}/children") as file:
+                    ahead += map(int, file.read().split())
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def _used_and_waited(pid: int) -> _Seen | None:
+    """Processor time used and waited for by all threads, in seconds; None where the system does not tell."""
+    used = waited = 0.0
+    found = False
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            try:
+                with open(f"/proc/{pid}/task/{task}/schedstat") as file:
+                    ran, queued, _ = map(int, file.read().split())
+            except (OSError, ValueError):
+                continue
+            used, waited, found = used + ran / 1e9, waited + queued / 1e9, True
+    except OSError:
+        return None
+    return _Seen(used, waited) if found else _by_ticks(pid)
+
+
+def _by_ticks(pid: int) -> _Seen | None:
+    """The same where the kernel keeps no account of waiting: in clock ticks, a thread that could run has waited."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return _Seen((int(fields[11]) + int(fields[12])) * _TICK, 0.0)
