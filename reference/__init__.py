@@ -6,24 +6,32 @@
     query, key, value = np.random.default_rng(0).normal(size=(3, 1, 7, 2, 4))   # batch, length, heads, head_dim
     out, lse = reference.dilated_attention(query, key, value, segment_lengths=[3, 7], dilation_rates=[1, 2])
 
-The whole operator is one integer matrix, M[h, i, j], the number of branches in which query i of head h sees key j:
+The whole operator is one integer matrix, M[h, x, j], the number of branches in which query x of head h sees key j:
 
-    s_ij  = scale * q_i . k_j                    lse_i = log sum_j M_ij exp(s_ij)
-    P_ij  = M_ij exp(s_ij - lse_i)               out_i = sum_j P_ij v_j
+    M[h, x, j]  = B[h, x, j] * [same document] * [causal: j <= x] * [x - left <= j <= x + right] * [mask(h, x, j)]
+    t           = tanh(scale q.k / cap),  s = cap t   (no cap: s = scale q.k),   then  s -= slope_h |x - j|
+    lse_x       = log(sum_j M exp(s) + exp(sink_h)),  P = M exp(s - lse),  out_x = sum_j P v_j
+    D = dO . out,  dS = P (dO V^T - D) (1 - t^2),  dQ = scale dS K,  dK = scale dS^T Q,  dV = P^T dO
+    dsink_h     = - sum_x exp(sink_h - lse_x) D_x
 
-`branches` and `multiplicity` make M, `attention` and `attention_gradients` take any M, and `dilated_attention` and its
-gradients join the two, in LongNet's dialect (arXiv 2307.02486) or in those of other libraries.
+B counts branches; documents, window, mask, cap, slopes and sink are options that are off by default. `branches`, `rows`
+and `multiplicity` make M, `attention` and `attention_gradients` take any M, and `dilated_attention` and its gradients
+join the two, in LongNet's dialect (arXiv 2307.02486) or in those of other libraries.
 """
 
-from attention_gate.reference._attention import Gradients, attention, attention_gradients, weights
+from attention_gate.reference._attention import Gradients, GradientsWithSink, attention, attention_gradients, weights
 from attention_gate.reference._branches import Branch, branches, selected
-from attention_gate.reference._dilated import dilated_attention, dilated_attention_gradients
+from attention_gate.reference._dilated import Options, dilated_attention, dilated_attention_gradients
+from attention_gate.reference._rows import Rows, in_window, rows
 from attention_gate.reference._visibility import DIALECTS, branch_masks, head_offsets, multiplicity
 
 __all__ = [
     "DIALECTS",
     "Branch",
     "Gradients",
+    "GradientsWithSink",
+    "Options",
+    "Rows",
     "attention",
     "attention_gradients",
     "branch_masks",
@@ -31,7 +39,9 @@ __all__ = [
     "dilated_attention",
     "dilated_attention_gradients",
     "head_offsets",
+    "in_window",
     "multiplicity",
+    "rows",
     "selected",
     "weights",
 ]

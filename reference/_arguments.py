@@ -85,3 +85,38 @@ def scale_or_default(scale: float | None, head_dim: int) -> float:
     if isinstance(scale, (bool, np.bool_)) or not isinstance(scale, Real):
         raise TypeError(f"scale must be a real number, or None for 1 / sqrt(head_dim), got {scale!r}")
     return float(scale)
+
+
+def positive(name: str, value: float) -> float:
+    """A finite number above 0."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a finite number above 0, or None, got {value!r}")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be a finite number above 0, or None, got {value!r}")
+    return float(value)
+
+
+def per_head(name: str, values: ArrayLike, heads: int) -> NDArray[np.float64]:
+    """One real number for each query head."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    if array.shape != (heads,):
+        raise ValueError(f"{name} must have the shape (heads,) = ({heads},), got {array.shape}")
+    return array.astype(np.float64, copy=False)
+
+
+def positions_or_last(
+    positions: tuple[ArrayLike, ArrayLike] | None, queries: int, keys: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The positions of queries and keys; without any, keys from 0 on and queries at the last ones."""
+    if positions is None:
+        return np.arange(keys - queries, keys), np.arange(keys)
+    x, j = (np.asarray(one) for one in positions)
+    if x.dtype.kind not in "iu" or j.dtype.kind not in "iu":
+        raise TypeError(f"positions must be integers, got dtypes {x.dtype} and {j.dtype}")
+    if x.shape != (queries,) or j.shape != (keys,):
+        raise ValueError(
+            f"positions must have the shapes ({queries},) of queries and ({keys},) of keys, got {x.shape} and {j.shape}"
+        )
+    return x.astype(np.int64), j.astype(np.int64)

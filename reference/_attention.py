@@ -5,7 +5,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from attention_gate.reference._arguments import counts, like_out, query_and_key, query_key_value, scale_or_default
+from attention_gate.reference._arguments import (
+    counts,
+    like_out,
+    per_head,
+    positions_or_last,
+    positive,
+    query_and_key,
+    query_key_value,
+    scale_or_default,
+)
 
 Floats = NDArray[np.float64]
 
@@ -18,47 +27,80 @@ class Gradients(NamedTuple):
     value: Floats
 
 
+class GradientsWithSink(NamedTuple):
+    """The same where there is a sink: its gradient is (heads,), summed over batch and queries."""
+
+    query: Floats
+    key: Floats
+    value: Floats
+    sink: Floats
+
+
 @np.errstate(all="ignore")
 def weights(
-    query: ArrayLike, key: ArrayLike, multiplicity: ArrayLike, scale: float | None = None
+    query: ArrayLike,
+    key: ArrayLike,
+    multiplicity: ArrayLike,
+    scale: float | None = None,
+    *,
+    softcap: float | None = None,
+    slopes: ArrayLike | None = None,
+    positions: tuple[ArrayLike, ArrayLike] | None = None,
+    sink: ArrayLike | None = None,
 ) -> tuple[Floats, Floats]:
-    """The attention weights P_ij = M_ij exp(s_ij - lse_i), where lse_i = log sum_j M_ij exp(s_ij).
+    """The attention weights P_ij = M_ij exp(s_ij - lse_i), where lse_i = log(sum_j M_ij exp(s_ij) + exp(sink)).
 
         P, lse = weights(query, key, multiplicity(7, 2, branches([3, 7], [1, 2])))
         P, lse = weights(query, key, np.tri(7, dtype=bool), scale=0.0)
+        P, lse = weights(query, key, np.tri(7, dtype=bool), softcap=30.0, slopes=[0.5, 0.25], sink=[0.0, 1.0])
 
     query (batch, n_q, heads, head_dim), key (batch, n_k, kv_heads, head_dim), real numbers of any dtype, heads a
     multiple of kv_heads; query head h reads kv head h // (heads // kv_heads). multiplicity: non-negative integers or
     bool that broadcast to (heads, n_q, n_k); sliding windows or packed documents are just other matrices. scale:
     1 / sqrt(head_dim) if None. Returns P (batch, heads, n_q, n_k) and lse (batch, heads, n_q), float64.
 
-    A query that sees nothing has P = 0 and lse = -inf. An unseen key takes no part, whatever it holds; a seen NaN or
-    inf goes where arithmetic takes it. Raises TypeError for dtypes, ValueError for shapes and negative counts.
+    The scores are s_ij = scale q_i . k_j; with softcap cap tanh(s_ij / cap); then, with slopes (heads,), less
+    slope_h |x_i - j| (ALiBi, arXiv 2108.12409), where positions are (x, j), integers (n_q,) and (n_k,); None is the
+    last n_q positions of n_k. sink (heads,), one logit per query head without a value, counts once in each row's
+    denominator; None, as -inf, is none.
+
+    A query that sees nothing has P = 0, and lse = -inf or the sink. An unseen key takes no part, whatever it holds; a
+    seen NaN or inf goes where arithmetic takes it. Raises TypeError for dtypes, ValueError for shapes, negative counts
+    and a softcap that is not above 0.
     """
     query, key = query_and_key(query, key)
-    heads, head_dim = query.shape[2:]
+    heads = query.shape[2]
     M = counts(multiplicity, (heads, query.shape[1], key.shape[1]))
-    return _weights(_by_head(query, heads), _by_head(key, heads), M, scale_or_default(scale, head_dim))
+    s, _ = _scores(query, key, scale, softcap, slopes, positions)
+    return _weights(s, M, _sink(sink, heads))
 
 
 @np.errstate(all="ignore")
 def attention(
-    query: ArrayLike, key: ArrayLike, value: ArrayLike, multiplicity: ArrayLike, scale: float | None = None
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    multiplicity: ArrayLike,
+    scale: float | None = None,
+    *,
+    softcap: float | None = None,
+    slopes: ArrayLike | None = None,
+    positions: tuple[ArrayLike, ArrayLike] | None = None,
+    sink: ArrayLike | None = None,
 ) -> tuple[Floats, Floats]:
     """The output out_i = sum_j P_ij v_j, and lse.
 
         out, lse = attention(query, key, value, multiplicity(7, 2, branches([3, 7], [1, 2])))
 
     value (batch, n_k, kv_heads, value_dim); the rest as in `weights`. Returns out (batch, n_q, heads, value_dim) and
-    lse (batch, heads, n_q), float64. A query that sees nothing has out = 0 and lse = -inf.
+    lse (batch, heads, n_q), float64. A query that sees nothing has out = 0, and lse = -inf or the sink.
     """
     query, key, value = query_key_value(query, key, value)
-    heads, head_dim = query.shape[2:]
+    heads = query.shape[2]
     M = counts(multiplicity, (heads, query.shape[1], key.shape[1]))
-    Q, K, V = (_by_head(array, heads) for array in (query, key, value))
-
-    P, lse = _weights(Q, K, M, scale_or_default(scale, head_dim))
-    out = _sum_seen(P, M > 0, V)
+    s, _ = _scores(query, key, scale, softcap, slopes, positions)
+    P, lse = _weights(s, M, _sink(sink, heads))
+    out = _sum_seen(P, M > 0, _by_head(value, heads))
     return _by_position(out, heads), lse
 
 
@@ -70,41 +112,86 @@ def attention_gradients(
     multiplicity: ArrayLike,
     grad_out: ArrayLike,
     scale: float | None = None,
-) -> Gradients:
+    *,
+    softcap: float | None = None,
+    slopes: ArrayLike | None = None,
+    positions: tuple[ArrayLike, ArrayLike] | None = None,
+    sink: ArrayLike | None = None,
+) -> Gradients | GradientsWithSink:
     """The exact gradients of sum(out * grad_out), by the formulas of FlashAttention (arXiv 2205.14135, appendix B).
 
         dq, dk, dv = attention_gradients(query, key, value, multiplicity(7, 2, branches([3, 7], [1, 2])), grad_out)
 
     grad_out (batch, n_q, heads, value_dim), the shape of out; the rest as in `attention`. A kv head that serves several
-    query heads gets the sum of their gradients. A query that sees nothing has gradient 0 and gives none.
+    query heads gets the sum of their gradients. A query that sees nothing has gradient 0 and gives none. With softcap
+    dS has the factor 1 - tanh^2; with a sink there is a fourth gradient, - sum_i exp(sink - lse_i) D_i.
     """
     query, key, value = query_key_value(query, key, value)
     grad_out = like_out(grad_out, query, value)
     heads, kv_heads, head_dim = query.shape[2], key.shape[2], query.shape[3]
     M = counts(multiplicity, (heads, query.shape[1], key.shape[1]))
     seen = M > 0
+    s, slope_of_cap = _scores(query, key, scale, softcap, slopes, positions)
     scale = scale_or_default(scale, head_dim)
     Q, K, V, dO = (_by_head(array, heads) for array in (query, key, value, grad_out))
 
-    P, _ = _weights(Q, K, M, scale)
+    P, lse = _weights(s, M, _sink(sink, heads))
     D = (dO * _sum_seen(P, seen, V)).sum(axis=-1, keepdims=True)
     dV = _sum_seen(P.mT, seen.mT, dO)
-    dS = np.where(seen, P * (dO @ V.mT - D), 0.0)
+    dS = np.where(seen, P * (dO @ V.mT - D) * slope_of_cap, 0.0)
     dQ = scale * _sum_seen(dS, seen, K)
     dK = scale * _sum_seen(dS.mT, seen.mT, Q)
-    return Gradients(_by_position(dQ, heads), _by_position(dK, kv_heads), _by_position(dV, kv_heads))
+    grads = _by_position(dQ, heads), _by_position(dK, kv_heads), _by_position(dV, kv_heads)
+    if sink is None:
+        return Gradients(*grads)
+    return GradientsWithSink(*grads, _sink_gradient(_sink(sink, heads), lse, D))
 
 
-def _weights(Q: Floats, K: Floats, M: Floats, scale: float) -> tuple[Floats, Floats]:
+def _scores(
+    query: Floats,
+    key: Floats,
+    scale: float | None,
+    softcap: float | None,
+    slopes: ArrayLike | None,
+    positions: tuple[ArrayLike, ArrayLike] | None,
+) -> tuple[Floats, Floats | float]:
+    """s (batch, heads, n_q, n_k), and the derivative of the capped score by the score, 1 without a cap."""
+    heads = query.shape[2]
+    s = scale_or_default(scale, query.shape[3]) * (_by_head(query, heads) @ _by_head(key, heads).mT)
+    slope_of_cap: Floats | float = 1.0
+    if softcap is not None:
+        cap = positive("softcap", softcap)
+        t = np.tanh(s / cap)
+        s, slope_of_cap = cap * t, 1.0 - t**2
+    if slopes is not None:
+        x, j = positions_or_last(positions, query.shape[1], key.shape[1])
+        s = s - per_head("slopes", slopes, heads)[:, None, None] * np.abs(x[:, None] - j)
+    return s, slope_of_cap
+
+
+def _sink(sink: ArrayLike | None, heads: int) -> Floats:
+    """(heads, 1, 1); -inf, which adds nothing to a denominator, where there is none."""
+    return (np.full(heads, -np.inf) if sink is None else per_head("sink", sink, heads))[:, None, None]
+
+
+def _weights(s: Floats, M: Floats, sink: Floats) -> tuple[Floats, Floats]:
     seen = M > 0
-    s = np.where(seen, scale * (Q @ K.mT), -np.inf)
-    # Only seen logits may set the maximum, else a huge unseen one drives every term to 0; nothing seen has no maximum.
-    top = np.where(seen.any(axis=-1, keepdims=True), s.max(axis=-1, keepdims=True, initial=-np.inf), 0.0)
+    s = np.where(seen, s, -np.inf)
+    # Only seen logits and the sink may set the maximum, else a huge unseen one drives every term to 0; where there is
+    # neither, there is no maximum.
+    top = np.maximum(s.max(axis=-1, keepdims=True, initial=-np.inf), sink)
+    top = np.where(seen.any(axis=-1, keepdims=True) | (sink > -np.inf), top, 0.0)
     terms = M * np.exp(s - top)
-    total = terms.sum(axis=-1, keepdims=True)
+    total = terms.sum(axis=-1, keepdims=True) + np.exp(sink - top)
     P = np.where(seen, terms / total, 0.0)
     lse = top + np.log(total)
     return P, lse[..., 0]
+
+
+def _sink_gradient(sink: Floats, lse: Floats, D: Floats) -> Floats:
+    """- sum over batch and queries of exp(sink - lse) D, (heads,); a sink of -inf has none."""
+    share = np.where(sink > -np.inf, np.exp(sink - lse[..., None]), 0.0)
+    return np.asarray(-(share * D).sum(axis=(0, 2, 3)))
 
 
 def _by_head(array: Floats, heads: int) -> Floats:

@@ -6,6 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attention_gate.reference._branches import Branch, selected
+from attention_gate.reference._rows import Rows, in_window, rows
+
+Mask = Callable[[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]
+"""Whether query x of a head may see key j: a function of head, x and j."""
 
 ABSENT = -1
 """The offset of a head that takes no part in a branch: no position leaves this remainder."""
@@ -57,41 +61,119 @@ def head_offsets(heads: int, branches: Sequence[Branch], dialect: str = "longnet
 
 
 def branch_masks(
-    length: int, heads: int, branches: Sequence[Branch], is_causal: bool = False, dialect: str = "longnet"
+    length: int,
+    heads: int,
+    branches: Sequence[Branch],
+    is_causal: bool = False,
+    dialect: str = "longnet",
+    *,
+    query_length: int | None = None,
+    document_lengths: Sequence[int] | None = None,
+    query_lengths: Sequence[int] | None = None,
+    window: tuple[int | None, int | None] | None = None,
+    mask: Mask | None = None,
 ) -> NDArray[np.bool_]:
-    """Whether query i sees key j, branch by branch: both selected, in one segment and, if causal, j <= i.
+    """Whether query x sees key j, branch by branch: both selected, in one segment and, if causal, j <= x.
 
         branch_masks(7, 2, branches([3, 7], [1, 2]), is_causal=True)[1, 0]   # head 0 in the branch (7, 2): (7, 7)
+        branch_masks(7, 1, branches([7], [1]), document_lengths=[3, 4])[0, 0]   # two blocks of ones
+        branch_masks(7, 1, branches([7], [1]), True, query_length=2)[0, 0]      # rows 5 and 6 of np.tri(7)
 
-    Returns bool (branches, heads, length, length). Raises TypeError for a length, a count of heads or an is_causal that
-    is none, ValueError for a negative length, less than one head or an unknown dialect.
+    length is the number of keys, query_length that of queries (None: as many). Besides, query and key must be in the
+    same document and in the window, and the mask must be true: `rows` and `in_window` say how these are given, and
+    mask(head, x, j) takes integer arrays that broadcast to (heads, queries, keys) and returns booleans of that shape.
+
+    Dense attention, one branch of rate 1 that is as long as the sequence, has no segment test: positions before the
+    first key, which queries have where they are more than keys, are in no segment and yet see keys. Other branches
+    take as many queries as keys, document by document.
+
+    Returns bool (branches, heads, query_length, length). Raises TypeError for a length, a count of heads or an
+    is_causal that is none, ValueError for a negative length, less than one head, an unknown dialect, other branches
+    where queries and keys differ in number, a mask where a query stands before the first key; and as `rows` and
+    `in_window` do.
     """
     _check_count("length", length, least=0)
     _check_count("heads", heads, least=1)
+    query_length = length if query_length is None else query_length
+    _check_count("query_length", query_length, least=0)
     if not isinstance(is_causal, (bool, np.bool_)):
         raise TypeError(f"is_causal must be True or False, got {is_causal!r}")
-    position = np.arange(length)
-    masks = np.empty((len(branches), heads, length, length), dtype=np.bool_)
-    for mask, branch, offsets in zip(masks, branches, head_offsets(heads, branches, dialect), strict=True):
-        segment = position // min(branch.segment_length, length + 1)
-        chosen = selected(branch, offsets[:, None], length)
-        mask[...] = chosen[:, :, None] & chosen[:, None, :] & (segment[:, None] == segment)
+    queries, keys = rows(query_length, length, document_lengths, query_lengths)
+    x, j = queries.position[:, None], keys.position
+    seen = queries.document[:, None] == keys.document
     if is_causal:
-        masks &= position <= position[:, None]
+        seen = seen & (j <= x)
+    if window is not None:
+        seen = seen & in_window(queries, keys, window)
+    masks = _in_branches(length, heads, branches, dialect, queries, keys) & seen
+    return masks if mask is None else masks & _allowed(mask, heads, x, j)
+
+
+def _in_branches(
+    length: int, heads: int, branches: Sequence[Branch], dialect: str, queries: Rows, keys: Rows
+) -> NDArray[np.bool_]:
+    """Whether both are selected and in one segment; always in dense attention."""
+    shape = (len(branches), heads, len(queries.position), len(keys.position))
+    offsets = head_offsets(heads, branches, dialect)
+    if len(branches) == 1 and branches[0].dilation_rate == 1 and branches[0].segment_length >= length:
+        return np.broadcast_to(offsets[..., None, None] != ABSENT, shape)
+    within = queries.document >= 0
+    if len(queries.position) != length or (queries.position != keys.position)[within].any():
+        raise ValueError(
+            f"{len(queries.position)} queries and {length} keys, document by document as many of each, are needed by "
+            f"the branches {[tuple(branch) for branch in branches]}; only dense attention takes other numbers"
+        )
+    masks = np.empty(shape, dtype=np.bool_)
+    for branch_mask, branch, of_heads in zip(masks, branches, offsets, strict=True):
+        segment = keys.position // min(branch.segment_length, length + 1)
+        chosen = selected(branch, of_heads[:, None], length)
+        branch_mask[...] = chosen[:, :, None] & chosen[:, None, :] & (segment[:, None] == segment)
     return masks
 
 
+def _allowed(mask: Mask, heads: int, x: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.bool_]:
+    if (x < 0).any():
+        raise ValueError("mask is given and a query stands before the first key; it takes no more queries than keys")
+    allowed = np.asarray(mask(np.arange(heads)[:, None, None], x, j))
+    if allowed.dtype != np.bool_:
+        raise TypeError(f"mask must return booleans, got dtype {allowed.dtype}")
+    return np.broadcast_to(allowed, (heads, len(x), len(j)))
+
+
 def multiplicity(
-    length: int, heads: int, branches: Sequence[Branch], is_causal: bool = False, dialect: str = "longnet"
+    length: int,
+    heads: int,
+    branches: Sequence[Branch],
+    is_causal: bool = False,
+    dialect: str = "longnet",
+    *,
+    query_length: int | None = None,
+    document_lengths: Sequence[int] | None = None,
+    query_lengths: Sequence[int] | None = None,
+    window: tuple[int | None, int | None] | None = None,
+    mask: Mask | None = None,
 ) -> NDArray[np.int64]:
-    """M[h, i, j], the number of branches in which query i of head h sees key j.
+    """M[h, x, j], the number of branches in which query x of head h sees key j.
 
         attention(query, key, value, multiplicity(7, 2, branches([3, 7], [1, 2])))
+        attention(query, key, value, multiplicity(7, 2, branches([7], [1]), True, window=(2, None)))
 
-    A key seen in two branches counts twice: the sum of `branch_masks`, not their union. Returns int64 (heads, length,
-    length); raises what `branch_masks` raises.
+    A key seen in two branches counts twice: the sum of `branch_masks`, not their union. Returns int64 (heads,
+    query_length, length); takes and raises what `branch_masks` does.
     """
-    return branch_masks(length, heads, branches, is_causal, dialect).sum(axis=0, dtype=np.int64)
+    masks = branch_masks(
+        length,
+        heads,
+        branches,
+        is_causal,
+        dialect,
+        query_length=query_length,
+        document_lengths=document_lengths,
+        query_lengths=query_lengths,
+        window=window,
+        mask=mask,
+    )
+    return masks.sum(axis=0, dtype=np.int64)
 
 
 def _check_count(name: str, value: int, least: int) -> None:

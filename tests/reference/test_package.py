@@ -24,7 +24,9 @@ def test_import_loads_neither_torch_nor_the_rest_of_the_project():
 
 
 def test_all_is_what_is_there():
-    assert sorted(reference.__all__) == sorted(name for name in vars(reference) if not name.startswith("_"))
+    assert sorted(reference.__all__) == sorted(
+        name for name in vars(reference) if name.isidentifier() and not name.startswith("_")
+    )
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -46,7 +48,7 @@ def test_documented_usages_run():
         for usage in re.findall(r"\n\n((?: {8}.*\n)+)", getattr(reference, name).__doc__ or ""):
             exec(textwrap.dedent(usage), dict(names))
             ran += 1
-    assert ran == len(PUBLIC) - len(["Branch", "Gradients"])
+    assert ran == len(PUBLIC) - len(["Branch", "Gradients", "GradientsWithSink", "Options", "Rows"])
     example, _, _ = reference.__doc__.partition("\n\n")[2].partition("The whole operator")
     exec(textwrap.dedent(example), {})
 
@@ -59,6 +61,6 @@ def test_documented_results():
         for name in PUBLIC
         for found in re.findall(r"(?m)^ {8}(\S.*?) +# ([\[(].*)$", getattr(reference, name).__doc__ or "")
     ]
-    assert len(documented) == 5
+    assert len(documented) == 8
     for usage, result in documented:
         np.testing.assert_array_equal(eval(usage, names), eval(result, names), err_msg=usage)

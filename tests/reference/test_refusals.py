@@ -105,12 +105,6 @@ GRADIENTS = [
 ]
 
 ONE_SEQUENCE = [
-    (
-        "query",
-        ones(2, 6, 4, 3),
-        ValueError,
-        "key must share (length) with query, got key of shape (2, 7, 2, 3) beside query of shape (2, 6, 4, 3)",
-    ),
     ("dialect", "longNet", ValueError, "dialect must be one of 'longnet', 'torchscale', 'grouped-mean', got 'longNet'"),
     ("dialect", None, ValueError, "dialect must be one of 'longnet', 'torchscale', 'grouped-mean', got None"),
     ("is_causal", 1, TypeError, "is_causal must be True or False, got 1"),

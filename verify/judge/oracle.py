@@ -60,8 +60,9 @@ def _answer(case: Case, dialect: str) -> Answer:
         "dialect": dialect,
     }
     out, lse = reference.dilated_attention(*tensors, **options)
-    dq, dk, dv = reference.dilated_attention_gradients(*tensors, inputs.upstream, **options)
-    expected = {"out": out, "lse": lse, "query.grad": dq, "key.grad": dk, "value.grad": dv}
+    grads = reference.dilated_attention_gradients(*tensors, inputs.upstream, **options)
+    expected = {"out": out, "lse": lse}
+    expected |= {"query.grad": grads.query, "key.grad": grads.key, "value.grad": grads.value}
     branches = reference.branches(case.segment_lengths, case.dilation_rates)
     M = reference.multiplicity(case.length, case.heads, branches, case.is_causal, dialect)
     share = 1.0 / len(branches) if dialect == "grouped-mean" else 1.0
