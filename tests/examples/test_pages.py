@@ -1,4 +1,4 @@
-"""The targets that docs/targets.md and docs/ci.md show are judged as they stand, and mistakes in them are caught."""
+"""The targets in docs/targets.md and docs/ci.md are judged as they stand, and mistakes in them are caught."""
 
 import re
 import sys
@@ -53,7 +53,7 @@ target = dataclasses.replace(target, fit=fit)
 
 @pytest.mark.parametrize("layout", ["backwards", "contiguous", "zigzag", "striped"])
 def test_a_target_says_which_rows_a_rank_owns(tmp_path: Path, layout: str) -> None:
-    """By its own function, as on the page, or by name, with the positions of that layout in the function's place."""
+    """By its own function, as on the page, or by name with the positions of that layout."""
     code = _ROWS
     if layout != "backwards":
         code = in_layout(layout).replace(
@@ -69,7 +69,7 @@ def test_a_layout_that_is_declared_wrongly_is_caught(tmp_path: Path) -> None:
     assert outcomes(judged(tmp_path, in_layout("striped"), "forward")) == {"forward": "fail"}
 
 
-def test_what_a_target_does_not_do_is_told_with_its_reason(tmp_path: Path) -> None:
+def test_what_a_target_does_not_support_is_listed_with_its_reason(tmp_path: Path) -> None:
     report = judged(tmp_path, _ROWS, "forward", "refusals", world_sizes=(1,))
     assert outcomes(report) == {"forward": "pass", "refusals": "unsupported"}
     assert "uneven shards (equal shards)" in report.unsupported
@@ -80,8 +80,8 @@ def test_what_a_target_does_not_do_is_told_with_its_reason(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("dialect", "outcome"), [("torchscale", "pass"), ("longnet", "fail"), ("grouped-mean", "fail")]
 )
-def test_a_target_says_which_dilated_attention_it_means(tmp_path: Path, dialect: str, outcome: str) -> None:
-    code = shown("targets.md", "import reference").replace(
+def test_a_target_declares_its_dialect(tmp_path: Path, dialect: str, outcome: str) -> None:
+    code = shown("targets.md", "reference.dilated_attention").replace(
         'Target(attend=attend, dialect="torchscale"', f'Target(attend=attend, dialect="{dialect}"'
     )
     assert outcomes(judged(tmp_path, code, "forward", world_sizes=(1,))) == {"forward": outcome}
@@ -120,7 +120,7 @@ def test_the_targets_and_scripts_that_the_pages_name_are_there() -> None:
     assert len(targets) > 20
     for file, name in targets:
         if file != "my_target.py":
-            assert re.search(rf"^{name} = verify\.Target\(", (examples / file).read_text(), re.MULTILINE), (
+            assert re.search(rf"^{name} = attention_gate\.Target\(", (examples / file).read_text(), re.MULTILINE), (
                 f"{file}:{name}"
             )
     scripts = set(re.findall(r"examples/((?:defects|claims)/\w+\.py)", text))

@@ -1,4 +1,4 @@
-"""What the README says is what happens: its commands, its figures, its output, its examples."""
+"""What the README and docs/ say is what happens: commands, figures, printed output, examples."""
 
 from __future__ import annotations
 
@@ -13,17 +13,26 @@ from attention_gate import reference
 from attention_gate.verify.checks import CHECKS
 from attention_gate.verify.checks.profiles import PROFILES, examples
 from attention_gate.verify.report.text import failure_text
-from tests.verify.broken import broken_robust
 
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text()
 
 
+def page(name: str) -> str:
+    return (REPOSITORY / "docs" / name).read_text()
+
+
 def block(name: str) -> str:
-    """What stands between the marks of that name."""
+    """The text between the marks of that name."""
     found = re.search(rf"<!-- begin: {re.escape(name)} -->\n(.*?)<!-- end -->", README, re.DOTALL)
     assert found, f"the README has no block {name!r}"
     return found[1].strip()
+
+
+def code(text: str, words: str) -> str:
+    """The one Python example that contains these words."""
+    [found] = [part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if words in part]
+    return found
 
 
 def test_the_test_command_is_what_ci_runs() -> None:
@@ -39,30 +48,61 @@ def test_every_check_is_listed_with_its_promise() -> None:
     assert block("checks") == listed
 
 
+def test_every_check_is_explained() -> None:
+    headings = re.findall(r"^\*\*(.+?)\.\*\*", page("conforms.md"), re.MULTILINE)
+    explained = [name for heading in headings for name in re.findall(r"`([a-z-]+)`", heading)]
+    assert sorted(explained) == sorted(check.name for check in CHECKS)
+
+
 def test_the_profiles_are_as_large_as_it_says() -> None:
     for profile in PROFILES:
         total = sum(examples(profile, check.weight) for check in CHECKS)
-        row = next(line for line in README.splitlines() if line.startswith(f"| `{profile}`"))
+        row = next(line for line in page("conforms.md").splitlines() if line.startswith(f"| `{profile}`"))
         stated = int(row.split("|")[3].replace(",", ""))
         assert stated == pytest.approx(total, rel=0.1), f"{profile} has {total} examples"
 
 
-def test_the_failure_that_it_shows_is_the_one_that_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = "python -m attention_gate gate broken_local_mask.robust:attend --checks forward"
-    monkeypatch.syspath_prepend(str(tmp_path))
-    target = broken_robust("local_mask", tmp_path)
-    report = attention_gate.check(target, checks=["forward"], save=str(tmp_path / "attention-gate-failures"))
-    [check] = report.checks
-    assert check.failure is not None
-    printed = failure_text(check, check.failure, report.target).replace(f"{tmp_path}/", "")
-    assert block(command) == f"```\n{printed}\n```"
-    assert command.removeprefix("python -m attention_gate gate ").split()[0] == target
+def test_the_failure_that_it_shows_is_what_its_example_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = "attention-gate gate mine.py:target --profile quick"
+    assert command in README.replace(f"<!-- begin: {command} -->", "")
+    (tmp_path / "mine.py").write_text(code(README, "dist.all_gather"))
+    monkeypatch.chdir(tmp_path)
+    checks = ["forward", "gradients"]
+    report = attention_gate.check("mine.py:target", profile="quick", checks=checks, save="attention-gate-failures")
+    forward, gradients = report.checks
+    assert forward.outcome == "pass"
+    assert gradients.failure is not None
+    assert block(command) == f"```\n{failure_text(gradients, gradients.failure, report.target)}\n```"
+
+
+def test_the_example_of_the_readme_conforms_once_it_sums_gradients(tmp_path: Path) -> None:
+    wrong = code(README, "dist.all_gather")
+    gather = re.search(r"attention_gate\.gather_rows\(.*?\)(?=`)", README)
+    assert gather
+    inner = re.search(r"    def whole.*?\n\n", wrong, re.DOTALL)
+    assert inner
+    swapped = f"    key, value = (rows.transpose(1, 2) for rows in {gather[0]})\n"
+    right = wrong.replace(inner[0], swapped).replace("whole(key), whole(value)", "key, value")
+    (tmp_path / "repaired.py").write_text(right)
+    report = attention_gate.check(f"{tmp_path}/repaired.py:target", profile="quick", checks=["forward", "gradients"])
+    assert [check.outcome for check in report.checks] == ["pass", "pass"]
 
 
 def test_the_example_of_the_reference_runs() -> None:
-    code = next(part for part in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "import numpy" in part)
     names: dict[str, object] = {}
-    exec(code, names)
+    exec(code(page("semantics.md"), "import numpy"), names)
     assert isinstance(names["out"], np.ndarray)
     assert names["out"].shape == (1, 7, 2, 4)
-    assert names["attention_gate"].reference is reference
+    assert names["attention_gate"].reference is reference  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("path", [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))], ids=str)
+def test_links_lead_to_files_that_exist(path: Path) -> None:
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", path.read_text())
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_the_readme_lists_every_page() -> None:
+    assert {f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md")} == set(
+        re.findall(r"^\| \[(docs/\w+\.md)\]", README, re.MULTILINE)
+    )
