@@ -14,7 +14,7 @@ def regular(case: Case) -> Case:
     return case.replace(
         length=rows * case.shards,
         heads=heads,
-        kv_heads=heads if max(rates) > 1 else min(heads, _power(case.kv_heads)),
+        kv_heads=min(heads, _power(case.kv_heads)),
         head_dim=-(-case.head_dim // 8) * 8,
         value_dim=-(-case.value_dim // 8) * 8,
         segment_lengths=lengths,

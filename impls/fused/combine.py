@@ -10,23 +10,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from attention_gate.impls.fused.grid import Piece
+from attention_gate.impls.fused.grid import Piece, grid
 
 # Smaller tensors are not worth a kernel of their own, which is compiled for each set of strides.
 least_elements = 1 << 20
 
 
-def merge(out: Tensor, lse: Tensor, pieces: Sequence[Piece]) -> None:
+def merge(out: Tensor, lse: Tensor, pieces: Sequence[Piece], onto: bool = False) -> None:
     """Write the attention that the pieces make up to `out` and `lse`.
 
-    `out` is (batch, rows, heads, value_dim), `lse` (batch, rows, heads). A row in no piece gets 0 and -inf. The pieces
-    may be views of `out` and `lse` themselves.
+    `out` is (batch, rows, heads, value_dim), `lse` (batch, rows, heads). A row in no piece gets 0 and -inf. With `onto`
+    they hold attention already, to which that of the pieces comes, and a row in no piece stays as it is.
     """
     if _has_kernels(out):
         from attention_gate.impls.fused.triton_kernels import merge as merge_at_once
 
-        merge_at_once(out, lse, pieces)
+        merge_at_once(out, lse, pieces, onto)
         return
+    if onto:
+        pieces = [base(out, lse), *pieces]
     dtype = lse.dtype
     peak = torch.full(lse.shape, float("-inf"), dtype=dtype, device=lse.device)
     for piece in pieces:
@@ -46,18 +48,27 @@ def merge(out: Tensor, lse: Tensor, pieces: Sequence[Piece]) -> None:
     lse.copy_(shift + weight.log())
 
 
-def add(total: Tensor, pieces: Sequence[Piece]) -> None:
-    """Write the sum of the pieces to `total` (batch, rows, heads, dim), of which they may be views; 0 where none is."""
+def add(total: Tensor, pieces: Sequence[Piece], onto: bool = False) -> None:
+    """Write the sum of the pieces to `total` (batch, rows, heads, dim), 0 where none is; with `onto` add it to that."""
     if _has_kernels(total):
         from attention_gate.impls.fused.triton_kernels import add as add_at_once
 
-        add_at_once(total, pieces)
+        add_at_once(total, pieces, onto)
         return
+    if onto:
+        pieces = [base(total), *pieces]
     dtype = torch.promote_types(total.dtype, torch.float32)
     result = torch.zeros(total.shape, dtype=dtype, device=total.device)
     for piece in pieces:
         result[_where(piece, result)] += piece.rows.permute(0, 4, 1, 2, 3, 5).to(dtype)
     total.copy_(result)
+
+
+def base(rows: Tensor, lse: Tensor | None = None) -> Piece:
+    """Return a tensor (batch, rows, heads, dim), and its lse without dim, as a piece of itself."""
+    length = rows.shape[1]
+    part = grid(lse.unsqueeze(-1), length, 1).squeeze(-1) if lse is not None else None
+    return Piece(grid(rows, length, 1), part, length, 1, 1)
 
 
 def _apply(target: Tensor, piece: Piece, values: Tensor, operation: object) -> None:

@@ -5,8 +5,9 @@ results need no merging across ranks, and the memory for rows under way does not
 runs, the next part arrives and the gradients of the last one go home.
 """
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,8 +25,11 @@ from attention_gate.impls.fused.grid import (
     kernel_views,
     local,
 )
-from attention_gate.impls.fused.pipeline import Buffer, Pipeline, Task, Tensors, base
+from attention_gate.impls.fused.pipeline import Buffer, Pipeline, Task, Tensors, Travelling
 from attention_gate.impls.fused.plan import Block, Plan, Span
+from attention_gate.impls.fused.two_streams import TwoStreams
+
+T = TypeVar("T")
 
 
 class Result(NamedTuple):
@@ -36,24 +40,26 @@ class Result(NamedTuple):
     grad_out: Tensor
 
 
+class Gradients(NamedTuple):
+    """What blocks contribute to the gradients of this rank's query, key and value."""
+
+    query: list[Piece]
+    key: list[Piece]
+    value: list[Piece]
+
+
 def forward(inputs: Tensors, task: Task) -> tuple[Tensor, Tensor]:
     """Return out (batch, local_length, heads, value_dim) and lse (batch, local_length, heads)."""
-    query, _, value = inputs
-    batch, length, heads, _ = query.shape
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    lse = torch.empty((batch, heads, length), dtype=dtype, device=query.device).transpose(1, 2)
+    inputs = _for_query_heads(inputs, task.plan)
     span = task.plan.span
     pipeline = _started(inputs, span, task) if span else None
-    pieces = [piece for block in _local_blocks(task.plan) for piece in _attend(inputs, None, block, task.scale)]
-    if pipeline is None and (whole := _whole(pieces)) is not None:
-        return whole
-    out = query.new_empty((batch, length, heads, value.shape[-1]))
+    attended = _locally(inputs, task.plan, lambda block: _attend(inputs, None, block, task.scale))
+    sums = _MergedRows(inputs, [piece for pieces in attended for piece in pieces])
     if span is None or pipeline is None:
-        merge(out, lse, pieces)
-        return out, lse
-    if pipeline.parts > 1 and pieces:
-        merge(out, lse, pieces)
-        pieces = [base(out, lse)]
+        sums.merge_local()
+        return sums.out, sums.lse
+    if pipeline.parts > 1:
+        sums.merge_local()
     with pipeline:
         for part in range(pipeline.parts):
             with pipeline.stream(part):
@@ -61,76 +67,153 @@ def forward(inputs: Tensors, task: Task) -> tuple[Tensor, Tensor]:
                 blocks = pipeline.blocks_in_order(part, span.blocks)
                 found = [piece for block in blocks for piece in _attend(own, buffer, block, task.scale)]
                 pipeline.release(part)
-                heads_of_part = pipeline.query_heads(part)
-                here = out[:, :, heads_of_part], lse[:, :, heads_of_part]
-                before = [base(*here)] if pipeline.parts > 1 and pieces else pieces
-                merge(*here, [*before, *found])
-    return out, lse
+                sums.merge(found, pipeline.query_heads(part))
+    return sums.out, sums.lse
 
 
 def backward(inputs: Tensors, result: Result, task: Task, moves_home: bool) -> Tensors:
     """Return the gradients of this rank's rows, in the inputs' dtype."""
+    kv_heads = inputs.key.shape[2]
+    inputs = _for_query_heads(inputs, task.plan)
     span = task.plan.span
     pipeline = _started(inputs, span, task) if span else None
-    found: tuple[list[Piece], list[Piece], list[Piece]] = ([], [], [])
-    for block in _local_blocks(task.plan):
-        for total, pieces in zip(found, _differentiate(inputs, None, result, block, task.scale), strict=True):
-            total.extend(pieces)
-    grads = Tensors(*(torch.empty(rows.shape, dtype=rows.dtype, device=rows.device) for rows in inputs))
-    if span is None or pipeline is None:
-        for grad, pieces in zip(grads, found, strict=True):
-            add(grad, pieces)
-        return grads
-    has_base = pipeline.parts > 1 and bool(found[0])
-    if has_base:
-        for grad, pieces in zip(grads, found, strict=True):
-            add(grad, pieces)
-        found = ([], [], [])
+    found = _locally(inputs, task.plan, lambda block: _differentiate(inputs, None, result, block, task.scale))
+    query, key, value = (
+        _AddedRows(rows, [piece for gradients in found for piece in gradients[place]])
+        for place, rows in enumerate(inputs)
+    )
+    if span is None or pipeline is None or pipeline.parts > 1:
+        for rows in (query, key, value):
+            rows.add_local()
+    if span is not None and pipeline is not None:
+        _backward_by_parts(pipeline, span, result, task.scale, (query, key, value), moves_home)
+    return Tensors(query.total, *(_for_key_heads(rows.total, kv_heads) for rows in (key, value)))
+
+
+def _backward_by_parts(
+    pipeline: Pipeline,
+    span: Span,
+    result: Result,
+    scale: float,
+    sums: tuple["_AddedRows", "_AddedRows", "_AddedRows"],
+    moves_home: bool,
+) -> None:
+    """Add what blocks that span ranks contribute, part by part; what other ranks contribute comes home a part later."""
+    query, key, value = sums
     finish: Callable[[], None] | None = None
     with pipeline:
         for part in range(pipeline.parts):
+            heads = pipeline.query_heads(part)
             with pipeline.stream(part):
-                own, buffer = pipeline.seen(part)
-                query_heads, key_heads = pipeline.query_heads(part), pipeline.key_heads(part)
-                here = Tensors(grads.query[:, :, query_heads], grads.key[:, :, key_heads], grads.value[:, :, key_heads])
-                seen = Result(*(rows[:, :, query_heads] for rows in result))
-                before = tuple([base(grad)] for grad in here) if has_base else found
-                of_query, of_key, of_value = (list(pieces) for pieces in before)
-                travelling: list[tuple[range, Tensor, Tensor]] = []
-                for block in pipeline.blocks_in_order(part, span.backward_blocks):
-                    queries, keys, values = _differentiate(own, buffer, seen, block, task.scale)
-                    of_query += queries
-                    if block.keys is None:
-                        of_key, of_value = of_key + keys, of_value + values
-                    else:
-                        travelling += [(block.keys, k.rows, v.rows) for k, v in zip(keys, values, strict=True)]
+                seen = Result(*(rows[:, :, heads] for rows in result))
+                mine, travelling = _differentiate_part(pipeline, part, span.backward_blocks, seen, scale)
                 pipeline.release(part)
-                add(here.query, of_query)
+                query.add(mine.query, heads)
             # What came home while this part was computed is added up first: the part after this one takes its place.
             if finish:
                 finish()
             with pipeline.stream(part):
-                remote_keys, remote_values = pipeline.send_home(part, travelling, moves_home)
-            finish = _finisher(pipeline, part, here, (of_key + remote_keys, of_value + remote_values), moves_home)
+                keys, values = pipeline.send_home(part, travelling, moves_home)
+            own = [mine.key + keys, mine.value + values]
+            finish = partial(_add_from_home, pipeline, part, (key, value), own, moves_home)
         if finish:
             finish()
-    return grads
 
 
-def _finisher(
-    pipeline: Pipeline, part: int, here: Tensors, pieces: tuple[list[Piece], list[Piece]], moves_home: bool
-) -> Callable[[], None]:
-    """Return what adds up the gradients of own keys and values, once those from other ranks have come home."""
+def _differentiate_part(
+    pipeline: Pipeline, part: int, blocks: Sequence[Block], result: Result, scale: float
+) -> tuple[Gradients, list[Travelling]]:
+    """Return what the blocks of one part contribute to own rows, and to rows of the buffer."""
+    own, buffer = pipeline.seen(part)
+    mine, travelling = Gradients([], [], []), []
+    for block in pipeline.blocks_in_order(part, blocks):
+        query, key, value = _differentiate(own, buffer, result, block, scale)
+        mine.query.extend(query)
+        if block.keys is None:
+            mine.key.extend(key)
+            mine.value.extend(value)
+        else:
+            travelling += [Travelling(block.keys, k.rows, v.rows) for k, v in zip(key, value, strict=True)]
+    return mine, travelling
 
-    def finish() -> None:
-        with pipeline.stream(part):
-            keys, values = pipeline.home(part) if moves_home else ([], [])
-            add(here.key, pieces[0] + keys)
-            add(here.value, pieces[1] + values)
-            if moves_home:
-                pipeline.transport.consumed(part)
 
-    return finish
+def _add_from_home(
+    pipeline: Pipeline, part: int, sums: Sequence["_AddedRows"], own: Sequence[list[Piece]], moves_home: bool
+) -> None:
+    """Add up the gradients of own keys and values of one part, once those from other ranks have come home."""
+    with pipeline.stream(part):
+        coming = pipeline.home(part) if moves_home else ([], [])
+        for rows, pieces, more in zip(sums, own, coming, strict=True):
+            rows.add(pieces + more, pipeline.key_heads(part))
+        if moves_home:
+            pipeline.transport.consumed(part)
+
+
+class _MergedRows:
+    """The attention of this rank's queries as it is put together: first the branches inside the shard."""
+
+    def __init__(self, inputs: Tensors, pieces: list[Piece]) -> None:
+        query, _, value = inputs
+        batch, length, heads, _ = query.shape
+        whole, self._local = _whole(pieces)
+        self._is_begun = whole is not None
+        if whole is not None:
+            self.out = _rows_of(whole.rows).contiguous()
+            assert whole.lse is not None
+            self.lse = whole.lse.squeeze(2).transpose(1, 2).flatten(2, 3).transpose(1, 2)
+        else:
+            self.out = query.new_empty((batch, length, heads, value.shape[-1]))
+            dtype = torch.promote_types(query.dtype, torch.float32)
+            self.lse = torch.empty((batch, heads, length), dtype=dtype, device=query.device).transpose(1, 2)
+
+    def merge_local(self) -> None:
+        """Merge the pieces of the branches inside the shard; where there are none the attention is still to come."""
+        if self._local:
+            merge(self.out, self.lse, self._local, self._is_begun)
+            self._local, self._is_begun = [], True
+
+    def merge(self, pieces: list[Piece], heads: slice) -> None:
+        """Merge the pieces of some heads, which come once, with what is there of them."""
+        if pieces or self._local or not self._is_begun:
+            merge(self.out[:, :, heads], self.lse[:, :, heads], [*self._local, *pieces], self._is_begun)
+
+
+class _AddedRows:
+    """A gradient of this rank's rows as it is added up: first the branches inside the shard."""
+
+    def __init__(self, like: Tensor, pieces: list[Piece]) -> None:
+        whole, self._local = _whole(pieces)
+        self._is_begun = whole is not None
+        self.total = _rows_of(whole.rows) if whole else torch.empty(like.shape, dtype=like.dtype, device=like.device)
+
+    def add_local(self) -> None:
+        """Add the pieces of the branches inside the shard; where there are none the gradient is still to come."""
+        if self._local:
+            add(self.total, self._local, self._is_begun)
+            self._local, self._is_begun = [], True
+
+    def add(self, pieces: list[Piece], heads: slice) -> None:
+        """Add the pieces of some heads, which come once, to what is there of them."""
+        if pieces or self._local or not self._is_begun:
+            add(self.total[:, :, heads], [*self._local, *pieces], self._is_begun)
+
+
+def _for_query_heads(inputs: Tensors, plan: Plan) -> Tensors:
+    """Return keys and values once for each query head, where those that share a kv head select different rows of it."""
+    if not plan.repeats_keys:
+        return inputs
+    query, key, value = inputs
+    times = query.shape[2] // key.shape[2]
+    return Tensors(query, key.repeat_interleave(times, 2), value.repeat_interleave(times, 2))
+
+
+def _for_key_heads(grad: Tensor, kv_heads: int) -> Tensor:
+    """Return the gradient of a kv head as the sum of those of its query heads, where there is one for each of these."""
+    times = grad.shape[2] // kv_heads
+    if times == 1:
+        return grad
+    dtype = torch.promote_types(grad.dtype, torch.float32)
+    return grad.unflatten(2, (kv_heads, times)).sum(3, dtype=dtype).to(grad.dtype)
 
 
 def _started(inputs: Tensors, span: Span, task: Task) -> Pipeline:
@@ -140,9 +223,17 @@ def _started(inputs: Tensors, span: Span, task: Task) -> Pipeline:
     return pipeline
 
 
-def _local_blocks(plan: Plan) -> Iterator[Block]:
-    for length, rate in plan.local:
-        yield Block(length, rate, slice(None), None, plan.is_causal)
+def _locally(inputs: Tensors, plan: Plan, compute: Callable[[Block], T]) -> list[T]:
+    """Return what is computed of each branch inside the shard: each fills the processors that the others leave idle."""
+    streams = TwoStreams(inputs.query.device, len(plan.local))
+    found = []
+    try:
+        for number, (length, rate) in enumerate(plan.local):
+            with streams.of(number):
+                found.append(compute(Block(length, rate, slice(None), None, plan.is_causal)))
+    finally:
+        streams.join()
+    return found
 
 
 def _attend(inputs: Tensors, buffer: Buffer | None, block: Block, scale: float) -> list[Piece]:
@@ -157,15 +248,13 @@ def _attend(inputs: Tensors, buffer: Buffer | None, block: Block, scale: float) 
     return pieces
 
 
-def _differentiate(
-    inputs: Tensors, buffer: Buffer | None, result: Result, block: Block, scale: float
-) -> tuple[list[Piece], list[Piece], list[Piece]]:
+def _differentiate(inputs: Tensors, buffer: Buffer | None, result: Result, block: Block, scale: float) -> Gradients:
     """Return what one block contributes to the gradients of query, key and value, as pieces.
 
     Pieces of keys from the buffer lie where the block's keys do; only their rows matter.
     """
     sights = _Sights(inputs, buffer, block)
-    found: tuple[list[Piece], list[Piece], list[Piece]] = ([], [], [])
+    found = Gradients([], [], [])
     parts = calls(sights.extents)
     outs, lses, grad_outs = (sights.of(rows) for rows in (result.out, result.lse.unsqueeze(-1), result.grad_out))
     for (part, axes), query, key, value, out, lse, grad_out in zip(
@@ -175,8 +264,7 @@ def _differentiate(
         for pieces, grad in zip(found, grads, strict=True):
             pieces.append(sights.piece(part, as_grid(grad, extents_of(part), axes)))
     if buffer is not None and len(parts) > 1:
-        whole = [[_assembled(pieces, sights.extents)] for pieces in found[1:]]
-        return found[0], whole[0], whole[1]
+        return Gradients(found.query, *([_assembled(pieces, sights.extents)] for pieces in found[1:]))
     return found
 
 
@@ -226,11 +314,15 @@ def _assembled(pieces: list[Piece], extents: Extents) -> Piece:
     return pieces[0]._replace(rows=whole)
 
 
-def _whole(pieces: list[Piece]) -> tuple[Tensor, Tensor] | None:
-    """Return the one piece there is as out and lse, if it is all rows of all heads in their order."""
-    if len(pieces) != 1 or pieces[0].rate != 1:
-        return None
-    rows, lse = pieces[0].rows.squeeze(2), pieces[0].lse
-    assert lse is not None
-    out = rows.permute(0, 1, 3, 2, 4).flatten(1, 2)
-    return out.contiguous(), lse.squeeze(2).permute(0, 1, 3, 2).flatten(1, 2)
+def _whole(pieces: list[Piece]) -> tuple[Piece | None, list[Piece]]:
+    """Return the piece that has all rows of all heads, if one has, and the others.
+
+    Of the branches inside the shard, one that selects all rows is computed at once.
+    """
+    whole = next((piece for piece in pieces if piece.rate == 1), None)
+    return whole, [piece for piece in pieces if piece is not whole]
+
+
+def _rows_of(rows: Tensor) -> Tensor:
+    """Return the rows of a whole piece as (batch, rows, heads, dim)."""
+    return rows.squeeze(2).permute(0, 1, 3, 2, 4).flatten(1, 2)

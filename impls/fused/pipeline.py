@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from attention_gate.impls.fused import symmetric
-from attention_gate.impls.fused.combine import add
+from attention_gate.impls.fused.combine import add, base
 from attention_gate.impls.fused.grid import Piece, compact, grid
 from attention_gate.impls.fused.plan import Block, Plan, Span, Transfer, chunks
 from attention_gate.impls.fused.row_transport import Messages, RowTransport
@@ -40,8 +40,28 @@ class Buffer(NamedTuple):
     of_values: tuple[int, int, int, int, int]
 
 
+class Travelling(NamedTuple):
+    """Gradients of some rows of the buffer, of keys and of values, each as a grid."""
+
+    rows: range
+    key: Tensor
+    value: Tensor
+
+
 class Pipeline:
-    """The rows of one pass that travel: packed in parts, fetched one part ahead, their gradients sent home."""
+    """The rows of one pass that travel: packed in parts, fetched one part ahead, their gradients sent home.
+
+        pipeline.start()
+        with pipeline:
+            for part in range(pipeline.parts):
+                with pipeline.stream(part):
+                    own, buffer = pipeline.seen(part)
+                    for block in pipeline.blocks_in_order(part, blocks):
+                        ...  # reads own rows, or, once they have arrived, rows of the buffer
+                    pipeline.release(part)
+
+    A backward pass calls `send_home` after `release`, and `home` once the next part is computed.
+    """
 
     def __init__(self, inputs: Tensors, span: Span, task: Task) -> None:
         self._inputs, self._span = inputs, span
@@ -62,16 +82,27 @@ class Pipeline:
         self._buffers = [key.new_empty((span.buffer_rows, sum(self._widths))) for _ in range(count)]
 
     def start(self) -> None:
-        """Pack this rank's rows, let the others have them, and start to fetch theirs."""
+        """Pack this rank's rows, let the others have them, and start to fetch theirs.
+
+        The first part is on its way while the others are packed.
+        """
+        self._pack(0, 1)
+        self.transport.publish()
+        self.transport.fetch(0, self._buffers[0])
+        if self.parts > 1:
+            self._pack(1, self.parts)
+            self.transport.publish()
+
+    def _pack(self, first: int, last: int) -> None:
+        """Pack some parts of this rank's rows."""
         for rows, grid_rows, place in zip(
             self._inputs[1:], (self._keys, self._values), (self._of_keys, self._of_values), strict=True
         ):
             if self.parts > 1:
-                _copy_parts(self.transport.packed, rows, *place[2:])
+                heads = slice(first * self._key_heads, last * self._key_heads)
+                _copy_parts(self.transport.packed[first:last], rows[:, :, heads], *place[2:])
             else:
                 _copy_grid(compact(self.transport.packed[0], *place), grid_rows)
-        self.transport.publish()
-        self.transport.fetch(0, self._buffers[0])
 
     def __enter__(self) -> "Pipeline":
         """Let parts take turns on two streams; what comes before is there for all of them."""
@@ -92,13 +123,10 @@ class Pipeline:
         if part + 1 < self.parts:
             with self.stream(part + 1):
                 self.transport.fetch(part + 1, self._buffers[(part + 1) % 2])
-        buffer, own = self._buffers[part % 2], self._span.own
-        if own is not None:
-            buffer[own.place : own.place + own.stop - own.start] = self.transport.packed[part, own.start : own.stop]
         query, key, value = self._inputs
         heads, kv_heads = self.query_heads(part), self.key_heads(part)
         own_rows = Tensors(query[:, :, heads], key[:, :, kv_heads], value[:, :, kv_heads])
-        return own_rows, Buffer(buffer, self._of_keys, self._of_values)
+        return own_rows, Buffer(self._buffers[part % 2], self._of_keys, self._of_values)
 
     def blocks_in_order(self, part: int, blocks: Sequence[Block]) -> Iterator[Block]:
         """Yield the blocks of this rank's own keys, then, once the part has arrived, those of the buffer."""
@@ -119,7 +147,7 @@ class Pipeline:
         return slice(part * self._key_heads, (part + 1) * self._key_heads)
 
     def send_home(
-        self, part: int, travelling: Sequence[tuple[range, Tensor, Tensor]], moves_home: bool
+        self, part: int, travelling: Sequence[Travelling], moves_home: bool
     ) -> tuple[list[Piece], list[Piece]]:
         """Send the gradients of buffered rows to their owners; return this rank's own, of keys and of values."""
         span = self._span
@@ -127,7 +155,7 @@ class Pipeline:
         found: list[tuple[Transfer, Tensor, Tensor]] = []
         for place in places:
             rows = range(place.place, place.place + place.stop - place.start)
-            found.append((place, self._gradient(rows, travelling, 1), self._gradient(rows, travelling, 2)))
+            found.append((place, self._gradient(rows, travelling, 0), self._gradient(rows, travelling, 1)))
         if moves_home:
             self.transport.send_home(part, [entry for entry in found if entry[0] is not span.own])
         own = [entry for entry in found if entry[0] is span.own]
@@ -141,22 +169,29 @@ class Pipeline:
         keys = [self._piece(grads.keys, grads.start, 0) for grads in coming]
         return keys, [self._piece(grads.values, grads.start, 1) for grads in coming]
 
-    def _gradient(self, rows: range, travelling: Sequence[tuple], which: int) -> Tensor:
-        """Return the gradients of some rows of the buffer as (rows, elements), added up if several blocks see them."""
-        seeing = [entry for entry in travelling if entry[0].start < rows.stop and rows.start < entry[0].stop]
+    def _gradient(self, rows: range, travelling: Sequence[Travelling], which: int) -> Tensor:
+        """Return the gradients of some rows of the buffer, of keys (0) or of values (1), as (rows, elements).
+
+        They are added up if several blocks see the rows.
+        """
+        seeing = [
+            (entry.rows, (entry.key, entry.value)[which])
+            for entry in travelling
+            if entry.rows.start < rows.stop and rows.start < entry.rows.stop
+        ]
         if len(seeing) == 1 and seeing[0][0].step == 1 and _holds(seeing[0][0], rows):
-            keys = seeing[0][0]
-            part = seeing[0][which][:, :, :, :, rows.start - keys.start : rows.stop - keys.start]
+            keys, grads = seeing[0]
+            part = grads[:, :, :, :, rows.start - keys.start : rows.stop - keys.start]
             return part.permute(4, 0, 1, 2, 3, 5).reshape(len(rows), -1).contiguous()
-        total = self.transport.packed.new_empty((len(rows), self._widths[which - 1]))
-        width = self._dims[which - 1]
+        total = self.transport.packed.new_empty((len(rows), self._widths[which]))
+        width = self._dims[which]
         heads = self._offsets * self._columns
         view = total.view(len(rows), self._batch, heads, width).transpose(0, 1)
         pieces = []
-        for keys, *grads in seeing:
+        for keys, grads in seeing:
             # Of this block's keys, those within the rows: a progression again.
             first = max(0, -((keys.start - rows.start) // keys.step))
-            some = grads[which - 1][:, :, :, :, first : -((keys.start - rows.stop) // keys.step)]
+            some = grads[:, :, :, :, first : -((keys.start - rows.stop) // keys.step)]
             some = some.flatten(2, 3).unsqueeze(2)
             pieces.append(Piece(some, None, _LONG, keys.step, 1, keys.start + first * keys.step - rows.start))
         add(view, pieces)
@@ -181,13 +216,6 @@ def _transport(
         if place is not None:
             return symmetric.SharedMemory(place, span, like.dtype, parts, widths)
     return Messages(span, like, parts, widths, group)
-
-
-def base(rows: Tensor, lse: Tensor | None = None) -> Piece:
-    """Return a tensor (batch, rows, heads, dim) as a piece of itself."""
-    length = rows.shape[1]
-    part = grid(lse.unsqueeze(-1), length, 1).squeeze(-1) if lse is not None else None
-    return Piece(grid(rows, length, 1), part, length, 1, 1)
 
 
 def _copy_parts(packed: Tensor, rows: Tensor, columns: int, dim: int, first: int) -> None:

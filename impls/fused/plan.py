@@ -54,6 +54,7 @@ class Plan:
     span: Span | None
     is_causal: bool
     least_rows: int  # the fewest rows that any kernel is given
+    repeats_keys: bool  # once for each query head, as those that share a kv head select different rows of it
 
 
 @lru_cache(maxsize=64)
@@ -84,7 +85,8 @@ def plan_of(layout: Layout, is_zigzag: bool) -> Plan | str:
                 return f"the rates {sorted(rates)} of segments that span ranks do not select rows of one another"
             span = _contiguous(layout, tuple(spanning), rate, length)
             least = min(least, length // max(rates))
-    return Plan(tuple(local), span, layout.is_causal, least)
+    repeats_keys = layout.heads != layout.kv_heads and any(branch.dilation_rate > 1 for branch in layout.branches)
+    return Plan(tuple(local), span, layout.is_causal, least, repeats_keys)
 
 
 def chunks(span: Span, kv_heads: int, world_size: int, elements: int) -> int:
@@ -102,7 +104,7 @@ def chunks(span: Span, kv_heads: int, world_size: int, elements: int) -> int:
 
 
 # Keys and values of one rank in a part: fewer do not keep the device busy while the host prepares the next part.
-least_elements = 1 << 25
+least_elements = 1 << 23
 
 
 def _objection(layout: Layout, branch: Branch, length: int) -> str | None:
@@ -111,8 +113,6 @@ def _objection(layout: Layout, branch: Branch, length: int) -> str | None:
         return f"rate {rate} does not divide segment length {segment}"
     if rate < layout.heads and layout.heads % rate:
         return f"rate {rate} does not divide {layout.heads} heads"
-    if rate > 1 and layout.heads != layout.kv_heads:
-        return f"at rate {rate} query heads of several offsets share keys"
     if length % segment and (segment % length or length % rate):
         return f"segments of {segment} rows are neither whole shards of {length} rows nor whole parts of one"
     return None

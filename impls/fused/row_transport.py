@@ -28,10 +28,13 @@ class RowTransport(Protocol):
     packed: Tensor  # (parts, rows, elements), to be filled before `publish`
 
     def publish(self) -> None:
-        """Let the other ranks have what is packed."""
+        """Let the other ranks have what has been packed since the last call: the first part, then all others."""
 
     def fetch(self, part: int, buffer: Tensor) -> None:
-        """Start to bring one part of all wanted rows to the buffer (rows, elements), which was released before."""
+        """Start to bring one part of all rows that are seen to the buffer (rows, elements), which was released before.
+
+        That is rows of other ranks, and this rank's own.
+        """
 
     def arrived(self, part: int) -> None:
         """Make what follows wait until the part has arrived."""
@@ -67,7 +70,7 @@ class Messages:
         """Nothing: what is packed is sent when it is fetched."""
 
     def fetch(self, part: int, buffer: Tensor) -> None:
-        """As RowTransport.fetch."""
+        """Start to receive one part of the wanted rows, send what others want of it, and copy own rows."""
         receives = [
             self._operation(dist.irecv, buffer[want.place : want.place + want.stop - want.start], want.peer)
             for want in self._span.wants
@@ -77,9 +80,10 @@ class Messages:
             for give in self._span.gives
         ]
         self._fetching[part] = _start(receives + sends)
+        copy_own(self._span, self.packed[part], buffer)
 
     def arrived(self, part: int) -> None:
-        """As RowTransport.arrived."""
+        """Wait until what was received of the part is there."""
         for work in self._fetching.pop(part):
             work.wait()
 
@@ -87,7 +91,7 @@ class Messages:
         """Nothing: what is received later is received in order."""
 
     def send_home(self, part: int, outgoing: list[tuple[Transfer, Tensor, Tensor]]) -> None:
-        """As RowTransport.send_home."""
+        """Start to send the gradients of one part home, and to receive those of own rows."""
         operations, kept = [], []
         for want, *grads in outgoing:
             kept += grads
@@ -100,7 +104,7 @@ class Messages:
         self._homing[part] = _start(operations), coming, kept
 
     def home(self, part: int) -> list[Gradients]:
-        """As RowTransport.home."""
+        """Wait for the gradients of own rows and return them."""
         works, coming, _ = self._homing.pop(part)
         for work in works:
             work.wait()
@@ -114,6 +118,12 @@ class Messages:
 
     def _operation(self, operation: object, tensor: Tensor, peer: int) -> dist.P2POp:
         return dist.P2POp(operation, tensor, group=self._group, group_peer=peer)  # type: ignore[arg-type]
+
+
+def copy_own(span: Span, packed: Tensor, buffer: Tensor) -> None:
+    """Copy this rank's own rows of a part to their place in the buffer, if queries see them there."""
+    if own := span.own:
+        buffer[own.place : own.place + own.stop - own.start].copy_(packed[own.start : own.stop])
 
 
 def _start(operations: list[dist.P2POp]) -> list[dist.Work]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from attention_gate.impls.exchange import gather_bytes
 from attention_gate.impls.fused.plan import Span, Transfer
 from attention_gate.impls.fused.rendezvous import new_name, rendezvous
-from attention_gate.impls.fused.row_transport import Gradients
+from attention_gate.impls.fused.row_transport import Gradients, copy_own
 
 # Off, rows and gradients travel as messages: set it alike on all ranks, before their first call.
 is_wanted = True
@@ -175,14 +175,14 @@ class SharedMemory:
                 event.wait()
 
     def publish(self) -> None:
-        """As RowTransport.publish."""
+        """Have all ranks wait on the device until each has packed."""
         place = self._place
         place.fetching.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(place.fetching):
             place.handle.barrier(channel=_PUBLISHED)
 
     def fetch(self, part: int, buffer: Tensor) -> None:
-        """As RowTransport.fetch."""
+        """Start to copy one part of the wanted rows from where their owners packed them, and own rows."""
         place = self._place
         with torch.cuda.stream(place.fetching):
             if part >= 2:
@@ -190,6 +190,7 @@ class SharedMemory:
             for want in self._span.wants:
                 rows = self._remote[want.peer][part, want.start : want.stop]
                 buffer[want.place : want.place + len(rows)].copy_(rows)
+            copy_own(self._span, self.packed[part], buffer)
             self._arrivals[part] = _event()
             if part == self._parts - 1:
                 # Whoever packs next must know that all have fetched.
@@ -197,15 +198,15 @@ class SharedMemory:
                 place.fetched = _event()
 
     def arrived(self, part: int) -> None:
-        """As RowTransport.arrived."""
+        """Make the current stream wait until the part is copied."""
         self._arrivals.pop(part).wait()
 
     def released(self, part: int) -> None:
-        """As RowTransport.released."""
+        """Note what the stream that copies to this buffer next must wait for."""
         self._releases[part] = _event()
 
     def send_home(self, part: int, outgoing: list[tuple[Transfer, Tensor, Tensor]]) -> None:
-        """As RowTransport.send_home."""
+        """Start to copy the gradients of one part to the inboxes of the ranks that own the rows."""
         place = self._place
         self._leaving[part] = outgoing
         place.homing.wait_stream(torch.cuda.current_stream())
@@ -222,7 +223,7 @@ class SharedMemory:
             self._homecomings[part] = _event()
 
     def home(self, part: int) -> list[Gradients]:
-        """As RowTransport.home."""
+        """Make the current stream wait until all have copied, and return what lies in this rank's inboxes."""
         self._homecomings.pop(part).wait()
         del self._leaving[part]
         coming = []
@@ -233,11 +234,11 @@ class SharedMemory:
         return coming
 
     def consumed(self, part: int) -> None:
-        """As RowTransport.consumed."""
+        """Note what must be done before the next part's gradients take the place of this one's."""
         self._consumptions[part] = _event()
 
     def ended(self) -> None:
-        """As RowTransport.ended."""
+        """Note what the next pass must wait for before it packs."""
         self._place.read = _event()
 
     def _inboxes(self, owner: int, part: int, sender: int) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,8 @@
 """Merging and adding pieces in Triton: each element of each piece is read once, each result written once.
 
 Where the pieces lie is known when a kernel is compiled: divisions by lengths and rates become shifts, and loads are as
-wide as strides allow. A program serves some (row, head) pairs, heads fastest, and passes over pieces that have none of
-its rows.
+wide as strides allow. A program serves some rows of one head, and passes over pieces that have none of them. Where a
+result is there already, rows that are in no piece are neither read nor written.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from attention_gate.impls.fused.grid import Piece
 
-_PAIRS = 32
+_ROWS = 32  # of each program
 
 
 @triton.jit
 def _place(batch, row, head, METAS: tl.constexpr, K: tl.constexpr):
-    """Return where in a piece the (row, head) pairs lie, whether they do, and the place of their lse."""
+    """Return where in a piece the rows of a head lie, whether they do, and the place of their lse."""
     # META: start, length, rate, modulus, origin (4), shape (5), strides of rows (5), strides of lse (5).
     META: tl.constexpr = METAS[K]
     x = row - META[0]
@@ -30,124 +30,144 @@ def _place(batch, row, head, METAS: tl.constexpr, K: tl.constexpr):
     ahead = within - offset
     count = ahead // META[2]
     b, s, o, j = batch - META[4], segment - META[5], offset - META[6], column - META[7]
-    is_in = (x >= 0) & (ahead >= 0) & (ahead % META[2] == 0) & (count < META[12])
-    is_in = is_in & (b >= 0) & (b < META[8]) & (s >= 0) & (s < META[9])
-    is_in = is_in & (o >= 0) & (o < META[10]) & (j >= 0) & (j < META[11])
+    is_in = (x >= 0) & (ahead >= 0) & (ahead % META[2] == 0) & (count < META[12]) & (s >= 0) & (s < META[9])
     place = b * META[13] + s * META[14] + o * META[15] + j * META[16] + count * META[17]
     lse_place = b * META[18] + s * META[19] + o * META[20] + j * META[21] + count * META[22]
     return place, is_in, lse_place
 
 
 @triton.jit
-def _has_any(first, last, METAS: tl.constexpr, K: tl.constexpr):
-    """Return whether rows `first` to `last`, if they are of one batch, may be in a piece."""
+def _may_hold(batch, head, first, last, METAS: tl.constexpr, K: tl.constexpr):
+    """Return whether a piece has the head of the batch, and may have any of the rows `first` to `last`."""
     META: tl.constexpr = METAS[K]
     from_start = META[0] + META[5] * META[1]
-    return (last >= from_start) & (first < from_start + META[9] * META[1])
+    b, o, j = batch - META[4], head % META[3] - META[6], head // META[3] - META[7]
+    is_there = (b >= 0) & (b < META[8]) & (o >= 0) & (o < META[10]) & (j >= 0) & (j < META[11])
+    return is_there & (last >= from_start) & (first < from_start + META[9] * META[1])
 
 
 @triton.jit
-def _pairs(pairs, heads: tl.constexpr, rows: tl.constexpr, PAIRS: tl.constexpr, WIDE: tl.constexpr):
-    """Return the pairs of this program, their batch, row and head, and the first and last row."""
-    start = tl.program_id(0) * PAIRS
-    pair = start + tl.arange(0, PAIRS)
-    head, row, batch = pair % heads, (pair // heads) % rows, pair // (heads * rows)
-    stop = start + PAIRS - 1
-    first, last = (start // heads) % rows, (stop // heads) % rows
-    if start // (heads * rows) != stop // (heads * rows):
-        first, last = first * 0, last * 0 + rows
+def _own(heads: tl.constexpr, rows: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr):
+    """Return batch, head, first row, and the rows of this program."""
+    program = tl.program_id(0)
+    blocks: tl.constexpr = (rows + ROWS - 1) // ROWS
+    head, batch = program % heads, program // (heads * blocks)
+    first = program // heads % blocks * ROWS
+    row = first + tl.arange(0, ROWS)
     if WIDE:
         row, head, batch = row.to(tl.int64), head.to(tl.int64), batch.to(tl.int64)
-    return pair < pairs, batch, row, head, first, last
+    return batch, head, first, row
 
 
 @triton.jit
 def _merge(
-    ROWS, LSES, out, lse, pairs, heads: tl.constexpr, rows: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
-    PAIRS: tl.constexpr, METAS: tl.constexpr, OUT: tl.constexpr, COUNT: tl.constexpr, WIDE: tl.constexpr,
+    PIECES, LSES, out, lse, heads: tl.constexpr, rows: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
+    ROWS: tl.constexpr, METAS: tl.constexpr, OUT: tl.constexpr, COUNT: tl.constexpr, ONTO: tl.constexpr,
+    WIDE: tl.constexpr,
 ):  # fmt: skip
-    is_pair, batch, row, head, first, last = _pairs(pairs, heads, rows, PAIRS, WIDE)
+    batch, head, first, row = _own(heads, rows, ROWS, WIDE)
+    last = first + ROWS - 1
     lane = tl.arange(0, BLOCK)
-    peak = tl.full((PAIRS,), float("-inf"), tl.float32)
-    weight = tl.zeros((PAIRS,), tl.float32)
-    total = tl.zeros((PAIRS, BLOCK), tl.float32)
-    for k in tl.static_range(COUNT):
-        if _has_any(first, last, METAS, k):
-            place, is_in, lse_place = _place(batch, row, head, METAS, k)
-            is_in = is_in & is_pair
-            values = tl.load(
-                ROWS[k] + place[:, None] + lane[None, :], mask=is_in[:, None] & (lane < DIM)[None, :], other=0.0
-            ).to(tl.float32)
-            denominator = tl.load(LSES[k] + lse_place, mask=is_in, other=float("-inf"))
-            # Not a number stays one; where nothing has any weight yet the shift must be finite.
-            higher = tl.where((peak > denominator) | (peak != peak), peak, denominator)
-            shift = tl.where(higher == float("-inf"), 0.0, higher)
-            before, now = tl.exp(peak - shift), tl.exp(denominator - shift)
-            # What weighs nothing counts nothing, also where it is not a number.
-            total = total * before[:, None] + tl.where((now == 0.0)[:, None], 0.0, now[:, None] * values)
-            weight = weight * before + now
-            peak = higher
-    result = tl.where((weight == 0.0)[:, None], 0.0, total / weight[:, None])
+    is_row = row < rows
     place = batch * OUT[0] + row * OUT[1] + head * OUT[2]
-    tl.store(
-        out + place[:, None] + lane[None, :], result.to(out.dtype.element_ty),
-        mask=is_pair[:, None] & (lane < DIM)[None, :],
-    )  # fmt: skip
+    lse_place = batch * OUT[3] + row * OUT[4] + head * OUT[5]
+    peak = tl.full((ROWS,), float("-inf"), tl.float32)
+    is_changed = is_row
+    if ONTO:
+        peak = tl.load(lse + lse_place, mask=is_row, other=float("-inf"))
+        is_changed = row < 0
+    before = peak
+    for k in tl.static_range(COUNT):
+        if _may_hold(batch, head, first, last, METAS, k):
+            _, is_in, piece_place = _place(batch, row, head, METAS, k)
+            denominator = tl.load(LSES[k] + piece_place, mask=is_in & is_row, other=float("-inf"))
+            # Not a number stays one.
+            peak = tl.where((peak > denominator) | (peak != peak), peak, denominator)
+            is_changed = is_changed | (is_in & is_row)
+    # Where nothing has any weight the shift must be finite.
     shift = tl.where(peak == float("-inf"), 0.0, peak)
-    tl.store(lse + batch * OUT[3] + row * OUT[4] + head * OUT[5], shift + tl.log(weight), mask=is_pair)
+    weight = tl.zeros((ROWS,), tl.float32)
+    total = tl.zeros((ROWS, BLOCK), tl.float32)
+    mask = is_changed[:, None] & (lane < DIM)[None, :]
+    if ONTO:
+        weight = tl.exp(before - shift)
+        values = tl.load(out + place[:, None] + lane[None, :], mask=mask, other=0.0).to(tl.float32)
+        total = tl.where((weight == 0.0)[:, None], 0.0, weight[:, None] * values)
+    for k in tl.static_range(COUNT):
+        if _may_hold(batch, head, first, last, METAS, k):
+            start, is_in, piece_place = _place(batch, row, head, METAS, k)
+            is_in = is_in & is_row
+            denominator = tl.load(LSES[k] + piece_place, mask=is_in, other=float("-inf"))
+            values = tl.load(
+                PIECES[k] + start[:, None] + lane[None, :], mask=is_in[:, None] & (lane < DIM)[None, :], other=0.0
+            ).to(tl.float32)
+            now = tl.exp(denominator - shift)
+            # What weighs nothing counts nothing, also where it is not a number.
+            total += tl.where((now == 0.0)[:, None], 0.0, now[:, None] * values)
+            weight += now
+    result = tl.where((weight == 0.0)[:, None], 0.0, total / weight[:, None])
+    tl.store(out + place[:, None] + lane[None, :], result.to(out.dtype.element_ty), mask=mask)
+    tl.store(lse + lse_place, shift + tl.log(weight), mask=is_changed)
 
 
 @triton.jit
 def _add(
-    ROWS, out, pairs, heads: tl.constexpr, rows: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
-    PAIRS: tl.constexpr, METAS: tl.constexpr, OUT: tl.constexpr, COUNT: tl.constexpr, WIDE: tl.constexpr,
+    PIECES, out, heads: tl.constexpr, rows: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
+    ROWS: tl.constexpr, METAS: tl.constexpr, OUT: tl.constexpr, COUNT: tl.constexpr, ONTO: tl.constexpr,
+    WIDE: tl.constexpr,
 ):  # fmt: skip
-    is_pair, batch, row, head, first, last = _pairs(pairs, heads, rows, PAIRS, WIDE)
+    batch, head, first, row = _own(heads, rows, ROWS, WIDE)
+    last = first + ROWS - 1
     lane = tl.arange(0, BLOCK)
-    total = tl.zeros((PAIRS, BLOCK), tl.float32)
-    for k in tl.static_range(COUNT):
-        if _has_any(first, last, METAS, k):
-            place, is_in, _ = _place(batch, row, head, METAS, k)
-            mask = (is_in & is_pair)[:, None] & (lane < DIM)[None, :]
-            total += tl.load(ROWS[k] + place[:, None] + lane[None, :], mask=mask, other=0.0).to(tl.float32)
+    is_row = row < rows
     place = batch * OUT[0] + row * OUT[1] + head * OUT[2]
-    tl.store(
-        out + place[:, None] + lane[None, :], total.to(out.dtype.element_ty),
-        mask=is_pair[:, None] & (lane < DIM)[None, :],
-    )  # fmt: skip
+    is_changed = is_row
+    total = tl.zeros((ROWS, BLOCK), tl.float32)
+    if ONTO:
+        is_changed = row < 0
+    for k in tl.static_range(COUNT):
+        if _may_hold(batch, head, first, last, METAS, k):
+            start, is_in, _ = _place(batch, row, head, METAS, k)
+            is_in = is_in & is_row
+            mask = is_in[:, None] & (lane < DIM)[None, :]
+            total += tl.load(PIECES[k] + start[:, None] + lane[None, :], mask=mask, other=0.0).to(tl.float32)
+            is_changed = is_changed | is_in
+    mask = is_changed[:, None] & (lane < DIM)[None, :]
+    if ONTO:
+        total += tl.load(out + place[:, None] + lane[None, :], mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + place[:, None] + lane[None, :], total.to(out.dtype.element_ty), mask=mask)
 
 
-def merge(out: Tensor, lse: Tensor, pieces: Sequence[Piece]) -> None:
-    """As impls.fused.combine.merge."""
+def merge(out: Tensor, lse: Tensor, pieces: Sequence[Piece], onto: bool) -> None:
+    """Do what impls.fused.combine.merge says."""
     lses = tuple(piece.lse for piece in pieces)
     strides = (*out.stride()[:3], *lse.stride())
-    _launch(_merge, out, pieces, strides, tuple(piece.rows for piece in pieces), lses, out, lse)
+    _launch(_merge, out, pieces, strides, onto, tuple(piece.rows for piece in pieces), lses, out, lse)
 
 
-def add(total: Tensor, pieces: Sequence[Piece]) -> None:
-    """As impls.fused.combine.add."""
-    _launch(_add, total, pieces, total.stride()[:3], tuple(piece.rows for piece in pieces), total)
+def add(total: Tensor, pieces: Sequence[Piece], onto: bool) -> None:
+    """Do what impls.fused.combine.add says."""
+    _launch(_add, total, pieces, total.stride()[:3], onto, tuple(piece.rows for piece in pieces), total)
 
 
-def _launch(kernel, out: Tensor, pieces: Sequence[Piece], strides: tuple[int, ...], *arguments) -> None:
+def _launch(kernel, out: Tensor, pieces: Sequence[Piece], strides: tuple[int, ...], onto: bool, *arguments) -> None:
     batch, rows, heads, dim = out.shape
-    pairs = batch * rows * heads
-    if pairs * dim == 0:
+    if out.numel() == 0:
         return
     assert out.stride(-1) == 1
     assert all(piece.rows.stride(-1) == 1 for piece in pieces)
     # Triton works out at every launch what it must compile for; all that matters of it is here.
     metas = tuple(map(_meta, pieces))
-    key = (kernel, out.device, out.dtype, batch, rows, heads, dim, strides, metas, _alignments(arguments))
-    programs = (-(-pairs // _PAIRS), 1, 1)
+    key = (kernel, out.device, out.dtype, rows, heads, dim, strides, metas, onto, _alignments(arguments))
+    programs = (batch * heads * -(-rows // _ROWS), 1, 1)
     with torch.cuda.device_of(out):
         if found := _compiled.get(key):
             compiled, constants = found
-            compiled[programs](*arguments, pairs, *constants)
+            compiled[programs](*arguments, *constants)
             return
         is_wide = max(map(_extent, [out, *(piece.rows for piece in pieces)])) >= 1 << 31
-        constants = (heads, rows, dim, triton.next_power_of_2(dim), _PAIRS, metas, strides, len(pieces), is_wide)
-        compiled = kernel[programs](*arguments, pairs, *constants)
+        constants = (heads, rows, dim, triton.next_power_of_2(dim), _ROWS, metas, strides, len(pieces), onto, is_wide)
+        compiled = kernel[programs](*arguments, *constants)
         if compiled is not None:  # None under the interpreter
             if len(_compiled) >= _KEPT_KERNELS:
                 _compiled.clear()

@@ -95,15 +95,20 @@ def test_what_weighs_nothing_counts_nothing_and_what_is_no_number_stays() -> Non
     assert lse.isnan().all()
 
 
-def test_a_tensor_may_be_a_piece_of_itself() -> None:
+def test_pieces_come_to_what_is_there_already() -> None:
     source, shape = np.random.default_rng(2), SHAPES["many programs"]
     out = torch.from_numpy(source.normal(size=(shape.batch, shape.rows, shape.heads, shape.dim)))
     lse = torch.from_numpy(source.normal(size=out.shape[:3]))
-    pieces = wide_lse([whole_piece(out, lse), *pieces_within(source, shape, torch.float64, 1)], torch.float64)
-    right, right_lse = expected_merge(pieces, shape)
-    merge(out, lse, pieces)
-    np.testing.assert_allclose(out, right, rtol=1e-12)
-    np.testing.assert_allclose(lse, right_lse, rtol=1e-12)
+    for count in (0, 1, 3):
+        pieces = wide_lse(pieces_within(source, shape, torch.float64, count), torch.float64)
+        before = whole_piece(out.clone(), lse.clone())
+        right, right_lse = expected_merge([before, *pieces], shape)
+        total = out.clone()
+        merge(out, lse, pieces, onto=True)
+        np.testing.assert_allclose(out, right, rtol=1e-12)
+        np.testing.assert_allclose(lse, right_lse, rtol=1e-12)
+        add(total, pieces, onto=True)
+        np.testing.assert_allclose(total, expected_sum([before, *pieces], shape), rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +135,9 @@ def test_kernels_do_all_or_nothing() -> None:
         patch.dict("sys.modules", {"attention_gate.impls.fused.triton_kernels": kernels}),
     ):
         merge(out, lse, [])
+        merge(out, lse, [], onto=True)
         add(out, [])
-    kernels.merge.assert_called_once_with(out, lse, [])
-    kernels.add.assert_called_once_with(out, [])
+        add(out, [], onto=True)
+    assert [call.args for call in kernels.merge.call_args_list] == [(out, lse, [], onto) for onto in (False, True)]
+    assert [call.args for call in kernels.add.call_args_list] == [(out, [], onto) for onto in (False, True)]
     assert out.item() == lse.item() == 1.0

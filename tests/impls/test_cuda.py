@@ -25,6 +25,7 @@ SHAPES: dict[str, tuple[Shape, dict[str, Any]]] = {
         (4096, 8, 8, 64, 64),
         {"segment_lengths": [512, 4096], "dilation_rates": [1, 8], "is_causal": True},
     ),
+    "branches, grouped": ((1024, 8, 2, 64, 64), {"segment_lengths": [128, 512, 1024], "dilation_rates": [1, 4, 8]}),
     "narrow": ((128, 2, 2, 8, 24), {"segment_lengths": [128], "dilation_rates": [1]}),
 }
 

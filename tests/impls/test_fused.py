@@ -33,6 +33,7 @@ CASES = {
     "spanning at one rate": Case(32, ((4, 2), (16, 4), (32, 4)), heads=4, kv_heads=4, batch=2),
     "spanning at two rates": Case(64, ((8, 2), (32, 4), (64, 8)), is_causal=True, heads=4, kv_heads=4),
     "many offsets, heads and batches": Case(32, ((32, 2),), heads=8, kv_heads=8, batch=3),
+    "grouped heads at several rates": Case(32, ((8, 1), (16, 4), (32, 4)), True, heads=8, kv_heads=2),
     "two dense branches": Case(16, ((4, 1), (16, 1)), is_causal=True, heads=4, kv_heads=2),
 }
 

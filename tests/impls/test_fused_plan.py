@@ -191,19 +191,19 @@ def span_of(rate: int) -> Span:
     ("kv_heads", "size", "elements", "parts"),
     [
         (8, 1, 0, 1),
-        (8, 1, 2 << 25, 2),
-        (8, 1, 64 << 25, 2),  # twice as many as ranks at most
+        (8, 1, 2 << 23, 2),
+        (8, 1, 64 << 23, 2),  # twice as many as ranks at most
         (8, 2, 0, 1),
-        (8, 2, (2 << 25) - 1, 1),
-        (8, 2, 2 << 25, 2),
-        (8, 2, 64 << 25, 4),
+        (8, 2, (2 << 23) - 1, 1),
+        (8, 2, 2 << 23, 2),
+        (8, 2, 64 << 23, 4),
         (8, 4, 0, 2),  # half as many as ranks at least
         (8, 5, 0, 2),
         (8, 6, 0, 4),
-        (6, 4, 5 << 25, 3),
-        (7, 4, 6 << 25, 7),  # nothing in between divides
+        (6, 4, 5 << 23, 3),
+        (7, 4, 6 << 23, 7),  # nothing in between divides
         (7, 16, 0, 7),
-        (1, 16, 64 << 25, 1),
+        (1, 16, 64 << 23, 1),
     ],
 )
 def test_how_many_parts_rows_travel_in(kv_heads: int, size: int, elements: int, parts: int) -> None:
@@ -292,7 +292,6 @@ def test_the_memory_for_rows_under_way_does_not_grow_with_the_ranks() -> None:
         (Layout(10, 4, 0, 2, 2, (Branch(10, 1),), False), "not equal shards"),
         (Layout(12, 2, 0, 2, 2, (Branch(4, 3),), False), "does not divide segment length"),
         (Layout(12, 2, 0, 3, 3, (Branch(4, 2),), False), "does not divide 3 heads"),
-        (Layout(12, 2, 0, 4, 2, (Branch(4, 2),), False), "share keys"),
         (Layout(12, 2, 0, 4, 4, (Branch(4, 2),), False), "neither whole shards"),
     ],
 )
@@ -300,3 +299,20 @@ def test_what_is_not_regular_takes_another_path_and_says_why(layout: Layout, wor
     made = fused_plan.plan_of(layout, False)
     assert isinstance(made, str)
     assert words in made
+
+
+@pytest.mark.parametrize(
+    ("kv_heads", "branches", "repeats"),
+    [
+        (4, (Branch(4, 2),), False),
+        (2, (Branch(4, 1), Branch(2, 1)), False),
+        (2, (Branch(4, 1), Branch(4, 2)), True),
+        (1, (Branch(4, 4),), True),
+    ],
+)
+def test_keys_are_repeated_where_query_heads_that_share_them_select_different_rows(
+    kv_heads: int, branches: tuple[Branch, ...], repeats: bool
+) -> None:
+    made = fused_plan.plan_of(Layout(8, 2, 0, 4, kv_heads, branches, False), False)
+    assert isinstance(made, fused_plan.Plan)
+    assert made.repeats_keys == repeats

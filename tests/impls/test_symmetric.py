@@ -238,7 +238,7 @@ def test_which_stream_waits_for_what() -> None:
     packed = memory[0][: parts * rows * 8].view(parts, rows, 8).clone()
     place = place_of(recorded, 1, memory)
     wants = (Transfer(0, 0, 2, 3), Transfer(0, 2, 4, 0))
-    span = Mock(rows=rows, wants=wants, gives=(Transfer(0, 1, 4, 0),))
+    span = Mock(rows=rows, own=Transfer(1, 3, 4, 2), wants=wants, gives=(Transfer(0, 1, 4, 0),))
     done: dict[str, list[Any]] = {}
 
     with (
@@ -260,7 +260,7 @@ def test_which_stream_waits_for_what() -> None:
             take(f"fetch {part}", transport.fetch, part, buffer)
             assert torch.equal(buffer[3:5], packed[part, :2])
             assert torch.equal(buffer[:2], packed[part, 2:])
-            assert not buffer[2].any()
+            assert torch.equal(buffer[2], transport.packed[part, 3])
             take(f"arrived {part}", transport.arrived, part)
             take(f"released {part}", transport.released, part)
         for part in range(parts):
@@ -284,7 +284,7 @@ def test_which_stream_waits_for_what() -> None:
 
     assert done["begin"] == [("wait", "caller", "event 1"), ("wait", "caller", "event 2")]
     assert done["publish"] == [("wait", "fetching", "caller"), ("barrier", "fetching", "published")]
-    copies = [("copy", "fetching")] * 2
+    copies = [("copy", "fetching")] * 3
     for part in range(parts):
         arrival = done[f"fetch {part}"][-1 if part < parts - 1 else -3]
         assert arrival[:2] == ("record", "fetching")

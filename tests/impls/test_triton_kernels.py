@@ -45,7 +45,7 @@ def targets(shape: Shape, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def check_merge(pieces: list[Piece], shape: Shape, dtype: torch.dtype) -> None:
     out, lse = targets(shape, dtype)
-    kernels().merge(out, lse, pieces)
+    kernels().merge(out, lse, pieces, False)
     right, right_lse = expected_merge(pieces, shape)
     np.testing.assert_allclose(out.double().cpu().numpy(), right, rtol=ROUNDING[dtype], atol=ROUNDING[dtype])
     np.testing.assert_allclose(lse.double().cpu().numpy(), right_lse, rtol=2e-6, atol=2e-6)
@@ -71,7 +71,7 @@ def test_pieces_are_added(name: str, dtype: torch.dtype) -> None:
         pieces = [random_piece(source, shape, dtype, DEVICE) for _ in range(source.integers(1, 5))]
         pieces[0] = pieces[0]._replace(lse=None)
         total, _ = targets(shape, dtype)
-        kernels().add(total, pieces)
+        kernels().add(total, pieces, False)
         np.testing.assert_allclose(
             total.double().cpu().numpy(), expected_sum(pieces, shape), rtol=ROUNDING[dtype], atol=ROUNDING[dtype]
         )
@@ -87,7 +87,10 @@ def test_rows_that_lie_beyond_32_bits() -> None:
     values = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 3, 2, 8))).to(DEVICE, torch.bfloat16)
     rows.copy_(values)
     piece, lse = Piece(grid(rows, 3, 1), torch.zeros((1, 1, 1, 2, 3), device=DEVICE), 3, 1, 1), torch.empty(1, 3, 2)
-    for write in (lambda: kernels().add(total, [piece]), lambda: kernels().merge(total, lse.to(DEVICE), [piece])):
+    for write in (
+        lambda: kernels().add(total, [piece], False),
+        lambda: kernels().merge(total, lse.to(DEVICE), [piece], False),
+    ):
         total.zero_()
         write()
         assert torch.equal(total, values)
@@ -123,7 +126,7 @@ def test_a_denominator_that_is_not_a_number_stays_one() -> None:
     good = bad._replace(lse=torch.zeros_like(bad.lse))  # type: ignore[arg-type]
     for pieces in ([bad, good], [good, bad]):
         out, total = targets(shape, torch.float32)
-        kernels().merge(out, total, pieces)
+        kernels().merge(out, total, pieces, False)
         is_bad = torch.zeros((1, 4, 2), dtype=torch.bool, device=DEVICE)
         is_bad[0, 1, 1] = True
         assert torch.equal(total.isnan(), is_bad)
@@ -131,23 +134,50 @@ def test_a_denominator_that_is_not_a_number_stays_one() -> None:
         assert torch.equal(out.isnan().any(-1), is_bad)
 
 
-def test_a_tensor_may_be_a_piece_of_itself() -> None:
-    source, shape = np.random.default_rng(2), SHAPES["many programs"]
-    out, lse = targets(shape, torch.float32)
-    out.copy_(torch.from_numpy(source.normal(size=out.shape)))
-    lse.copy_(torch.from_numpy(source.normal(size=lse.shape)))
-    pieces = [whole_piece(out, lse), random_piece(source, shape, torch.float32, DEVICE)]
-    right, right_lse = expected_merge(pieces, shape)
-    kernels().merge(out, lse, pieces)
-    np.testing.assert_allclose(out.cpu().numpy(), right, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(lse.cpu().numpy(), right_lse, rtol=0, atol=1e-5)
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("name", SHAPES)
+def test_what_is_there_already_stays_where_no_piece_is(name: str, dtype: torch.dtype) -> None:
+    """Elsewhere pieces come to it; not a number in a row that no piece has is not touched."""
+    source, shape = np.random.default_rng(len(name)), SHAPES[name]
+    for count in (0, 1, 2, 3):
+        pieces = [random_piece(source, shape, dtype, DEVICE) for _ in range(count)]
+        out, lse = targets(shape, dtype)
+        out.copy_(torch.from_numpy(source.normal(size=out.shape)))
+        lse.copy_(torch.from_numpy(source.normal(size=lse.shape)))
+        before = whole_piece(out.clone(), lse.clone())
+        total = out.clone()
+        right, right_lse = expected_merge([before, *pieces], shape)
+        kernels().merge(out, lse, pieces, True)
+        np.testing.assert_allclose(out.double().cpu().numpy(), right, rtol=ROUNDING[dtype], atol=ROUNDING[dtype])
+        np.testing.assert_allclose(lse.double().cpu().numpy(), right_lse, rtol=2e-6, atol=2e-6)
+        right = expected_sum([before, *pieces], shape)
+        kernels().add(total, pieces, True)
+        np.testing.assert_allclose(total.double().cpu().numpy(), right, rtol=ROUNDING[dtype], atol=ROUNDING[dtype])
+
+
+def test_rows_in_no_piece_are_not_touched() -> None:
+    """What is not a number there would show in a sum; and so it would where it is read for another row."""
+    rows = torch.full((1, 64, 2, 8), float("nan"), device=DEVICE)
+    lse = torch.full((1, 64, 2), float("nan"), device=DEVICE)
+    mine = torch.ones((1, 64, 2, 8), device=DEVICE)
+    piece = Piece(grid(mine, 64, 2), torch.zeros((1, 1, 2, 1, 32), device=DEVICE), 64, 2, 2)
+    is_in = (torch.arange(64)[:, None] % 2 == torch.arange(2)[None, :]).to(DEVICE)
+    rows[0, is_in], lse[0, is_in] = 3.0, 0.0
+    out, total = rows.clone(), rows.clone()
+    kernels().merge(out, lse, [piece], True)
+    kernels().add(total, [piece], True)
+    for found, value in ((out, 2.0), (total, 4.0)):
+        assert (found[0, is_in] == value).all()
+        assert found[0, ~is_in].isnan().all()
+    torch.testing.assert_close(lse[0, is_in], torch.full((64,), float(np.log(2.0)), device=DEVICE))
+    assert lse[0, ~is_in].isnan().all()
 
 
 def test_no_elements_and_no_pieces() -> None:
     for shape in ((1, 0, 2, 8), (0, 4, 2, 8), (1, 4, 2, 0)):
-        kernels().add(torch.empty(shape, device=DEVICE), [])
+        kernels().add(torch.empty(shape, device=DEVICE), [], False)
     total, _ = targets(SHAPES["one program"], torch.float32)
-    kernels().add(total, [])
+    kernels().add(total, [], False)
     assert not total.any()
 
 
@@ -158,7 +188,7 @@ def test_a_row_is_found_by_the_program_that_serves_it(name: str) -> None:
         rows = torch.from_numpy(source.normal(size=(shape.batch, 1, shape.heads, shape.dim))).float().to(DEVICE)
         piece = whole_piece(rows, torch.zeros(rows.shape[:3], device=DEVICE))._replace(start=start, lse=None)
         total, _ = targets(shape, torch.float32)
-        kernels().add(total, [piece])
+        kernels().add(total, [piece], False)
         np.testing.assert_allclose(total.cpu().numpy(), expected_sum([piece], shape), rtol=0, atol=1e-6)
 
 
@@ -166,12 +196,12 @@ class Kernel:
     """Stands in for a kernel: notes what it is launched on, and what is launched of what was compiled for that."""
 
     def __init__(self) -> None:
-        self.launched: list[tuple[str, tuple[int, ...], int]] = []
+        self.launched: list[tuple[str, tuple[int, ...]]] = []
         self.constants: tuple[Any, ...] = ()
 
     def __getitem__(self, programs: tuple[int, ...]) -> Any:
-        def launch(_rows: Any, _out: Any, pairs: int, *constants: Any) -> Any:
-            self.launched.append(("anew", programs, pairs))
+        def launch(_rows: Any, _out: Any, *constants: Any) -> Any:
+            self.launched.append(("anew", programs))
             self.constants = constants
             return self.compiled
 
@@ -180,18 +210,18 @@ class Kernel:
     @property
     def compiled(self) -> Any:
         def programs_of(programs: tuple[int, ...]) -> Any:
-            return lambda _rows, _out, pairs, *_: self.launched.append(("kept", programs, pairs))
+            return lambda _rows, _out, *_: self.launched.append(("kept", programs))
 
         return Mock(__getitem__=Mock(side_effect=programs_of))
 
 
-def launch(kernel: Kernel, out: Tensor, rows: Tensor, *, keep: int = 100) -> tuple[str, tuple[int, ...], int]:
+def launch(kernel: Kernel, out: Tensor, rows: Tensor, *, onto: bool = False, keep: int = 100) -> tuple[str, Any]:
     """Launch the stand-in on a piece, and return how."""
     module = kernels()
     piece = Piece(grid(rows, rows.shape[1], 1), None, rows.shape[1], 1, 1)
     with patch.object(module, "_KEPT_KERNELS", keep):
         before = len(kernel.launched)
-        module._launch(kernel, out, [piece], out.stride()[:3], (piece.rows,), out)
+        module._launch(kernel, out, [piece], out.stride()[:3], onto, (piece.rows,), out)
     (launched,) = kernel.launched[before:]
     return launched
 
@@ -207,6 +237,8 @@ def test_what_was_compiled_is_launched_again_where_all_is_alike() -> None:
             assert [launch(kernel, out, rows)[0] for _ in range(2)] == ["anew", "kept"]
         assert launch(kernel, out, storage[130:178].view(1, 3, 2, 8))[0] == "kept"  # unaligned as well
         assert launch(kernel, storage[401:449].view(1, 3, 2, 8), aligned)[0] == "anew"
+        assert launch(kernel, out, aligned)[0] == "kept"
+        assert [launch(kernel, out, aligned, onto=True)[0] for _ in range(2)] == ["anew", "kept"]
         assert launch(kernel, out, aligned)[0] == "kept"
         assert launch(Kernel(), out, aligned)[0] == "anew"
 
@@ -224,11 +256,11 @@ def test_not_all_that_was_compiled_is_kept() -> None:
         assert len(module._compiled) == 1
 
 
-@pytest.mark.parametrize(("rows", "programs"), [(1, 1), (16, 1), (17, 2), (32, 2), (33, 3)])
+@pytest.mark.parametrize(("rows", "programs"), [(1, 6), (31, 6), (32, 6), (33, 12), (64, 12), (65, 18)])
 def test_a_program_serves_32_rows_of_a_head(rows: int, programs: int) -> None:
     with patch.object(kernels(), "_compiled", {}):
-        kernel, tensor = Kernel(), torch.zeros(1, rows, 2, 8)
-        assert launch(kernel, tensor, tensor) == ("anew", (programs, 1, 1), 2 * rows)
+        kernel, tensor = Kernel(), torch.zeros(3, rows, 2, 8)
+        assert launch(kernel, tensor, tensor) == ("anew", (programs, 1, 1))
 
 
 @pytest.mark.parametrize(

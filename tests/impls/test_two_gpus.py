@@ -29,6 +29,7 @@ CASES = {
     "dense causal, grouped": Case(256, ((256, 1),), True, **SIZES | {"heads": 8, "kv_heads": 4}),
     "several batches": Case(256, ((256, 1),), True, 3, **SIZES),
     "nested branches": Case(512, ((128, 1), (256, 4), (512, 4)), **SIZES),
+    "nested branches, grouped": Case(512, ((128, 1), (256, 4), (512, 4)), **SIZES | {"heads": 8, "kv_heads": 2}),
     "spanning at two rates, causal": Case(1024, ((512, 1), (1024, 4), (1024, 8)), True, **SIZES),
 }
 LATE = 10_000_000  # cycles, about five milliseconds
