@@ -140,7 +140,7 @@ def part(dtype: str, seed: int, examples: int, ranks: tuple[int, ...] = WORLD_SI
 
     changes: dict[str, Any] = {"examine": examine}
     if dtype == "float64":  # in which the check itself has nothing to do
-        changes |= {"axes": plain(requires_grad=("qkv",)), "needs": lambda *_: "", "besides": lambda *_: None}
+        changes |= {"axes": plain(requires_grad=("qkv",)), "needs": lambda *_: "", "extra_cases": lambda *_: None}
     search(dataclasses.replace(PRECISION, **changes), session, examples=examples, seed=seed)
     return seen
 

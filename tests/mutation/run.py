@@ -5,7 +5,7 @@
     python -m tests.mutation.run impls/plan.py impls/work.py    # these files
     python -m tests.mutation.run impls --known                  # those of the ledger: does each survive still?
     python -m tests.mutation.run impls impls/fused --together   # the same, as many as may be in one program
-    python -m tests.mutation.run impls/fused/two_streams.py --only tests/impls/test_two_gpus.py   # where there are two GPUs
+    python -m tests.mutation.run impls/fused/two_streams.py --only tests/impls/test_two_gpus.py  # on two GPUs
 
 Prints each survivor, and at the end the counts; those that the ledger does not know are marked NEW, those that it knows
 and that are noticed STALE, and both make the exit status 1. The operators are in tests/mutation/operators.py, the

@@ -47,8 +47,8 @@ def by_pytest(folder: Path, *arguments: str, **variables: str) -> tuple[int, str
     """The same by pytest's own script."""
     alone = ("-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", ".")
     if "attention_gate" not in _plugins():
-        alone += ("-p", "verify.pytest_plugin")
-    target = ("--pyargs", "verify", "--attention-target", "my_attention:attend")
+        alone += ("-p", "attention_gate.verify.pytest_plugin")
+    target = ("--pyargs", "attention_gate", "--attention-target", "my_attention:attend")
     return installed(folder, _PYTEST, *alone, *target, *_FEW, *arguments, **variables)
 
 

@@ -73,6 +73,6 @@ def test_what_only_a_gpu_needs_does_not_matter_on_the_cpu():
 
 
 def test_a_machine_that_cannot_run_it_gets_status_2(monkeypatch, capsys):
-    monkeypatch.setattr("verify.commands.doctor.facts", lambda: iter([version_fact("torch", "2.3.0")]))
+    monkeypatch.setattr("attention_gate.verify.commands.doctor.facts", lambda: iter([version_fact("torch", "2.3.0")]))
     assert cli.main(["doctor"]) == 2
     assert "the gate cannot run on the CPU of this machine" in capsys.readouterr().out

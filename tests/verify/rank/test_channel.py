@@ -2,15 +2,15 @@
 
 import os
 import pickle
+import re
 import struct
 import threading
 
 import numpy as np
 import pytest
 
-from attention_gate.verify.case.case import Case
 from attention_gate.verify.rank.attended import Attended
-from attention_gate.verify.rank.channel import BadMessage, Channel
+from attention_gate.verify.rank.channel import BadMessage, Channel, plain
 from attention_gate.verify.rank.jobs import Returned
 
 
@@ -94,7 +94,33 @@ def test_nothing_but_plain_data_and_the_harness_own_classes_is_accepted(ends, va
         gate.poll()
 
 
-@pytest.mark.parametrize("value", [None, 1, 2.5, "text", [1, (2,), {"a": {3}}], Case(), np.float64(1.5)])
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("attention_gate.verify.world.fork_client", "subprocess.Popen"),
+        ("attention_gate.verify.rank.jobs", "np.save"),
+        ("attention_gate.verify.rank.worker", "main"),
+        ("numpy", "testing.rundocs"),
+        ("numpy", "save"),
+        ("builtins", "eval"),
+    ],
+)
+def test_no_name_is_looked_up_but_those_of_replies(ends, module, name):
+    """Nor one that walks into a module: those ran a program in the gate."""
+    gate, rank = ends
+    body = b"\x80\x04" + _text(module) + _text(name) + b"\x93."  # STACK_GLOBAL: the value is what the name stands for
+    with pytest.raises(BadMessage, match=f"a reply holds a {re.escape(module)}.{re.escape(name)}"):
+        plain(body)
+    _raw(rank, struct.pack("!4sQ", b"gate", len(body)) + body)
+    with pytest.raises(BadMessage):
+        gate.poll()
+
+
+def _text(text):
+    return b"\x8c" + bytes([len(text)]) + text.encode()
+
+
+@pytest.mark.parametrize("value", [None, 1, 2.5, "text", [1, (2,), {"a": {3}}], np.float64(1.5)])
 def test_plain_data_is_accepted(ends, value):
     gate, rank = ends
     rank.send(value)
