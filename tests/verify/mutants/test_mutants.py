@@ -43,7 +43,7 @@ def test_a_mutant_is_loaded_with_its_capabilities(tmp_path):
 @pytest.mark.parametrize("base", ["ring", "gather"])
 def test_the_bases_are_right(base):
     checks = ["forward", "lse", "gradients", "sub-groups", "state", "refusals"]
-    report = attention_gate.check(f"verify.mutants.bases.{base}:attend", profile="quick", checks=checks)
+    report = attention_gate.check(f"attention_gate.verify.mutants.bases.{base}:attend", profile="quick", checks=checks)
     assert report.verdict == "pass", attention_gate.text(report)
 
 
