@@ -2,20 +2,31 @@
 
 A running error analysis to first order, with u the unit roundoff of the inputs' dtype and a that of the accumulator
 (float32 for half types). A correct implementation may round the attention weights, dS, each block's output and the
-result to the inputs' dtype, as fused kernels do, and accumulates in at least float32, in any order:
+result to the inputs' dtype, as fused kernels do, and accumulates in at least float32. It may cut the keys into blocks
+as it likes, at most one for each key seen, merge them in any order by any formula that is stable, and take gradients by
+formulas of its own or by autograd through the merges. V_i, K_i: the largest |v_j|, |k_j| that query i sees, dimension by
+dimension; n_i: how many keys it sees. A block's output is bounded by V_i and by nothing smaller: the large values of a
+block may cancel in the sum of all blocks.
 
-    scores      sigma_ij = a ((head_dim + 2) |scale| sum |q_i| |k_j| + 2 max_j |s_ij| + 2 |lse_i|)
-    weights     rho_ij   = u + a n_i + sigma_ij + sum_j P_ij sigma_ij         (relative to P_ij; n_i keys are seen)
-    out_i       sum_j P_ij ((rho_ij + u) |v_j| + sigma_ij |out_i|) + u |out_i|
+    scores      sigma_ij = a ((head_dim + 2) |scale| sum |q_i| |k_j| + (2 + n_i) max_j |s_ij| + 2 |lse_i|)
+    weights     rho_ij   = u + a n_i + sigma_ij + sum_j P_ij sigma_ij         (relative to P_ij)
+    out_i       sum_j P_ij ((rho_ij + u) |v_j| + sigma_ij V_i) + u |out_i| + mu_i V_i
     lse_i       sum_j P_ij sigma_ij + a (n_i + |lse_i|)
-    dV_j        sum_i P_ij (rho_ij + u + a n) |dO_i| + u |dV_j|
-    D_i         delta_i = |dO_i| . (error of out_i) + a value_dim |dO_i| . |out_i|
+    dV_j        sum_i P_ij (rho_ij + u + a n) |dO_i| + u |dV_j| + sum_i mu_i |dO_i|
+    D_i         delta_i = |dO_i| . (error of out_i) + a value_dim |dO_i| . V_i
     dS_ij       epsilon_ij = S_ij (rho_ij + u) + P_ij (a value_dim |dO_i| . |v_j| + delta_i),
-                with S_ij = P_ij |dO_i| . (|v_j| + |out_i|), which is no less than |dS_ij|
-    dQ_i        |scale| sum_j (epsilon_ij + a n_i S_ij) |k_j| + u |dQ_i|,   dK_j likewise
+                with S_ij = P_ij |dO_i| . (|v_j| + V_i), which is no less than |dS_ij|
+    dQ_i        |scale| (sum_j (epsilon_ij + a n_i S_ij) |k_j| + mu_i |dO_i| . V_i K_i) + u |dQ_i|
+    dK_j        |scale| sum_i (epsilon_ij + a n S_ij + mu_i |dO_i| . V_i) |q_i| + u |dK_j|
 
-plus what underflow below the smallest number of the dtype loses, in each pair and in each of as many blocks as there
-are pairs. The constant in front is in `CONSTANT`.
+mu_i = a n_i is what merging costs, and it is not weighted by P: in ring attention's update out - g (out - block_out),
+with g = sigmoid(block_lse - lse), the weight 1 - g of the older keys is off by a, however small it is. Of each of the at
+most n_i merges that error is shared out among the older keys by weights whose sum is 1; in the gradients it meets
+|dO_i| . V_i, the largest change of the loss that a weight can make. The lse of a merge is off by a max |s|: so the n_i
+in sigma.
+
+Besides, what is smaller than the dtype's smallest normal number may be lost, in each pair and in each of as many blocks
+as there are pairs. The constant in front is in `CONSTANT`.
 """
 
 from __future__ import annotations
@@ -32,9 +43,10 @@ UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8, 
 #: Unit roundoff of what each dtype is accumulated in.
 ACCUMULATOR = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-24, "float16": 2.0**-24}
 
-#: Smallest positive number of each dtype that is sure to last: GPUs' fused kernels and CPUs that are told to take
-#: subnormal numbers of float32, and with it of bfloat16, for zero.
-SMALLEST = {"float64": 2.0**-1074, "float32": 2.0**-126, "bfloat16": 2.0**-126, "float16": 2.0**-24}
+#: Smallest positive number of each dtype that is sure to last. Of subnormal numbers nobody promises anything: GPUs'
+#: fused kernels and CPUs that are set so take them for zero, and products of them have few digits or none. Those of
+#: float16 alone last everywhere, as all is computed in float32 there.
+SMALLEST = {"float64": 2.0**-1022, "float32": 2.0**-126, "bfloat16": 2.0**-126, "float16": 2.0**-24}
 
 #: Largest finite number of each dtype.
 LARGEST = {"float64": 1.7976931348623157e308, "float32": 3.4028234e38, "bfloat16": 3.3895314e38, "float16": 65504.0}
@@ -76,22 +88,25 @@ def error_budget(
     magnitude = scale * (Q @ K.mT)
     top = np.where(seen, magnitude, 0.0).max(axis=-1, keepdims=True, initial=0.0)
     lse_size = np.where(np.isneginf(lse), 0.0, np.abs(lse))
-    sigma = a * ((head_dim + 2) * magnitude + 2 * top + 2 * lse_size[..., None])
+    merges = a * keys_seen[..., None]
+    sigma = a * ((head_dim + 2) * magnitude + 2 * top + 2 * lse_size[..., None]) + merges * top
     mean_sigma = (P * sigma).sum(axis=-1)
-    rho = u + a * keys_seen[..., None] + sigma + mean_sigma[..., None]
+    rho = u + merges + sigma + mean_sigma[..., None]
 
-    out = (P * (rho + u)) @ V + (P * sigma).sum(axis=-1, keepdims=True) * out_size
+    V_seen, K_seen = _largest_seen(seen, V), _largest_seen(seen, K)
+    out = (P * (rho + u)) @ V + mean_sigma[..., None] * V_seen + merges * V_seen
     out += u * out_size + tiny * (1 + keys_seen[..., None] + pairs @ V)
     lse_error = mean_sigma + a * (keys_seen + lse_size) + SMALLEST["float32" if a > 1e-10 else "float64"]
 
     dP_size = dO @ V.mT
-    delta = (dO * out).sum(axis=-1, keepdims=True) + a * value_dim * (dO * out_size).sum(axis=-1, keepdims=True)
-    dP_and_D = dP_size + (dO * out_size).sum(axis=-1, keepdims=True)
+    D_size = (dO * V_seen).sum(axis=-1, keepdims=True)
+    delta = (dO * out).sum(axis=-1, keepdims=True) + a * value_dim * D_size
+    dP_and_D = dP_size + D_size
     dS = P * dP_and_D
     epsilon = dS * (rho + u) + P * (a * value_dim * dP_size + delta) + tiny * pairs * (1 + dP_and_D)
-    dV = (P * (rho + u + a * queries_seen)).mT @ dO + tiny * (1 + queries_seen.mT + pairs.mT @ dO)
-    dQ = scale * ((epsilon + a * keys_seen[..., None] * dS) @ K) + tiny * (1 + keys_seen[..., None])
-    dK = scale * ((epsilon + a * queries_seen * dS).mT @ Q) + tiny * (1 + queries_seen.mT)
+    dV = (P * (rho + u + a * queries_seen) + merges * seen).mT @ dO + tiny * (1 + queries_seen.mT + pairs.mT @ dO)
+    dQ = scale * ((epsilon + merges * dS) @ K + merges * D_size * K_seen) + tiny * (1 + keys_seen[..., None])
+    dK = scale * ((epsilon + a * queries_seen * dS + merges * D_size * seen).mT @ Q) + tiny * (1 + queries_seen.mT)
     budget = {
         "out": out.swapaxes(1, 2),
         "lse": lse_error,
@@ -100,6 +115,12 @@ def error_budget(
         "value.grad": _over_groups(dV, group) + u * np.abs(expected["value.grad"]),
     }
     return {name: CONSTANT * bound for name, bound in budget.items()}
+
+
+def _largest_seen(seen: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The largest of the rows (batch, heads, keys, dim) that each query sees, dimension by dimension; 0 of none."""
+    columns = [np.where(seen, rows[..., None, :, d], 0.0).max(axis=-1, initial=0.0) for d in range(rows.shape[-1])]
+    return np.stack(columns, axis=-1)
 
 
 def _over_groups(array: np.ndarray, group: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tests.verify.correct import merging
 from tests.verify.correct.style import Style
 
 LOG2E = math.log2(math.e)
@@ -63,8 +64,14 @@ class Queries(NamedTuple):
     heads: Tensor
 
 
-def forward(style: Style, problem: Problem, asking: Queries, blocks: Sequence[Block]) -> tuple[Tensor, Tensor]:
-    """The output (batch, heads, rows, value_dim) and the lse (batch, heads, rows), in the accumulator's dtype."""
+def forward(
+    style: Style, problem: Problem, asking: Queries, blocks: Sequence[Block], dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """The output (batch, heads, rows, value_dim) and the lse (batch, heads, rows), in the accumulator's dtype.
+
+    ``dtype`` is that of the inputs, if they have been widened.
+    """
+    dtype = dtype or asking.query.dtype
     parts = []
     for start, stop in _chunks(len(asking.positions), style.query_rows):
         some = Queries(asking.query[:, :, start:stop], asking.positions[start:stop], asking.heads)
@@ -73,8 +80,8 @@ def forward(style: Style, problem: Problem, asking: Queries, blocks: Sequence[Bl
             for first, last in _chunks(len(block.positions), style.key_rows):
                 piece = Block(*(x[:, :, first:last] for x in block[:2]), block.positions[first:last])
                 for counts in problem.counts(some.heads, some.positions, piece.positions, style.branchwise):
-                    pieces.append(_piece(style, problem, some, piece, counts))
-        parts.append(_merged(style, asking.query.dtype, pieces))
+                    pieces.append(_piece(style, problem, some, piece, counts, dtype))
+        parts.append(_merged(style, dtype, pieces))
     return torch.cat([out for out, _ in parts], dim=2), torch.cat([lse for _, lse in parts], dim=2)
 
 
@@ -82,6 +89,8 @@ def backward(
     style: Style, problem: Problem, asking: Queries, blocks: Sequence[Block], grad_out: Tensor, out: Tensor, lse: Tensor
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     """The gradient of the queries, and of each block's keys and values, in the accumulator's dtype."""
+    if style.autograd:
+        return _walked_back(style, problem, asking, blocks, grad_out)
     dtype = asking.query.dtype
     acc = style.accumulator(dtype)
     dO = grad_out.to(acc)
@@ -110,6 +119,20 @@ def backward(
     return dQ, grads
 
 
+def _walked_back(
+    style: Style, problem: Problem, asking: Queries, blocks: Sequence[Block], grad_out: Tensor
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """The gradients by autograd through the forward pass."""
+    acc = style.accumulator(asking.query.dtype)
+    with torch.enable_grad():
+        query = asking.query.detach().to(acc).requires_grad_()
+        leaves = [[x.detach().to(acc).requires_grad_() for x in (block.key, block.value)] for block in blocks]
+        given = [Block(*pair, block.positions) for pair, block in zip(leaves, blocks, strict=True)]
+        out, _ = forward(style, problem, Queries(query, *asking[1:]), given, asking.query.dtype)
+        dQ, *grads = torch.autograd.grad(out, [query, *(x for pair in leaves for x in pair)], grad_out.to(acc))
+    return dQ, list(zip(grads[::2], grads[1::2], strict=True))
+
+
 def _scores(style: Style, problem: Problem, query: Tensor, key: Tensor) -> tuple[Tensor, int]:
     """The scores in units of the base that they are exponents to."""
     acc = style.accumulator(query.dtype)
@@ -122,10 +145,14 @@ def _scores(style: Style, problem: Problem, query: Tensor, key: Tensor) -> tuple
     return s, 2 if style.softmax == "exp2" else 0
 
 
-def _piece(style: Style, problem: Problem, asking: Queries, block: Block, counts: Tensor) -> tuple[Tensor, ...]:
-    """Numerator, denominator and maximum of one piece; the maximum of nothing is -inf."""
-    dtype = asking.query.dtype
+def _piece(
+    style: Style, problem: Problem, asking: Queries, block: Block, counts: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    """Numerator, denominator and maximum of one piece; the maximum of nothing is -inf. Or its output and its lse."""
     s, base = _scores(style, problem, asking.query, block.key)
+    if style.softmax in merging.MERGES:
+        value = _repeated(block.value, s.shape[1] // block.value.shape[1]).to(s.dtype)
+        return merging.block(s, counts, value, lambda out: _rounded(out, dtype, style.round_blocks))
     s = torch.where(counts > 0, s, -torch.inf)
     top = s.amax(-1, keepdim=True) if s.shape[-1] else s.new_full((*s.shape[:-1], 1), -torch.inf)
     p = counts * _power(s - torch.where(top.isneginf(), 0.0, top), base)
@@ -135,6 +162,8 @@ def _piece(style: Style, problem: Problem, asking: Queries, block: Block, counts
 
 
 def _merged(style: Style, dtype: torch.dtype, pieces: list[tuple[Tensor, ...]]) -> tuple[Tensor, Tensor]:
+    if style.softmax in merging.MERGES:
+        return merging.merged(style.softmax, pieces)
     base = 2 if style.softmax == "exp2" else 0
     if style.softmax != "running":
         pieces = [_normalised(style, dtype, piece, base) for piece in pieces]

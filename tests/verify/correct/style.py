@@ -13,7 +13,9 @@ class Style:
 
     - ``transport``: "gather", "ring", "ring-back", "both-ways", "heads" (all-to-all over heads, where they divide) or
       "hybrid" (half of the ranks have the heads among them, two such halves make a ring).
-    - ``softmax``: "logsumexp" of each block, "exp2" (base 2 throughout) or "running" (numerator, denominator, maximum).
+    - ``softmax``: "logsumexp" of each block, "exp2" (base 2 throughout), "running" (numerator, denominator, maximum), or
+      blocks merged by "sigmoid" or "logaddexp", as published rings do it.
+    - ``autograd``: gradients by autograd through the merges (of "sigmoid" and "logaddexp"), not by formulas.
     - ``order`` of merges: "forward", "reverse" or "tree"; ``branchwise``: each branch is a block of its own, instead of
       counts within one; ``query_rows``, ``key_rows``: the size of a chunk.
     - ``wide``: accumulate in float64 whatever the inputs; ``scale_query``: scale the queries, in the accumulator.
@@ -37,6 +39,7 @@ class Style:
     round_heads: bool = False
     round_delta: bool = True
     guard: float = 0.0
+    autograd: bool = False
 
     #: Mistakes: what is kept in the inputs' dtype although it must not be.
     narrow_output: bool = False
@@ -76,4 +79,10 @@ STYLES = {
     "running_maximum": Style(softmax="running", transport="ring", key_rows=3),
     "scaled_query": Style(scale_query=True, branchwise=True, transport="both-ways"),
     "guarded": Style(guard=1e-30, softmax="running", transport="ring"),
+    "sigmoid": Style(softmax="sigmoid", transport="ring", branchwise=True),
+    "sigmoid_autograd": Style(softmax="sigmoid", transport="ring", autograd=True),
+    "sigmoid_branches": Style(softmax="sigmoid", transport="ring", branchwise=True, autograd=True, key_rows=4),
+    "flash_sigmoid": Style(**_FLASH, softmax="sigmoid", transport="ring", autograd=True),
+    "logaddexp": Style(softmax="logaddexp", transport="ring-back", branchwise=True),
+    "logaddexp_autograd": Style(softmax="logaddexp", transport="ring-back", branchwise=True, autograd=True),
 }

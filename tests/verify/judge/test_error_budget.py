@@ -8,9 +8,12 @@ from attention_gate import reference
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.data import rounded
 from attention_gate.verify.case.styles import DATA_STYLES
-from attention_gate.verify.judge.comparison import shares
+from attention_gate.verify.judge.comparison import assemble, shares
 from attention_gate.verify.judge.oracle import answer, inputs_of
+from attention_gate.verify.target.layouts import contiguous
 from tests.verify.cases import case_of
+from tests.verify.correct.simulated import attended
+from tests.verify.correct.style import STYLES
 
 NAMES = ("out", "query.grad", "key.grad", "value.grad")
 
@@ -69,7 +72,7 @@ def test_the_budget_is_no_wider_than_rounding_asks_for(name, dtype):
     size = np.abs(right.expected[name])
     unit = {"float32": 2.0**-24, "bfloat16": 2.0**-8}[dtype]
     typical = np.median(right.budget[name] / np.maximum(size, 1e-3 * size.max()))
-    assert unit < typical < 3000 * unit
+    assert unit < typical < 6000 * unit
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -126,9 +129,34 @@ def test_a_kernel_that_takes_subnormal_numbers_for_zero_stays_within_the_budget(
     dS = flushed(scale * flushed(P * (dO @ v.T - D)))
     dK = rounded(dS.T @ q, case.dtype)
     share = shares(dK[None, :, None], right.expected["key.grad"], right.budget["key.grad"], case.dtype)
-    assert 0.001 < share.max() <= 1.0
+    assert 0.0 < share.max() <= 1.0
 
 
 def flushed(numbers):
     """The numbers, those that are subnormal in float32 as zero."""
     return np.where(np.abs(numbers) < 2.0**-126, 0.0, numbers)
+
+
+#: Cases in which bounds that weigh all errors by P flag right programs, found by the gate's own search.
+MERGED = [
+    ("sigmoid", Case(world_size=3, length=6, batch=2, heads=2, kv_heads=1, head_dim=3, scale=2.0, data="zeros")),
+    ("sigmoid", Case(world_size=4, length=8, batch=2, heads=2, kv_heads=1, head_dim=3, scale=2.0, data="zeros")),
+    ("sigmoid_autograd", Case(world_size=4, length=8, heads=2, kv_heads=1, head_dim=4, data="sharp", seed=5)),
+    ("sigmoid_autograd", Case(world_size=4, length=12, head_dim=3, data="offset", scale=2.0, seed=7)),
+    ("logaddexp_autograd", Case(world_size=4, length=26, pass_length=True, batch=2, heads=2, kv_heads=2, data="huge")),
+    ("logaddexp_autograd", Case(world_size=4, length=8, heads=4, kv_heads=4, head_dim=4, data="huge", scale=-0.7)),
+]
+
+
+@pytest.mark.parametrize(("style", "case"), MERGED, ids=lambda value: value if isinstance(value, str) else "")
+def test_stable_merges_stay_far_within_the_budget(style, case):
+    """The updates of published rings cancel where one block outweighs the others: an error that P does not weigh."""
+    for seed in range(20):
+        made = case.replace(segment_lengths=(case.length,), seed=case.seed + seed)
+        right = answer(made)
+        parts = attended(made, STYLES[style])
+        positions = [contiguous(rank, made.shards, made.length) for rank in range(made.shards)]
+        for name in ("out", "lse", *NAMES[1:]):
+            got = assemble(made, parts, positions, name)
+            share = shares(got, right.expected[name], right.budget[name], made.dtype)
+            assert share.max(initial=0.0) <= 0.4, (name, made, share.max())
