@@ -1,4 +1,9 @@
-"""Arguments that an implementation has to refuse, each a small change to good ones."""
+"""Arguments that an implementation has to refuse, each a small change to good ones.
+
+Most are also given to one rank alone: its peers wait for it, or wait in vain. A plain program meets that in its first
+lines: each rank looks at its own arguments, all exchange what they found (`all_gather_object` of the complaint, or None),
+and then all raise or none does. What Python itself refuses, before the first line is reached, is given to every rank.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +19,14 @@ class BadArgument:
     """A mistake a caller can make: what it is in words, and how it turns good arguments into bad ones.
 
     ``differs``: the arguments are bad only because the other ranks' are others; on every rank they would be good.
+    ``unbound``: Python raises while it binds the arguments to a plain signature, so that nothing inside the function
+    could tell the other ranks; it is given to all of them together.
     """
 
     words: str
     spoil: Callable[[dict[str, Any]], dict[str, Any]]
     differs: bool = False
+    unbound: bool = False
 
 
 def _with(**changes: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -81,10 +89,12 @@ BAD_ARGUMENTS: dict[str, BadArgument] = {
     "unknown-window": BadArgument(
         "an option that the contract does not have (window_size=2), which must not be ignored",
         _with(window_size=lambda a: 2),
+        unbound=True,
     ),
     "unknown-option": BadArgument(
         "an option that the contract does not have (dropout_p=0.5), which must not be ignored",
         _with(dropout_p=lambda a: 0.5),
+        unbound=True,
     ),
     "differs-segment": BadArgument(
         "a segment length that is not the other ranks'",

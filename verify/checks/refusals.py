@@ -20,12 +20,20 @@ from attention_gate.verify.world.finding import Finding, ranks
 
 _CALLS = itertools.count()
 
+#: How a program meets what is asked.
+_UNKNOWN = "a plain signature, without **options that nobody reads, makes Python raise on every rank"
+_TOGETHER = (
+    "all ranks must refuse together: exchange first what each found in its own arguments (all_gather_object of a "
+    "message, or None), then raise on all or on none"
+)
+
 
 def _refusal(session: Session, case: Case, parameters: Parameters) -> Verdict:
     mistake = BAD_ARGUMENTS[parameters["mistake"]]
     if mistake.differs and case.shards == 1:
         return session.judged(case, names=("out",))  # there is nobody from whom to differ: the call is good
-    where = 0 if mistake.differs and parameters["where"] is None else parameters["where"]
+    where = None if mistake.unbound else parameters["where"]
+    where = 0 if mistake.differs and where is None else where
     shards = tuple(range(case.shards)) if where is None else (where % case.shards,)
     made_by = "every rank" if len(shards) == case.shards else ranks([case.ranks[shard] for shard in shards]) + " only"
     told = f"{mistake.words} on {made_by}"
@@ -34,10 +42,12 @@ def _refusal(session: Session, case: Case, parameters: Parameters) -> Verdict:
         case = case.replace(scale=0.5 + next(_CALLS) / 2**30)
     run = session.run("refuse", case, mistake=parameters["mistake"], shards=shards)
     if finding := finding_of(run):
-        return Verdict(np.inf, Finding(finding.outcome, f"{told}: {finding.headline}", finding.details))
+        alone = (_TOGETHER,) if finding.outcome == "hang" and len(shards) < case.shards else ()
+        return Verdict(np.inf, Finding(finding.outcome, f"{told}: {finding.headline}", (*alone, *finding.details)))
     refusals: dict[int, Refusal] = {rank: run.value(rank) for rank in case.ranks}
     if accepted := [rank for rank, refusal in refusals.items() if refusal.type is None]:
-        return Verdict(np.inf, Finding("fail", f"{told}: {ranks(accepted)} returned as if nothing were wrong"))
+        remedy = (_UNKNOWN,) if mistake.unbound else ()
+        return Verdict(np.inf, Finding("fail", f"{told}: {ranks(accepted)} returned as if nothing were wrong", remedy))
     if wrong := [rank for rank, refusal in refusals.items() if not refusal.right_kind]:
         first = refusals[wrong[0]]
         return Verdict(
@@ -58,12 +68,13 @@ def _refusal(session: Session, case: Case, parameters: Parameters) -> Verdict:
 
 
 def _mistakes(session: Session) -> st.SearchStrategy[Parameters]:
-    return st.fixed_dictionaries(
+    drawn = st.fixed_dictionaries(
         {
             "mistake": st.sampled_from(tuple(BAD_ARGUMENTS)),
             "where": st.one_of(st.none(), st.integers(0, 3)),
         }
     )
+    return drawn.map(lambda one: one | {"where": None} if BAD_ARGUMENTS[one["mistake"]].unbound else one)
 
 
 def _axes(target: Target, world_sizes: Sequence[int]) -> Axes:

@@ -3,8 +3,8 @@
 A running error analysis to first order, with u the unit roundoff of the inputs' dtype and a that of the accumulator
 (float32 for half types). A correct implementation may round the attention weights, dS, each block's output and the
 result to the inputs' dtype, as fused kernels do, and accumulates in at least float32. It may cut the keys into blocks
-as it likes, at most one for each key seen, merge them in any order by any formula that is stable, and take gradients by
-formulas of its own or by autograd through the merges. V_i, K_i: the largest |v_j|, |k_j| that query i sees, dimension by
+as it likes, at most one for each key seen, merge them in any order by any formula that is stable, and take gradients
+by formulas of its own or by autograd through the merges. V_i, K_i: the largest |v_j|, |k_j| that query i sees, in each
 dimension; n_i: how many keys it sees. A block's output is bounded by V_i and by nothing smaller: the large values of a
 block may cancel in the sum of all blocks.
 
@@ -20,10 +20,10 @@ block may cancel in the sum of all blocks.
     dK_j        |scale| sum_i (epsilon_ij + a n S_ij + mu_i |dO_i| . V_i) |q_i| + u |dK_j|
 
 mu_i = a n_i is what merging costs, and it is not weighted by P: in ring attention's update out - g (out - block_out),
-with g = sigmoid(block_lse - lse), the weight 1 - g of the older keys is off by a, however small it is. Of each of the at
-most n_i merges that error is shared out among the older keys by weights whose sum is 1; in the gradients it meets
-|dO_i| . V_i, the largest change of the loss that a weight can make. The lse of a merge is off by a max |s|: so the n_i
-in sigma.
+with g = sigmoid(block_lse - lse), the weight 1 - g of the older keys is off by a, however small it is. There are at
+most n_i merges, and the error of each is shared out among the older keys by weights whose sum is 1; in the gradients it
+meets |dO_i| . V_i, the largest change of the loss that a weight can make. The lse of a merge is off by a max |s|: so
+the n_i in sigma.
 
 Besides, what is smaller than the dtype's smallest normal number may be lost, in each pair and in each of as many blocks
 as there are pairs. The constant in front is in `CONSTANT`.

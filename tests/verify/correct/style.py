@@ -13,8 +13,8 @@ class Style:
 
     - ``transport``: "gather", "ring", "ring-back", "both-ways", "heads" (all-to-all over heads, where they divide) or
       "hybrid" (half of the ranks have the heads among them, two such halves make a ring).
-    - ``softmax``: "logsumexp" of each block, "exp2" (base 2 throughout), "running" (numerator, denominator, maximum), or
-      blocks merged by "sigmoid" or "logaddexp", as published rings do it.
+    - ``softmax``: "logsumexp" of each block, "exp2" (base 2 throughout), "running" (numerator, denominator, maximum),
+      or blocks merged by "sigmoid" or "logaddexp", as published rings do it.
     - ``autograd``: gradients by autograd through the merges (of "sigmoid" and "logaddexp"), not by formulas.
     - ``order`` of merges: "forward", "reverse" or "tree"; ``branchwise``: each branch is a block of its own, instead of
       counts within one; ``query_rows``, ``key_rows``: the size of a chunk.

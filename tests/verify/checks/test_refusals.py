@@ -1,0 +1,75 @@
+"""What is asked of bad arguments is what a plain Python program can do, and the message says how."""
+
+from __future__ import annotations
+
+import pytest
+import torch.distributed as dist
+
+from attention_gate.verify.case.bad_arguments import BAD_ARGUMENTS
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.checks.refusals import REFUSALS
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.target.loading import as_target
+
+CASE = Case(world_size=2, length=4, heads=2, kv_heads=2, segment_lengths=(4,), requires_grad="")
+HERE = "tests.verify.checks.test_refusals"
+
+
+def takes_anything(query, key, value, **options):
+    """Options that nobody reads."""
+    return query.detach().clone() if "dropout_p" in options else _right(query, key, value, **options)
+
+
+def refuses_alone(query, key, value, **options):
+    """The bad rank raises, the other one goes on to a collective."""
+    if options["scale"] == "0.5":
+        raise TypeError("scale must be a number")
+    dist.barrier()
+    return _right(query, key, value, **options)
+
+
+def _right(query, key, value, **options):
+    from attention_gate.impls import robust
+
+    return robust.attend(query, key, value, **options)
+
+
+@pytest.fixture
+def session(worlds):
+    def of(name: str) -> Session:
+        return Session(*as_target(name), worlds, (1, 2))
+
+    return of
+
+
+@pytest.mark.parametrize("mistake", [name for name, bad in BAD_ARGUMENTS.items() if bad.unbound])
+def test_what_python_refuses_while_it_binds_is_asked_of_all_ranks(session, mistake):
+    """A plain signature raises on the one rank that is given the option, and nothing inside can tell the others."""
+    judged = REFUSALS.examine(session("tests.verify.correct.written:ulysses"), CASE, {"mistake": mistake, "where": 1})
+    assert judged.finding is None
+
+
+def test_the_parameters_that_are_printed_are_those_that_ran(session):
+    from hypothesis import given, settings
+
+    @settings(max_examples=200, database=None)
+    @given(REFUSALS.parameters(session("tests.verify.correct.written:ulysses")))
+    def drawn(parameters):
+        assert parameters["where"] is None or not BAD_ARGUMENTS[parameters["mistake"]].unbound
+
+    drawn()
+
+
+def test_an_option_that_is_ignored_is_still_caught_and_the_message_names_the_remedy(session):
+    judged = REFUSALS.examine(session(f"{HERE}:takes_anything"), CASE, {"mistake": "unknown-option", "where": None})
+    assert judged.finding is not None
+    assert "on every rank: ranks 0 and 1 returned as if nothing were wrong" in judged.finding.headline
+    assert "a plain signature" in judged.finding.details[0]
+
+
+def test_a_rank_that_refuses_alone_is_shown_how_all_can(session):
+    with (opened := session(f"{HERE}:refuses_alone")).worlds.hurried():
+        judged = REFUSALS.examine(opened, CASE, {"mistake": "scale-text", "where": 1})
+    assert judged.finding is not None
+    assert judged.finding.outcome == "hang"
+    assert "all_gather_object" in judged.finding.details[0]
