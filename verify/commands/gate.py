@@ -19,6 +19,7 @@ from attention_gate.verify.run.judgement import Report
 from attention_gate.verify.run.request import DEFAULT_WORLD_SIZES, Options
 from attention_gate.verify.target.target import CLAIMS
 from attention_gate.verify.world.launched_ranks import LaunchedWorlds, launched_by_torchrun
+from attention_gate.verify.world.patience import BUSY, FIRST
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--claims", type=claims, default=(), metavar="A,B", help=f"what it promises besides, of {', '.join(CLAIMS)}"
     )
+    parser.add_argument(
+        "--patience",
+        type=patience,
+        metavar="S",
+        help=f"seconds that a call may work without an end (default: {BUSY:.0f}; the first call of a process "
+        f"{FIRST:.0f}); all other limits are stretched by as much",
+    )
     parser.add_argument("--fail-fast", action="store_true", help="stop at the first check that fails")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
     parser.add_argument("--junit", metavar="FILE", help="write the report as JUnit XML")
@@ -63,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
         if path is not None and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
             raise ValueError(f"the folder of {path} is not there")
     if launched_by_torchrun():
-        return in_launched_ranks(options.device, lambda worlds: _judge_launched(options, worlds))
+        return in_launched_ranks(options.device, lambda worlds: _judge_launched(options, worlds), options.patience)
     with ProgressLine() as progress:
         report = check(options.target, world_sizes=options.world_sizes, progress=progress, **_asked(options))
     return _tell(report, options)
@@ -78,7 +86,7 @@ def _judge_launched(options: argparse.Namespace, worlds: LaunchedWorlds) -> int:
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
     """What is judged in the same way wherever the ranks come from."""
-    names = ("profile", "device", "seed", "checks", "fail_fast", "save", "claims")
+    names = ("profile", "device", "seed", "checks", "fail_fast", "save", "claims", "patience")
     return {name: getattr(options, name) for name in names}
 
 
@@ -112,6 +120,17 @@ def world_sizes(text: str) -> tuple[int, ...]:
     if not sizes or any(not 1 <= size <= 64 for size in sizes):
         raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers from 1 to 64, such as 1,2,4")
     return tuple(sorted(set(sizes)))
+
+
+def patience(text: str) -> float:
+    """ "30" as seconds; argparse reports what is wrong."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, such as 30")
+    return seconds
 
 
 def claims(text: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from attention_gate.verify.judge.session import Session
+from attention_gate.verify.network.simulated_worlds import SimulatedWorlds
 from attention_gate.verify.rank.jobs import Job, Raised
 from attention_gate.verify.rank.process_state import State
 from attention_gate.verify.report.saved_run import record_in
@@ -34,6 +35,7 @@ def check(
     fail_fast: bool = False,
     save: str | None = None,
     claims: Sequence[str] = (),
+    patience: float | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Judge an attention against the oracle; nothing is printed, all is in the report.
@@ -43,8 +45,10 @@ def check(
     'pass'
 
     ``target`` is a Target, a callable of the contract at the top level of a module, or what the command line takes;
-    ``claims`` are added to those of the Target. The same arguments judge the same examples. Raises TargetError if the
-    target does not load and ValueError for bad options; a world that cannot be started is the report's ``error``.
+    ``claims`` are added to those of the Target; ``patience`` stretches all limits of time, so that a call may work for
+    as many seconds (the first one of a process for longer). The same arguments judge the same examples. Raises
+    TargetError if the target does not load and ValueError for bad options; a world that cannot be started is the
+    report's ``error``.
     """
     options = Options(
         profile=profile,
@@ -55,14 +59,16 @@ def check(
         fail_fast=fail_fast,
         save=save,
         claims=tuple(claims),
+        patience=patience,
     )
-    with Worlds(device=device) as worlds:
+    with Worlds(device=device, patience=patience) as worlds:
         if isinstance(target, str):
             import_elsewhere(parse_source(target), worlds, options.world_sizes)
         before = State.now()
         found, source = as_target(target)
         before.restore(State.now())  # what importing a target does to this process is none of the gate's
-        session = Session(_claiming(found, options), source, worlds, options.world_sizes)
+        network = SimulatedWorlds(patience=patience)
+        session = Session(_claiming(found, options), source, worlds, options.world_sizes, network=network)
         with closing(session.network):
             return judge(session, options, progress or Silent(), record_in(options.save, session))
 
@@ -76,7 +82,8 @@ def check_launched(target: str, worlds: LaunchedWorlds, options: Options, progre
     found, source = as_target(target)
     before.restore(State.now())
     sizes = options.world_sizes if found.subgroups else (worlds.size,)
-    session = Session(_claiming(found, options), source, worlds, sizes)
+    network = SimulatedWorlds(patience=options.patience)
+    session = Session(_claiming(found, options), source, worlds, sizes, network=network)
     with closing(session.network):
         return judge(session, options, progress or Silent(), record_in(options.save, session))
 

@@ -10,9 +10,9 @@ from attention_gate.verify.target.source import TargetError
 from attention_gate.verify.world.launched_ranks import LaunchedWorlds
 
 
-def in_launched_ranks(device: str, carry_out: Callable[[LaunchedWorlds], int]) -> int:
+def in_launched_ranks(device: str, carry_out: Callable[[LaunchedWorlds], int], patience: float | None = None) -> int:
     """The exit status that ``carry_out`` gives on rank 0, on every rank; what cannot be judged is told by rank 0."""
-    with LaunchedWorlds(device) as worlds:
+    with LaunchedWorlds(device, patience=patience) as worlds:
         if worlds.rank != 0:
             return worlds.serve()
         status = NOT_FINISHED

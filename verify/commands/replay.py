@@ -6,6 +6,7 @@ import argparse
 from contextlib import closing
 
 from attention_gate.verify.commands.command_line import CONFORMS, DOES_NOT
+from attention_gate.verify.commands.gate import patience
 from attention_gate.verify.commands.launched import in_launched_ranks
 from attention_gate.verify.judge.session import Session
 from attention_gate.verify.network.simulated_worlds import SimulatedWorlds
@@ -22,6 +23,7 @@ _CALLS = 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``replay``."""
     parser.add_argument("file", metavar="FILE", help="a failing example that gate saved")
+    parser.add_argument("--patience", type=patience, metavar="S", help="as of gate: how long a call may work")
     parser.epilog = (
         "Alone, it starts the ranks itself. Under torchrun it runs in the ranks that are there: "
         "torchrun --nproc-per-node 4 -m attention_gate replay FILE"
@@ -32,8 +34,8 @@ def run(options: argparse.Namespace) -> int:
     """Run the example; 1 if it fails, 0 if it passes now."""
     saved = load_saved(options.file)
     if launched_by_torchrun():
-        return in_launched_ranks(saved.device, lambda worlds: _replay(saved, options.file, worlds))
-    with Worlds(device=saved.device) as worlds:
+        return in_launched_ranks(saved.device, lambda worlds: _replay(saved, options.file, worlds), options.patience)
+    with Worlds(device=saved.device, patience=options.patience) as worlds:
         return _replay(saved, options.file, worlds)
 
 
@@ -44,6 +46,7 @@ def _replay(saved: Saved, path: str, worlds: Worlds | LaunchedWorlds) -> int:
     if isinstance(worlds, LaunchedWorlds) and (reason := _misfit(saved, target, worlds.size)):
         raise ValueError(reason)
     session = Session(target, saved.source, worlds, tuple(range(1, case.world_size + 1)))
+    session.network = SimulatedWorlds(patience=worlds.patience)
     with closing(session.network):
         return _tried(saved, session)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from attention_gate.verify.network import misuse
 from attention_gate.verify.network.deadlock import deadlock
+from attention_gate.verify.network.livelock import livelock, repeating
 from attention_gate.verify.network.matching import Matcher
 from attention_gate.verify.network.rank_state import Operation, RankState, Transfer
 from attention_gate.verify.network.trace import Message, Trace
@@ -57,8 +58,9 @@ class Schedule:
 class Network:
     """One run: ``take`` what the ranks signal, and as soon as it is ``quiet``, ``step``."""
 
-    def __init__(self, size: int, schedule: Schedule) -> None:
+    def __init__(self, size: int, schedule: Schedule, most: int | None = None) -> None:
         self.schedule = schedule
+        self._most = most  # operations that a rank can need
         self.members = [RankState(rank) for rank in range(size)]
         self.finding: Finding | None = None
         self.trace = Trace(size, schedule.model)
@@ -110,6 +112,8 @@ class Network:
                 member.operations.append(operation)
                 self.trace.posted(rank, entry)
                 self.finding = self.finding or self._matcher.add(operation)
+            if self._most is not None and len(member.operations) > self._most and self.finding is None:
+                self.finding = livelock(self.members, f"the ranks of this case can need at most {self._most:,}")
             for number, contents in signal.contents.items():
                 member.operations[number].contents = contents
             if signal.touched and self._touched is None:
@@ -187,6 +191,10 @@ class Network:
         for member in waiting:
             member.state = "running"
         return [(member.rank, Stop(reason)) for member in waiting]
+
+    def run_out(self, limit: str) -> None:
+        """The run is ended by that limit of time: if its ranks do the same over and over, that is what is wrong."""
+        self.finding = self.finding or repeating(self.members, limit)
 
     def where(self, rank: int) -> str:
         """The line at which the rank waits, or waited last."""

@@ -6,21 +6,24 @@ import contextlib
 import time
 from dataclasses import dataclass
 
+from attention_gate.verify.network.livelock import most_operations
 from attention_gate.verify.network.network import Network, Schedule
 from attention_gate.verify.network.trace import Trace
 from attention_gate.verify.rank.channel import readable
-from attention_gate.verify.rank.jobs import Died, Job, Raised, Reply, Returned, Run, Stuck
+from attention_gate.verify.rank.jobs import Died, Raised, Reply, Returned, Run, Stuck
 from attention_gate.verify.rank.network_messages import Signal, Stop, Wake
 from attention_gate.verify.rank.simulated_backend import NAME
 from attention_gate.verify.world.failed_runs import finding_of
 from attention_gate.verify.world.finding import Finding
 from attention_gate.verify.world.local import LocalWorld, Worlds
-from attention_gate.verify.world.patience import Activity
+from attention_gate.verify.world.patience import Activity, Limits
 from attention_gate.verify.world.rank_process import RankProcess
 
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 3.0
-_LOAD_SECONDS = 120.0
+
+#: A run in which there is always something to do is looked at as often.
+_LOOK_SECONDS = 0.5
 
 #: A world of more ranks is large: its processes are many.
 _LARGE = 8
@@ -44,8 +47,8 @@ class SimulatedWorld(LocalWorld):
 
     accepted = (*LocalWorld.accepted, Signal)
 
-    def __init__(self, size: int) -> None:
-        super().__init__(size, backend=NAME)
+    def __init__(self, size: int, patience: float | None = None) -> None:
+        super().__init__(size, backend=NAME, patience=patience)
         self.simulation: Simulation | None = None
 
     def collect(self) -> Run:
@@ -57,28 +60,33 @@ class SimulatedWorld(LocalWorld):
             self.simulation = Simulation(early, Network(self.size, Schedule("rendezvous", ())).trace, finding_of(early))
             return early
         schedule = Schedule(job.options.get("model", "rendezvous"), tuple(job.options.get("choices", ())))
-        network = Network(self.size, schedule)
+        network = Network(self.size, schedule, most_operations(job.cases))
         start = time.monotonic()
         try:
-            replies, sound = self._carry(network, start, job)
+            replies, sound, limit = self._carry(network, self._limits_of(job))
         except BaseException:
             self.close()
             raise
-        run = Run(tuple(replies[rank] for rank in range(self.size)), time.monotonic() - start)
+        run = Run(tuple(replies[rank] for rank in range(self.size)), time.monotonic() - start, limit)
+        first, self._first = self._first, False
+        if limit:
+            self.pace.gave_up(first=first)
         if not sound:
             self.close()
         elif network.finding is None:
-            self.pace.saw(run.seconds)
+            self.pace.saw(run.seconds, first=first)
         self.simulation = Simulation(run, network.trace, network.finding or finding_of(run))
         return run
 
-    def _carry(self, network: Network, start: float, job: Job) -> tuple[dict[int, Reply], bool]:
-        """Let the ranks run and the network decide until all have answered; also whether their processes are sound."""
+    def _carry(self, network: Network, limits: Limits) -> tuple[dict[int, Reply], bool, str]:
+        """Let the ranks run and the network decide until all have answered.
+
+        Returns also whether their processes are sound, and the limit that ended the run, in words, if one did.
+        """
         replies: dict[int, Reply] = {}
         stopped: set[int] = set()
         stopped_at = 0.0
-        activity = Activity()
-        limit = _LOAD_SECONDS if job.procedure == "load" else self.pace.busy
+        activity, looked, limit = Activity(), time.monotonic(), ""
         while len(replies) < self.size:
             pending = [member for member in self._members if member.rank not in replies]
             ready = readable([end for member in pending for end in member.ends], _POLL_SECONDS)
@@ -91,10 +99,14 @@ class SimulatedWorld(LocalWorld):
                     if rank in network.trace.stopped:
                         stopped.add(rank)
                         stopped_at = time.monotonic()
-            elif not ready:
+            now = time.monotonic()
+            if not ready or now - looked > _LOOK_SECONDS:
+                looked = now
                 activity.look(member.pid for member in pending)
-                given_up = stopped and time.monotonic() - stopped_at > _STOP_SECONDS
-                if given_up or activity.working > limit or activity.resting > self.pace.resting:
+                if stopped and now - stopped_at > _STOP_SECONDS:
+                    break
+                if limit := limits.passed(activity):
+                    network.run_out(limit)
                     break
         for member in self._members:
             if member.rank not in replies:
@@ -106,7 +118,7 @@ class SimulatedWorld(LocalWorld):
         for rank in stopped:
             if isinstance(replies[rank], Raised):  # that it was stopped is no mistake of its own
                 replies[rank] = Stuck(f"  {network.where(rank)}", "")
-        return replies, sound
+        return replies, sound, limit
 
     def _hear(self, member: RankProcess, network: Network, replies: dict[int, Reply]) -> None:
         """Take in all that a rank has sent."""
@@ -137,7 +149,7 @@ class SimulatedWorlds(Worlds):
         if size not in self._worlds:
             for other in [other for other in self._worlds if min(size, other) > _LARGE]:
                 self._worlds.pop(other).close()
-            self._worlds[size] = SimulatedWorld(size)
+            self._worlds[size] = SimulatedWorld(size, self.patience)
         world = self._worlds[size]
         assert isinstance(world, SimulatedWorld)
         return world

@@ -71,10 +71,11 @@ Reply = Returned | Raised | Died | Stuck
 
 @dataclass(frozen=True)
 class Run:
-    """The replies of all ranks of a world to one job, by global rank."""
+    """The replies of all ranks of a world to one job, by global rank; the limit that ended it, in words, if one did."""
 
     replies: tuple[Reply, ...]
     seconds: float
+    limit: str = ""
 
     @property
     def outcome(self) -> str:

@@ -20,6 +20,7 @@ class Options:
     """How to judge: ``profile`` "quick", "standard" or "thorough"; ``checks`` by name, None for all of them.
 
     ``save`` is the folder for failing examples, ``claims`` what the target promises besides what it declares itself.
+    ``patience`` is how many seconds a call may work without an end, None for the usual.
     Raises ValueError for what there is not.
     """
 
@@ -31,6 +32,7 @@ class Options:
     fail_fast: bool = False
     save: str | None = None
     claims: tuple[str, ...] = ()
+    patience: float | None = None
 
     def __post_init__(self) -> None:
         for claim in self.claims:
@@ -46,6 +48,8 @@ class Options:
             raise ValueError(f"world_sizes is {sizes}; it must hold integers from 1 to 64")
         if type(self.seed) is not int or self.seed < 0:
             raise ValueError(f"seed is {self.seed!r}; it must be a non-negative integer")
+        if self.patience is not None and not 0 < self.patience < float("inf"):
+            raise ValueError(f"patience is {self.patience!r}; it must be a positive number of seconds, or None")
         if self.device == "cuda" and not launched_by_torchrun():
             present = torch.cuda.device_count() if torch.cuda.is_available() else 0
             if present < max(sizes):

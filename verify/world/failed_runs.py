@@ -22,9 +22,18 @@ def _hang(run: Run) -> Finding:
     finished = f"; {ranks(done)} had finished" if done else ""
     return Finding(
         "hang",
-        f"{ranks(stuck)} never finished{finished} (given up after {run.seconds:.1f} s)",
-        tuple(_stacks(run)),
+        f"{ranks(stuck)} never finished{finished} (given up after {run.seconds:.1f} s{_limit(run)})",
+        (*_stacks(run), *_longer(run)),
     )
+
+
+def _limit(run: Run) -> str:
+    return f": {run.limit}" if run.limit else ""
+
+
+def _longer(run: Run) -> list[str]:
+    """What to do if it was no hang: of work alone nobody can tell."""
+    return ["should it need longer: --patience SECONDS stretches all limits"] if "at work" in run.limit else []
 
 
 def _crash(run: Run) -> Finding:

@@ -25,7 +25,7 @@ from attention_gate.verify.rank.jobs import Died, Job, Raised, Reply, Returned, 
 from attention_gate.verify.rank.seat import Seat, Surroundings
 from attention_gate.verify.world.fork_client import ForkServer, keeper
 from attention_gate.verify.world.local import LOAD_SECONDS, START_SECONDS, WorldError
-from attention_gate.verify.world.patience import Activity, Patience
+from attention_gate.verify.world.patience import Activity, Limits, Patience
 from attention_gate.verify.world.rank_process import RankProcess
 
 _POLL_SECONDS = 0.002
@@ -38,7 +38,7 @@ _ANSWER_SECONDS = 15.0
 _JOIN_TIME = timedelta(minutes=5)
 
 #: Seconds of rest and of work while ranks start and import the target, which may compile something.
-_PATIENT = (START_SECONDS + LOAD_SECONDS, START_SECONDS + LOAD_SECONDS)
+_PATIENT = START_SECONDS + LOAD_SECONDS
 
 
 def launched_by_torchrun() -> bool:
@@ -56,10 +56,11 @@ class LaunchedWorlds:
     A world of fewer ranks is a group of the first ones; ``place`` moves a case there.
     """
 
-    def __init__(self, device: str, *, backend: str | None = None) -> None:
+    def __init__(self, device: str, *, backend: str | None = None, patience: float | None = None) -> None:
         self.device = device
         self.backend = backend or ("nccl" if device == "cuda" else "gloo")
-        self.pace = Patience(device)
+        self.patience = patience
+        self.pace = Patience(device, seconds=patience)
         store, self.rank, self.size = next(dist.rendezvous("env://", timeout=_JOIN_TIME))
         self._store = dist.PrefixStore("attention-gate", store)
         self._put(f"here/{self.rank}", True)
@@ -69,6 +70,7 @@ class LaunchedWorlds:
         self._begun = 0
         self._job: Job | None = None
         self._early: Run | None = None
+        self._first = True
 
     def __enter__(self) -> LaunchedWorlds:
         return self
@@ -114,9 +116,10 @@ class LaunchedWorlds:
         self._job = job
         if self._begun != self._generation:
             self._begun = self._generation
+            self._first = True
             if job.procedure != "load":
                 # Ranks that are new import the target anew, which may take long and is no part of the job.
-                run = self._exchange(Job("load", job.source, (), ()), _PATIENT)
+                run = self._exchange(Job("load", job.source, (), ()), self._patient())
                 if run.outcome != "returned":
                     self._early = run
                     return
@@ -128,12 +131,20 @@ class LaunchedWorlds:
         job, self._job = self._job, None
         early, self._early = self._early, None
         loads = job.procedure == "load"
-        run = early or self._collect(*(_PATIENT if loads else (self.pace.resting, self.pace.busy)))
+        first = self._first
+        run = early or self._collect(self._patient() if loads else self.pace.limits(first=first))
+        if run.outcome == "hang":
+            self.pace.gave_up(first=first)
         if run.outcome != "returned" or any(getattr(reply, "spoiled", False) for reply in run.replies):
             self._generation += 1
         elif not loads:
-            self.pace.saw(run.seconds)
+            self._first = False
+            self.pace.saw(run.seconds, first=first)
         return run
+
+    def _patient(self) -> Limits:
+        seconds = _PATIENT * self.pace.stretch
+        return Limits(seconds, seconds, "the start and the import")
 
     def run(self, job: Job) -> Run:
         """Submit the job and collect its run."""
@@ -190,17 +201,18 @@ class LaunchedWorlds:
         """End this process's rank and all that it started; safe to call more than once."""
         self._host.close()
 
-    def _exchange(self, job: Job, limits: tuple[float, float]) -> Run:
+    def _exchange(self, job: Job, limits: Limits) -> Run:
         self._give(job)
-        return self._collect(*limits)
+        return self._collect(limits)
 
     def _give(self, job: Job) -> None:
         self._count += 1
         self._put(f"job/{self._count}", (self._generation, job))
         self._host.begin(self._generation, job)
 
-    def _collect(self, resting: float, busy: float) -> Run:
+    def _collect(self, limits: Limits) -> Run:
         start = looked = time.monotonic()
+        limit = ""
         replies: dict[int, Reply] = {}
         failed_at: float | None = None
         while len(replies) < self.size:
@@ -215,11 +227,12 @@ class LaunchedWorlds:
             if now - looked > _LOOK_SECONDS:
                 looked = now
                 paces = [self._pace_of(rank) for rank in range(self.size) if rank not in replies]
-                if paces and (min(rest for rest, _ in paces) > resting or max(work for _, work in paces) > busy):
+                longest = (min(rest for rest, _ in paces), max(work for _, work in paces)) if paces else (0.0, 0.0)
+                if limit := limits.passed_by(*longest):
                     break
             time.sleep(_POLL_SECONDS)
         self._give_up(replies)
-        return Run(tuple(replies[rank] for rank in range(self.size)), time.monotonic() - start)
+        return Run(tuple(replies[rank] for rank in range(self.size)), time.monotonic() - start, limit)
 
     def _give_up(self, replies: dict[int, Reply]) -> None:
         """Have those ranks that did not answer say where they are, and forget the job."""

@@ -19,7 +19,7 @@ from attention_gate.verify.rank.jobs import Died, Job, Raised, Reply, Returned, 
 from attention_gate.verify.rank.seat import Seat, Surroundings
 from attention_gate.verify.target.source import Source
 from attention_gate.verify.world.fork_client import ForkServer, ForkServerError, keeper
-from attention_gate.verify.world.patience import Activity, Patience
+from attention_gate.verify.world.patience import Activity, Limits, Patience
 from attention_gate.verify.world.rank_process import RankProcess
 from attention_gate.verify.world.signals import shielded
 
@@ -49,11 +49,13 @@ class LocalWorld:
     #: What the ranks may send; a world whose ranks send more than replies names it here.
     accepted: tuple[type, ...] = (Returned, Raised, Died)
 
-    def __init__(self, size: int, *, device: str = "cpu", backend: str | None = None) -> None:
+    def __init__(
+        self, size: int, *, device: str = "cpu", backend: str | None = None, patience: float | None = None
+    ) -> None:
         self.size = size
         self.device = device
         self.backend = backend or ("nccl" if device == "cuda" else "gloo")
-        self.pace = Patience(device)
+        self.pace = Patience(device, seconds=patience)
         self.starts = 0
         self.remarks: dict[str, int] = {}
         self._keeper: ForkServer | None = None
@@ -64,6 +66,7 @@ class LocalWorld:
         self._loaded: set[Source] = set()
         self._early: Run | None = None
         self._runs = 0
+        self._first = True
 
     def __enter__(self) -> LocalWorld:
         return self
@@ -79,7 +82,7 @@ class LocalWorld:
         self.starts += 1
         try:
             self._seat()
-            run = self._collect(_Limits(START_SECONDS, START_SECONDS))
+            run = self._collect(self._patient(START_SECONDS, "the start"))
         except (ForkServerError, OSError) as error:
             self.close()
             raise WorldError(_why_no_world(self.size, self.backend, [str(error)])) from error
@@ -106,6 +109,7 @@ class LocalWorld:
                 self._folder = None
             self._loaded.clear()
             self._early = None
+            self._first = True
 
     def submit(self, job: Job) -> None:
         """Send the job to every rank; ``collect`` waits for its replies."""
@@ -113,7 +117,7 @@ class LocalWorld:
         self._job = job
         if job.procedure != "load" and job.source not in self._loaded:
             # A world that was replaced imports the target anew, which may take long and is no part of the job.
-            run = self._submit_and_collect(Job("load", job.source, (), ()), _Limits(LOAD_SECONDS, LOAD_SECONDS))
+            run = self._submit_and_collect(Job("load", job.source, (), ()), self._patient(LOAD_SECONDS, "an import"))
             if run.outcome != "returned":
                 self._early = run
                 return
@@ -125,19 +129,18 @@ class LocalWorld:
         """The run of the job that was submitted last."""
         assert self._job is not None
         job, self._job = self._job, None
-        limits = _Limits(self.pace.resting, self.pace.busy)
-        if job.procedure == "load":
-            limits = _Limits(LOAD_SECONDS, LOAD_SECONDS)
-        elif job.seconds is not None:
-            limits = _Limits(job.seconds, job.seconds)
+        first, limits = self._first, self._limits_of(job)
         try:
             run = self._early or self._collect(limits)
+            if run.outcome == "hang":
+                self.pace.gave_up(first=first)
             if run.outcome != "returned" or any(reply.spoiled for reply in replies_of(run, Returned).values()):
                 self.close()
             elif job.procedure == "load":
                 self._loaded.add(job.source)
             elif job.seconds is None:
-                self.pace.saw(run.seconds)
+                self._first = False
+                self.pace.saw(run.seconds, first=first)
                 self._replace_if_swollen()
         except BaseException:
             self.close()
@@ -148,6 +151,18 @@ class LocalWorld:
         """Submit the job and collect its run."""
         self.submit(job)
         return self.collect()
+
+    def _limits_of(self, job: Job) -> Limits:
+        """How long the job may take."""
+        if job.procedure == "load":
+            return self._patient(LOAD_SECONDS, "an import")
+        if job.seconds is not None:
+            return Limits(job.seconds, job.seconds)
+        return self.pace.limits(first=self._first)
+
+    def _patient(self, seconds: float, what: str) -> Limits:
+        """The limits of what may take so long, of rest or of work."""
+        return Limits(seconds * self.pace.stretch, seconds * self.pace.stretch, what)
 
     @contextlib.contextmanager
     def hurried(self) -> Iterator[None]:
@@ -182,7 +197,7 @@ class LocalWorld:
                 f"machine has {memory.in_words(memory.share(1) or 0)} to give: --world-sizes up to {max(1, fits)}"
             )
 
-    def _submit_and_collect(self, job: Job, limits: _Limits) -> Run:
+    def _submit_and_collect(self, job: Job, limits: Limits) -> Run:
         try:
             for member in self._members:
                 member.submit(job)
@@ -191,11 +206,12 @@ class LocalWorld:
             self.close()
             raise
 
-    def _collect(self, limits: _Limits) -> Run:
+    def _collect(self, limits: Limits) -> Run:
         start = time.monotonic()
         replies: dict[int, Reply] = {}
         activity = Activity()
         failed_at: float | None = None
+        limit = ""
         while len(replies) < self.size:
             pending = [member for member in self._members if member.rank not in replies]
             ready = readable([end for member in pending for end in member.ends], _POLL_SECONDS)
@@ -209,12 +225,12 @@ class LocalWorld:
                 break
             if not ready:
                 activity.look(member.pid for member in pending)
-                if activity.resting > limits.resting or activity.working > limits.busy:
+                if limit := limits.passed(activity):
                     break
         for member in self._members:
             if member.rank not in replies:
                 replies[member.rank] = member.stuck()
-        return Run(tuple(replies[rank] for rank in range(self.size)), time.monotonic() - start)
+        return Run(tuple(replies[rank] for rank in range(self.size)), time.monotonic() - start, limit)
 
     def _replace_if_swollen(self) -> None:
         """Start anew before a target that leaks has taken the machine's memory, and remark on it."""
@@ -230,11 +246,12 @@ class LocalWorld:
 
 
 class Worlds:
-    """Worlds by size, each started when it is first needed."""
+    """Worlds by size, each started when it is first needed; ``patience`` is that of each, in seconds."""
 
-    def __init__(self, *, device: str = "cpu", backend: str | None = None) -> None:
+    def __init__(self, *, device: str = "cpu", backend: str | None = None, patience: float | None = None) -> None:
         self.device = device
         self.backend = backend
+        self.patience = patience
         self._worlds: dict[int, LocalWorld] = {}
 
     def __enter__(self) -> Worlds:
@@ -245,7 +262,7 @@ class Worlds:
 
     def __getitem__(self, size: int) -> LocalWorld:
         if size not in self._worlds:
-            self._worlds[size] = LocalWorld(size, device=self.device, backend=self.backend)
+            self._worlds[size] = LocalWorld(size, device=self.device, backend=self.backend, patience=self.patience)
         return self._worlds[size]
 
     @contextlib.contextmanager
@@ -268,12 +285,6 @@ class Worlds:
         """Close every world."""
         for world in self._worlds.values():
             world.close()
-
-
-class _Limits:
-    def __init__(self, resting: float, busy: float) -> None:
-        self.resting = resting
-        self.busy = busy
 
 
 def _rendezvous() -> tuple[int | None, str | None, str]:

@@ -1,4 +1,10 @@
-"""When to give up waiting: a world at rest, a busy one and one that the machine keeps waiting are told apart."""
+"""When to give up waiting: a world at rest, a busy one and one that the machine keeps waiting are told apart.
+
+>>> Patience().limits(first=True)
+Limits(resting=3.0, busy=60.0, what='the first call')
+>>> Patience(seconds=40.0).limits()
+Limits(resting=15.0, busy=40.0, what='a call')
+"""
 
 from __future__ import annotations
 
@@ -12,6 +18,10 @@ _TICK = 1.0 / (os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100)
 #: Seconds of rest, and of work, that make a hang at the least; and when many hangs in a row are likely.
 RESTING, RESTING_HURRIED = 3.0, 0.6
 BUSY, BUSY_HURRIED, BUSY_CUDA = 8.0, 3.0, 60.0
+
+#: Seconds of work that the first call of a process may take, in which a target may compile or try out kernels; how much
+#: more once it is known how long first calls take here.
+FIRST, FIRST_CUDA, _FIRST_AGAIN = 60.0, 120.0, 2.0
 
 #: Whoever wants the processor for a smaller part of the time is at rest: a loop that sleeps, a timer.
 _AT_REST = 0.03
@@ -32,31 +42,82 @@ class Patience:
 
     A world rests when no unfinished rank, nor anything it started, has used or wanted a processor for ``resting``
     seconds: nothing will ever happen in it. A busy world (an endless loop) is given up after ``busy`` seconds, in
-    which the time that it had to wait for a processor does not count. Both grow with the slowest run seen.
+    which the time that it had to wait for a processor does not count. Both grow with the slowest run seen. The first
+    call of a process has a limit of work of its own. ``seconds`` is what a user grants a busy world in the place of
+    `BUSY`; all limits are stretched by as much.
     """
 
     device: str = "cpu"
     hurried: bool = False
     slowest: float = 0.0
+    slowest_first: float | None = None
+    seconds: float | None = None
+    first_ends: bool = True
 
-    def saw(self, seconds: float) -> None:
-        """Take note of a run that ended by itself."""
-        self.slowest = max(self.slowest, seconds)
+    def saw(self, seconds: float, *, first: bool = False) -> None:
+        """Take note of a run that ended by itself; ``first``: in a process that had run nothing before."""
+        if first:
+            self.slowest_first = max(self.slowest_first or 0.0, seconds)
+        else:
+            self.slowest = max(self.slowest, seconds)
+
+    def gave_up(self, *, first: bool) -> None:
+        """Take note of a run that did not end: a first call that was given its long limit is not given it again."""
+        self.first_ends = self.first_ends and not first
+
+    @property
+    def stretch(self) -> float:
+        """By how much all limits are longer than usual."""
+        return 1.0 if self.seconds is None else self.seconds / BUSY
 
     @property
     def resting(self) -> float:
         """Seconds without any progress that make a hang."""
         floor = RESTING_HURRIED if self.hurried else RESTING
-        return max(floor, min(5 * self.slowest, self.slowest + 10))
+        return max(floor * self.stretch, min(5 * self.slowest, self.slowest + 10))
 
     @property
     def busy(self) -> float:
         """Seconds of work without an end that make a hang."""
         floor = BUSY_CUDA if self.device == "cuda" else BUSY_HURRIED if self.hurried else BUSY
-        return max(floor, min(20 * self.slowest, 2 * self.slowest + 30))
+        return max(floor * self.stretch, min(20 * self.slowest, 2 * self.slowest + 30))
+
+    @property
+    def busy_at_first(self) -> float:
+        """The same of the first call of a process: long as long as nobody knows how long it takes, then as it took."""
+        if self.slowest_first is not None:
+            return max(self.busy, _FIRST_AGAIN * self.slowest_first)
+        if self.hurried or not self.first_ends:  # a failure is known: what is asked now is whether it is one again
+            return self.busy
+        return max(self.busy, (FIRST_CUDA if self.device == "cuda" else FIRST) * self.stretch)
+
+    def limits(self, *, first: bool = False) -> Limits:
+        """The limits of the next call."""
+        return Limits(self.resting, self.busy_at_first if first else self.busy, "the first call" if first else "a call")
 
     #: Seconds that the other ranks are given to end by themselves once one has failed.
     after_failure = 0.25
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a run may rest and how long it may work, and what it is, in words."""
+
+    resting: float
+    busy: float
+    what: str = "a call"
+
+    def passed(self, activity: Activity) -> str:
+        """Which of them the activity is beyond, in words; empty if none."""
+        return self.passed_by(activity.resting, activity.working)
+
+    def passed_by(self, resting: float, working: float) -> str:
+        """The same for so many seconds of rest and of work."""
+        if resting > self.resting:
+            return f"at rest for {self.resting:.1f} s, the limit of {self.what}"
+        if working > self.busy:
+            return f"at work for {self.busy:.1f} s, the limit of {self.what}"
+        return ""
 
 
 @dataclass

@@ -80,3 +80,34 @@ def test_limits_grow_with_what_was_seen_and_stay_bounded():
     assert (measured.resting, measured.busy) == (10.0, 34.0)
     measured.saw(100.0)
     assert (measured.resting, measured.busy) == (110.0, 230.0)
+
+
+def test_the_first_call_of_a_process_has_a_limit_of_its_own():
+    measured = Patience()
+    assert measured.limits(first=True) == pace.Limits(pace.RESTING, pace.FIRST, "the first call")
+    measured.saw(12.0, first=True)
+    assert (measured.busy, measured.busy_at_first) == (pace.BUSY, 24.0)
+    measured.hurried = True
+    assert measured.busy_at_first == 24.0
+
+
+def test_a_first_call_that_did_not_end_is_not_waited_for_so_long_again():
+    measured = Patience()
+    measured.gave_up(first=True)
+    assert measured.busy_at_first == pace.BUSY
+    assert Patience(hurried=True).busy_at_first == pace.BUSY_HURRIED
+
+
+def test_all_limits_are_stretched_by_the_seconds_that_a_user_grants():
+    measured = Patience(seconds=24.0)
+    assert measured.limits() == pace.Limits(9.0, 24.0, "a call")
+    assert measured.busy_at_first == 180.0
+    measured.hurried = True
+    assert measured.limits() == pace.Limits(pytest.approx(1.8), 9.0, "a call")
+
+
+def test_the_limit_that_was_passed_is_told_in_words():
+    limits = Patience().limits()
+    assert limits.passed(Activity(resting=1.0, working=7.0)) == ""
+    assert limits.passed(Activity(resting=4.0, working=7.0)) == "at rest for 3.0 s, the limit of a call"
+    assert limits.passed(Activity(resting=0.0, working=9.0)) == "at work for 8.0 s, the limit of a call"
