@@ -1,7 +1,7 @@
 """Arguments that an implementation has to refuse, each a small change to good ones.
 
 Most are also given to one rank alone: its peers wait for it, or wait in vain. A plain program meets that in its first
-lines: each rank looks at its own arguments, all exchange what they found (`all_gather_object` of the complaint, or None),
+lines: each rank looks at its own arguments, all exchange what they found (`all_gather_object` of a message, or None),
 and then all raise or none does. What Python itself refuses, before the first line is reached, is given to every rank.
 """
 

@@ -30,7 +30,8 @@ class Check:
     ``axes`` narrows the space of options, by name. ``needs`` says in words what the target lacks for it, or "".
     ``weight`` is its part of the examples. ``parameters`` draws what an example has besides its case.
     ``extra_cases`` gives cases of another kind, one example in six; None if there are none for the target.
-    ``max_rows`` bounds a rank's rows. ``pairwise``: tried until every pair of options has occurred.
+    ``max_rows`` bounds a rank's rows. ``shaped`` makes of a drawn case the one that is run, printed and saved; what it
+    has made it leaves alone. ``pairwise``: tried until every pair of options has occurred.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Check:
     parameters: Callable[[Session], st.SearchStrategy[Parameters]] = lambda session: st.just({})
     extra_cases: Callable[[Target, Sequence[int]], st.SearchStrategy[Case] | None] = lambda target, world_sizes: None
     max_rows: int = 6
+    shaped: Callable[[Session, Case], Case] = lambda session, case: case
     pairwise: bool = False
 
     def space(self, target: Target, world_sizes: Sequence[int]) -> Space:

@@ -74,7 +74,7 @@ def _mistakes(session: Session) -> st.SearchStrategy[Parameters]:
             "where": st.one_of(st.none(), st.integers(0, 3)),
         }
     )
-    return drawn.map(lambda one: one | {"where": None} if BAD_ARGUMENTS[one["mistake"]].unbound else one)
+    return drawn.map(lambda one: one | {"where": None} if BAD_ARGUMENTS[str(one["mistake"])].unbound else one)
 
 
 def _axes(target: Target, world_sizes: Sequence[int]) -> Axes:

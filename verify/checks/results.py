@@ -45,7 +45,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """How one check came out. ``budget_used`` is the largest share of an error budget that was used."""
+    """How one check came out. ``budget_used`` is the largest share of an error budget that was used.
+
+    ``remark`` is what was measured besides and does not count against the target.
+    """
 
     name: str
     promise: str
@@ -55,3 +58,4 @@ class CheckResult:
     budget_used: float | None = None
     failure: Failure | None = None
     reason: str = ""
+    remark: str = ""

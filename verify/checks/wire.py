@@ -1,4 +1,7 @@
-"""What goes over the wire, counted byte by byte on the simulated network, at sizes where rows dominate."""
+"""What goes over the wire, counted byte by byte on the simulated network, at sizes where rows dominate.
+
+How much it is, is shown for every target; it decides where the target claims "wire" or "traffic".
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from attention_gate.verify.judge.session import Session
 from attention_gate.verify.judge.simulation import simulate
 from attention_gate.verify.network.byte_bounds import METADATA, Allowance, least, most
 from attention_gate.verify.network.trace import Trace
+from attention_gate.verify.target.choices import DTYPES
 from attention_gate.verify.target.target import Target
 from attention_gate.verify.world.finding import Finding
 
@@ -23,7 +27,7 @@ TOLERANCE = 0.02
 _ROW_BYTES = 16384
 
 
-def widened(case: Case, session: Session) -> Case:
+def widened(session: Session, case: Case) -> Case:
     """The same case with rows so wide that they make up nearly all that is sent."""
     columns = _ROW_BYTES // (8 if case.dtype == "float64" else 4)
     key = columns // 2 if case.head_dim == case.value_dim else columns * 3 // 8
@@ -32,32 +36,66 @@ def widened(case: Case, session: Session) -> Case:
 
 def _wire(session: Session, case: Case, parameters: Parameters) -> Verdict:
     """No rank sends or receives more than in a dense ring."""
-    case = widened(case, session)
     positions = session.positions(case)
 
     def allowed(stage: str) -> list[Allowance]:
         bound = most(case, positions, stage)
         return [Allowance(bound, bound)] * case.shards
 
-    return _judged(session, case, {stage: allowed(stage) for stage in _stages(case)}, 0.0, "a dense ring moves")
+    bounds = {stage: allowed(stage) for stage in _stages(case)}
+    verdict, trace = _judged(session, case, bounds, 0.0, "a dense ring moves")
+    if trace is None:
+        return verdict
+    decides = {"wire", "traffic"} & set(session.target.claims)
+    return Verdict(
+        verdict.budget_used if decides else 0.0, verdict.finding if decides else None, _remark(case, trace, bounds)
+    )
 
 
 def _traffic(session: Session, case: Case, parameters: Parameters) -> Verdict:
     """No rank sends or receives a row that is not needed, or one twice."""
-    case = widened(case, session)
     positions = session.positions(case)
     bounds = {stage: least(case, session.target.dialect, positions, stage) for stage in _stages(case)}
-    return _judged(session, case, bounds, TOLERANCE, "rows that are needed make up")
+    return _judged(session, case, bounds, TOLERANCE, "rows that are needed make up")[0]
+
+
+def _remark(case: Case, trace: Trace, bounds: dict[str, list[Allowance]]) -> tuple[float, str]:
+    """The most that a rank moved in a pass beside what a dense ring moves, and the dtype if it is a wider one."""
+    most_of_all, words = 0.0, ""
+    for stage, allowances in bounds.items():
+        for rank, allowance in zip(case.ranks, allowances, strict=True):
+            load = trace.load(rank, [stage])
+            share = max(load.bytes_received, load.bytes_sent) / (allowance.received + METADATA * (case.shards - 1))
+            if share > most_of_all:
+                most_of_all = share
+                words = f"at most {share:.2f} times the bytes of a dense ring"
+                if wider := _wider(case, trace, rank, stage):
+                    words = f"{wider} on the wire for a {case.dtype} input: {share:.2f} times the bytes of a dense ring"
+    return most_of_all, words
+
+
+def _wider(case: Case, trace: Trace, rank: int, stage: str) -> str:
+    """The floating dtype that most of the bytes of a pass are in, if it is wider than what a ring would send."""
+    due = case.dtype if stage == "forward" or case.dtype == "float64" else "float32"
+    moved: dict[str, int] = {}
+    for post in trace.posts(rank):
+        for piece in (post.sends or post.receives) if post.stage == stage else ():
+            moved[piece.dtype] = moved.get(piece.dtype, 0) + piece.nbytes
+    found = max(moved, key=moved.__getitem__, default=due)
+    return found if found in DTYPES and DTYPES.index(found) < DTYPES.index(due) else ""
 
 
 def _stages(case: Case) -> tuple[str, ...]:
     return ("forward", "backward") if case.requires_grad else ("forward",)
 
 
-def _judged(session: Session, case: Case, bounds: dict[str, list[Allowance]], tolerance: float, words: str) -> Verdict:
+def _judged(
+    session: Session, case: Case, bounds: dict[str, list[Allowance]], tolerance: float, words: str
+) -> tuple[Verdict, Trace | None]:
+    """The verdict on the bytes, and the record of the run if it returned."""
     simulation = simulate(session, case, judged=False)
     if simulation.finding is not None:
-        return Verdict(np.inf, simulation.finding)
+        return Verdict(np.inf, simulation.finding), None
     besides = METADATA * (case.shards - 1)
     budget_used, finding = 0.0, None
     for stage, allowances in bounds.items():
@@ -81,7 +119,8 @@ def _judged(session: Session, case: Case, bounds: dict[str, list[Allowance]], to
                         "bytes",
                     )
                 budget_used = max(budget_used, share)
-    return Verdict(budget_used if finding else 0.0, finding)  # a share of bytes is no share of an error budget
+    # A share of bytes is no share of an error budget.
+    return Verdict(budget_used if finding else 0.0, finding), simulation.trace
 
 
 def _table(trace: Trace, case: Case, bounds: dict[str, list[Allowance]]) -> tuple[str, ...]:
@@ -121,13 +160,14 @@ def _needs_several_shards(target: Target, world_sizes: Sequence[int]) -> str:
 
 WIRE = Check(
     name="wire",
-    promise="never moves more bytes than a dense ring does (simulated network)",
+    promise="moves its bytes without a fault, and if it claims so no more than a dense ring does (simulated network)",
     builds_on=("forward",),
     axes=_axes,
     examine=_wire,
     weight=1,
     needs=_needs_several_shards,
     max_rows=4,
+    shaped=widened,
 )
 TRAFFIC = Check(
     name="traffic",
@@ -138,4 +178,5 @@ TRAFFIC = Check(
     weight=1,
     needs=claimed("traffic"),
     max_rows=6,
+    shaped=widened,
 )

@@ -18,10 +18,14 @@ from attention_gate.verify.world.finding import Finding, ranks
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one case came out: the largest share of an error budget that was used, and what was wrong, if anything."""
+    """How one case came out: the largest share of an error budget that was used, and what was wrong, if anything.
+
+    ``remark`` is what was measured and decides nothing: how much, and in words. Of several the largest is shown.
+    """
 
     budget_used: float
     finding: Finding | None = None
+    remark: tuple[float, str] = (0.0, "")
 
 
 def judge(

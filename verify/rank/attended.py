@@ -139,8 +139,10 @@ class Inputs:
     def _input(self, name: Name) -> torch.Tensor:
         values = rows(self.case, name, self.positions)
         poison = self.call.options.get("poison")
-        if poison is not None and poison[0] == name:
-            values[:, self.positions == poison[1]] = poison[2]
+        if poison is not None and poison[0] == name:  # (input, position, value), of all heads or of one
+            _, position, value, *one = poison
+            batch, head = one or (slice(None), slice(None))
+            values[batch, self.positions == position, head] = value
         tensor = with_strides(self._tensor(values), self.case.buffers)
         return tensor.requires_grad_(name[0] in self.case.requires_grad)
 

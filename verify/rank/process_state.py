@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from attention_gate.verify.rank import torch_switches as switches
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD, signal.SIGUSR1, signal.SIGPIPE)
 
 _WORDS = {
@@ -25,6 +27,7 @@ _WORDS = {
     "autocast": "autocast",
     "deterministic": "torch.use_deterministic_algorithms",
     "precision": "the precision of float32 matrix products",
+    "switches": "torch's switches",
     "seed": "the seed of torch's default generator",
     "signals": "a signal handler",
     "environment": "the environment",
@@ -48,6 +51,7 @@ class State:
     autocast: tuple[bool, bool]
     deterministic: tuple[bool, bool]
     precision: str
+    switches: dict[str, object]
     seed: int
     signals: tuple[Any, ...]
     environment: dict[str, str]
@@ -68,6 +72,7 @@ class State:
                 torch.is_deterministic_algorithms_warn_only_enabled(),
             ),
             precision=torch.get_float32_matmul_precision(),
+            switches=switches.present(),
             seed=torch.default_generator.initial_seed(),
             signals=tuple(signal.getsignal(number) for number in _SIGNALS),
             environment=dict(os.environ),
@@ -82,6 +87,13 @@ class State:
                 changed = [key for key, value in before.items() if after.get(key) != value]
                 if changed:
                     found.append(f"the call changed the environment: {', '.join(sorted(changed)[:3])}")
+            elif name == "switches":
+                found += [
+                    f"the call changed {switch} from {was} to {after.get(switch)}"
+                    for switch, was in before.items()
+                    if after.get(switch) != was
+                    and not (switch in switches.PRECISION and self.precision != later.precision)
+                ]
             elif name == "signals":
                 changed = [
                     number.name for number, a, b in zip(_SIGNALS, before, after, strict=True) if a is not b and a != b
@@ -124,6 +136,9 @@ class State:
 
     def _restore_precision(self) -> None:
         torch.set_float32_matmul_precision(self.precision)
+
+    def _restore_switches(self) -> None:
+        switches.restore(self.switches)
 
     def _restore_seed(self) -> None:
         torch.default_generator.manual_seed(self.seed)

@@ -60,7 +60,8 @@ def _line(check: CheckResult) -> str:
     line = f"{_MARKS[check.outcome]:>8}  {check.name:<13}"
     if check.outcome == "pass":
         used = f"{check.budget_used:.0%} of the error budget used" if check.budget_used else ""
-        return f"{line} {check.examples:>6} examples {check.seconds:>6.1f} s  {used}".rstrip()
+        told = "; ".join(words for words in (used, check.remark) if words)
+        return f"{line} {check.examples:>6} examples {check.seconds:>6.1f} s  {told}".rstrip()
     if check.failure is not None:
         return f"{line} {check.examples:>6} examples {check.seconds:>6.1f} s  {check.failure.finding.headline}"
     return f"{line} {check.reason}"

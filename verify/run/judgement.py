@@ -105,6 +105,7 @@ def _entry(check: CheckResult) -> CheckEntry:
         seconds=round(check.seconds, 3),
         worst=check.budget_used if check.budget_used is not None and math.isfinite(check.budget_used) else None,
         reason=check.reason,
+        remark=check.remark,
         failure=None if failure is None else _failure_entry(failure),
     )
 

@@ -154,6 +154,7 @@ def _run_check(
         seconds=time.monotonic() - start,
         budget_used=searched.budget_used,
         failure=failure,
+        remark=searched.remark[1],
     )
 
 
@@ -185,7 +186,8 @@ def _failure(session: Session, searched: Searched) -> Failure:
 
 def examine(session: Session, example: Example) -> Finding | None:
     """Judge one example once."""
-    return BY_NAME[example.check].examine(session, example.case, example.parameters).finding
+    check = BY_NAME[example.check]
+    return check.examine(session, check.shaped(session, example.case), example.parameters).finding
 
 
 def _coverage(session: Session, checks: list[Check]) -> Coverage:

@@ -25,7 +25,10 @@ class FailureEntry:
 
 @dataclass(frozen=True)
 class CheckEntry:
-    """One check. ``worst`` is the largest share of an error budget that was used, null if there is none."""
+    """One check. ``worst`` is the largest share of an error budget that was used, null if there is none.
+
+    ``remark`` says what was measured besides, which does not count against the target.
+    """
 
     name: str
     promise: str
@@ -35,6 +38,7 @@ class CheckEntry:
     worst: float | None
     reason: str
     failure: FailureEntry | None
+    remark: str = ""
 
 
 @dataclass(frozen=True)

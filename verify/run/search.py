@@ -36,10 +36,12 @@ _BYTES = 512
 
 @dataclass
 class Searched:
-    """What a search came to: distinct examples judged, the largest share of a budget, the minimal failing example."""
+    """What a search came to: distinct examples judged, the largest share of a budget and the largest remark, the
+    minimal failing example."""
 
     examples: int = 0
     budget_used: float = 0.0
+    remark: tuple[float, str] = (0.0, "")
     finding: Finding | None = None
     example: Example | None = None
     first_failure_after: int | None = None
@@ -71,7 +73,11 @@ def search(
         drawn = usual
         if roam and extra_cases is not None:
             drawn = st.integers(0, 5).flatmap(lambda number: extra_cases if number == 5 else usual)
-        return _Attempts(found, st.tuples(drawn.map(session.fitted), check.parameters(session)), seed)
+        return _Attempts(
+            found,
+            st.tuples(drawn.map(lambda case: check.shaped(session, session.fitted(case))), check.parameters(session)),
+            seed,
+        )
 
     some = attempts(rows, roam=True)
     some.make_one(simplest=True)
@@ -217,5 +223,6 @@ class _Search:
             self.cases.append(case)
             self.result.examples += 1
             self.result.budget_used = max(self.result.budget_used, verdict.budget_used)
+            self.result.remark = max(self.result.remark, verdict.remark)
             self._progress(self.result.examples)
         return verdict.finding

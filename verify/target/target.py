@@ -14,7 +14,7 @@ from attention_gate.verify.target.layouts import Layout, layout_function
 
 DIALECTS = ("longnet", "torchscale", "grouped-mean")
 BRANCHES = ("any", "dense")
-CLAIMS = ("traffic", "overlap", "memory")
+CLAIMS = ("wire", "traffic", "overlap", "memory")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,8 @@ class Target:
     - ``least_ranks``: the smallest number of ranks that it runs on.
     - ``heads_shared``: so many ranks at a time share the heads of a block out among them, as in Ulysses inside a ring:
       so many times fewer blocks than ranks are merged, on which errors of rounding depend.
-    - ``claims``: what it promises besides, of "traffic", "overlap" and "memory"; each is then judged.
+    - ``claims``: what it promises besides, of "wire" (no more bytes than a dense ring), "traffic" (each row that is
+      needed once, and no other), "overlap" and "memory"; each is then judged.
     - ``fit``: a function that changes a case as little as possible into one that the target takes, and leaves alone one
       that it takes already: ``lambda case: case.replace(heads=case.heads * case.shards, kv_heads=…)``.
     - ``because``: reasons by field, for each field that declares a limit; the verdict prints them.

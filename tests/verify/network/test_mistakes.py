@@ -50,7 +50,7 @@ IN_EVERY_SEED = (*list(MISTAKES)[:8],)
 def found(session_of: Callable[..., Session], name: str) -> Searched:
     """What the check of that mistake finds in the quick profile."""
     check = MISTAKES[name][0]
-    session = session_of(f"tests.verify.network.mistakes:{name}", claims=("memory",))
+    session = session_of(f"tests.verify.network.mistakes:{name}", claims=("memory", "wire"))
     examples = max(4, round(12 * check.weight))
     return search(check, session, examples=examples, seed=0, shrink_seconds=30.0)
 

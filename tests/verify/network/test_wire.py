@@ -15,6 +15,7 @@ from attention_gate.verify.judge.simulation import simulate
 from attention_gate.verify.network.byte_bounds import METADATA, least, most, needed_rows
 from attention_gate.verify.network.network import MODELS, Schedule
 from attention_gate.verify.network.trace import Load
+from attention_gate.verify.run.search import search
 
 RING = "tests.verify.network.ring:attend"
 
@@ -63,7 +64,7 @@ def pattern(number: int, size: int, *, is_causal: bool = False) -> Case:
 
 def examined(session: Session, check: Check, case: Case, **parameters: object) -> object:
     """What the check says of one case."""
-    return check.examine(session, case, dict(parameters)).finding
+    return check.examine(session, check.shaped(session, case), dict(parameters)).finding
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -127,6 +128,38 @@ def test_the_projects_own_move_what_is_needed_over_twenty_patterns(
         assert examined(session, WIRE, case) is None
 
 
+@pytest.mark.parametrize("name", ["wide_gather", "logaddexp_ring"])
+def test_bytes_are_a_remark_for_who_claims_nothing_of_them(session_of: Callable[..., Session], name: str) -> None:
+    case = Case(world_size=2, length=4, heads=2, kv_heads=2, segment_lengths=(4,), dtype="bfloat16")
+    target = f"tests.verify.correct.written:{name}"
+    bare, claiming = (session_of(target, claims=claims) for claims in ((), ("wire",)))
+    verdict = WIRE.examine(bare, WIRE.shaped(bare, case), {})
+    assert verdict.finding is None
+    share, words = verdict.remark
+    assert share == pytest.approx(2.0, rel=0.15)
+    assert words == f"float32 on the wire for a bfloat16 input: {share:.2f} times the bytes of a dense ring"
+    finding = examined(claiming, WIRE, case)
+    assert finding is not None
+    assert "2.0" in finding.headline
+
+
+def test_the_case_that_is_printed_is_the_case_that_ran(session_of: Callable[..., Session]) -> None:
+    session = session_of("tests.verify.network.mistakes:wasteful", claims=("wire",))
+    found = search(WIRE, session, examples=4, seed=0, shrink_seconds=20.0)
+    assert found.example is not None
+    case = found.example.case
+    assert WIRE.shaped(session, case) == case
+    row = (case.head_dim + case.value_dim) * {"float64": 8, "float32": 4}.get(case.dtype, 2)
+    assert row * case.kv_heads >= 8192
+
+
+def test_a_ring_is_told_what_it_moves(session_of: Callable[..., Session]) -> None:
+    session = session_of(RING)
+    share, words = WIRE.examine(session, WIRE.shaped(session, pattern(0, 3)), {}).remark
+    assert 0.5 < share < 1.0
+    assert words == f"at most {share:.2f} times the bytes of a dense ring"
+
+
 def test_rows_that_travel_in_vain_are_found(session_of: Callable[..., Session]) -> None:
     session = session_of(RING, claims=("traffic",))
     case = pattern(4, 3)  # segments that are shards: nothing needs to travel
@@ -138,7 +171,7 @@ def test_rows_that_travel_in_vain_are_found(session_of: Callable[..., Session]) 
 
 def test_wide_rows_make_metadata_vanish(session_of: Callable[..., Session]) -> None:
     for dtype in ("float64", "float32", "bfloat16"):
-        case = widened(pattern(0, 2).replace(dtype=dtype), session_of(RING))
+        case = widened(session_of(RING), pattern(0, 2).replace(dtype=dtype))
         assert case.head_dim != case.value_dim
         assert (case.head_dim + case.value_dim) * 2 > METADATA
 

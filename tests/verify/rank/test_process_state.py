@@ -3,6 +3,7 @@
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,6 +19,17 @@ CHANGES = {
     "torch.use_deterministic_algorithms": lambda: torch.use_deterministic_algorithms(True),
     "the precision of float32 matrix products": lambda: torch.set_float32_matmul_precision("medium"),
     "the seed of torch's default generator": lambda: torch.manual_seed(4711),
+    "torch.backends.cuda.enable_flash_sdp from True to False": lambda: torch.backends.cuda.enable_flash_sdp(False),
+    "torch.backends.cuda.enable_math_sdp from True to False": lambda: torch.backends.cuda.enable_math_sdp(False),
+    "torch.backends.cudnn.allow_tf32 from True to False": lambda: setattr(torch.backends.cudnn, "allow_tf32", False),
+    "torch.backends.cudnn.benchmark from False to True": lambda: setattr(torch.backends.cudnn, "benchmark", True),
+    "torch.backends.cudnn.deterministic": lambda: setattr(torch.backends.cudnn, "deterministic", True),
+    "torch.set_flush_denormal from False to True": lambda: torch.set_flush_denormal(True),
+    "torch.autograd.set_detect_anomaly": lambda: torch.autograd.set_detect_anomaly(True, check_nan=False),
+    "torch.utils.deterministic.fill_uninitialized_memory": lambda: setattr(
+        torch.utils.deterministic, "fill_uninitialized_memory", False
+    ),
+    "numpy.seterr": lambda: np.seterr(over="raise"),
     "the handler of SIGALRM": lambda: signal.signal(signal.SIGALRM, lambda *_: None),
     "the environment: HOME": lambda: os.environ.pop("HOME"),
 }
