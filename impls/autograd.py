@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from attention_gate.impls.agreement import Call
 from attention_gate.impls.block import accumulation_dtype
-from attention_gate.impls.fused import engine
+from attention_gate.impls.fused import engine, first_calls
 from attention_gate.impls.fused.engine import Result
 from attention_gate.impls.fused.grid import usable
 from attention_gate.impls.fused.pipeline import Task, Tensors
@@ -69,7 +69,7 @@ class _AttendFused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, task: Task) -> tuple[Tensor, Tensor]:
         inputs = Tensors(usable(query), usable(key), usable(value))
-        with _exact(query.device), torch.cuda.device_of(query):
+        with _exact(query.device), torch.cuda.device_of(query), first_calls.said("forward", inputs, task):
             out, lse = engine.forward(inputs, task)
         lse = lse.transpose(1, 2).contiguous()
         ctx.task = task
@@ -87,7 +87,7 @@ class _AttendFused(torch.autograd.Function):
         wanted = ctx.needs_input_grad[:3]
         inputs = Tensors(usable(query), usable(key), usable(value))
         result = Result(out, lse.transpose(1, 2), usable(grad_out))
-        with _exact(query.device), torch.cuda.device_of(query):
+        with _exact(query.device), torch.cuda.device_of(query), first_calls.said("backward", inputs, ctx.task):
             grads = engine.backward(inputs, result, ctx.task, wanted[1] or wanted[2])
         return (*(grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True)), None)
 

@@ -6,66 +6,17 @@ shards are uneven; and under causality it would carry twice the rows that are se
 its segments, g S bytes for g ranks of S bytes each, while a pass runs; between the passes only its own.
 """
 
-from collections.abc import Sequence
-
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from attention_gate.impls.agreement import Call, admit
-from attention_gate.impls.arguments import Arguments
-from attention_gate.impls.autograd import Inputs, Scheme, Upstream, attend_by
+from attention_gate.impls.agreement import Call
+from attention_gate.impls.autograd import Inputs, Scheme, Upstream
 from attention_gate.impls.block import attend_block, attend_block_backward
-from attention_gate.impls.compiling import uncompiled
 from attention_gate.impls.exchange import all_to_all
 from attention_gate.impls.merge import merge_rows
 from attention_gate.impls.rows import pack, unpack
 from attention_gate.impls.schedule import Gathering, gathering
-
-
-@uncompiled
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    segment_lengths: Sequence[int],
-    dilation_rates: Sequence[int],
-    is_causal: bool = False,
-    scale: float | None = None,
-    sequence_length: int | None = None,
-    group: dist.ProcessGroup | None = None,
-    return_lse: bool = False,
-    layout: str = "contiguous",
-    **unknown: object,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """Return this rank's rows of the dilated attention of a sequence that is sharded over the ranks of a group.
-
-        out = attend(query, key, value, segment_lengths=[2048, 4096], dilation_rates=[1, 2], is_causal=True)
-
-    Shapes, dtypes, options and errors are those of `impls.robust.attend`, and so is the result: `query` (batch,
-    local_length, heads, head_dim), `key` (batch, local_length, kv_heads, head_dim), `value` (batch, local_length,
-    kv_heads, value_dim); out (batch, local_length, heads, value_dim), with `return_lse` also lse (batch, heads,
-    local_length). Bad arguments raise ValueError or TypeError on every rank.
-
-    LongNet (arXiv 2307.02486), equations 3 to 12, mixed by softmax denominators, and section 3.2 for the gather.
-    """
-    arguments = Arguments(
-        query,
-        key,
-        value,
-        segment_lengths,
-        dilation_rates,
-        is_causal,
-        scale,
-        sequence_length,
-        return_lse,
-        layout,
-        unknown,
-    )
-    call = admit("attention_gate.impls.collective", arguments, group)
-    out, lse = attend_by(_GATHER, query, key, value, call)
-    return (out, lse) if return_lse else out
+from attention_gate.impls.signature import attend_function
 
 
 def _forward(inputs: Inputs, call: Call, out: Tensor, lse: Tensor) -> None:
@@ -110,4 +61,9 @@ def _reduce_scatter(gathered_grads: Tensor, grads: Inputs, plan: Gathering, call
         grads.value.index_add_(1, index, grad_values)
 
 
-_GATHER = Scheme(_forward, _backward, in_parts=False)
+attend = attend_function(
+    __name__,
+    Scheme(_forward, _backward, in_parts=False),
+    "Return this rank's rows of the dilated attention of a sharded sequence; keys and values are gathered.",
+    "Section 3.2 for the gather.",
+)

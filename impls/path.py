@@ -1,4 +1,4 @@
-"""Which way a call takes, through fused kernels or plain products: told beforehand, and settled where need be."""
+"""Which way a call takes, through which kernels and how rows travel: asked beforehand, and chosen where need be."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,31 +8,37 @@ import torch.distributed as dist
 from torch import Tensor
 
 from attention_gate.impls.arguments import Arguments, check
-from attention_gate.impls.fused import Task, task_for
-from attention_gate.impls.tiling import Layout
+from attention_gate.impls.fused import Task, backend_of, task_for, transport_of
+from attention_gate.impls.fused.kernels import BACKENDS
+from attention_gate.impls.tiling import Layout, any_row_travels
 
-KERNELS = ("auto", "fused", "plain")
+KERNELS = ("fused", "plain", *BACKENDS)
 
 _chosen = "auto"
 
 
 class Path(NamedTuple):
-    """The kernels that a call runs on, "fused" or "plain", and why not fused ones, "" where it is those."""
+    """What a call runs on, each with the reason, "" where there is nothing to say."""
 
-    kernels: str
-    because: str
+    kernels: str  # "fused" or "plain"
+    because: str  # why not fused ones
+    backend: str  # whose kernels: "cudnn", "flash-attn-4" or "plain products"
+    backend_because: str
+    transport: str  # how rows travel: "shared memory", "messages", or "" where none do
+    transport_because: str
 
 
 @contextmanager
 def kernels(choice: str) -> Iterator[None]:
-    """Settle which kernels all calls of this process run on meanwhile, the same on every rank.
+    """Choose which kernels all calls of this process run on meanwhile, the same on every rank.
 
         with impls.kernels("fused"):
             out = attend(query, key, value, segment_lengths=[n], dilation_rates=[1])
 
-    "auto", as it is without this: fused kernels where devices, dtypes and shapes allow. "fused": calls that these do
-    not serve raise ValueError, on every rank, and say why. "plain": none are used. A backward pass runs on what its
-    forward pass ran on.
+    "auto", the default: fused kernels where devices, dtypes and shapes allow, the fastest that is installed. "fused":
+    calls that these do not serve raise ValueError, on every rank, with the reason. "cudnn", "flash-attn-4": the same,
+    of that library's kernels alone. "plain": matrix products of torch. A backward pass runs on what its forward pass
+    ran on.
     """
     global _chosen
     if choice not in KERNELS:
@@ -65,9 +71,11 @@ def path_for(
     """Return which way `attend` takes with these arguments, in either implementation; no rank waits for another.
 
         path = impls.path_for(query, key, value, segment_lengths=[2048], dilation_rates=[1])
-        print(path.kernels, path.because)
+        print(path.kernels, path.because, path.backend, path.transport)
 
-    Raises TypeError or ValueError as `attend` does for what can be told from this rank's arguments alone.
+    Whether the GPUs of a group share memory is known from its first call on.
+
+    Raises TypeError or ValueError as `attend` does for what this rank's arguments alone show.
     """
     arguments = Arguments(
         query, key, value, segment_lengths, dilation_rates, is_causal, scale, sequence_length, False, layout, {}
@@ -76,7 +84,10 @@ def path_for(
     rank, world_size = (dist.get_rank(group), dist.get_world_size(group)) if is_ready else (0, 1)
     plan, number, _ = check(arguments, rank, world_size)
     task = choose(query, value, plan, layout == "zigzag" and world_size > 1, number, group, True)
-    return Path("plain", task) if isinstance(task, str) else Path("fused", "")
+    if isinstance(task, Task):
+        return Path("fused", "", *backend_of(task, query, value), *transport_of(task, query.device))
+    transport = ("messages", "plain products send them") if any_row_travels(plan) else ("", "")
+    return Path("plain", task, "plain products", "", *transport)
 
 
 def choose(
@@ -93,7 +104,8 @@ def choose(
         return "plain products are chosen"
     # Without causality dense queries and keys have no order: any even shards are as good as others.
     is_zigzag = is_zigzag and not layout.is_symmetric
-    task = task_for(query, value, layout, is_zigzag, scale, group, in_parts)
-    if _chosen == "fused" and isinstance(task, str):
-        raise ValueError(f"kernels: fused ones are chosen and do not serve: {task}")
+    backend = _chosen if _chosen in BACKENDS else "auto"
+    task = task_for(query, value, layout, is_zigzag, scale, group, in_parts, backend)
+    if _chosen != "auto" and isinstance(task, str):
+        raise ValueError(f"kernels: {_chosen} ones are chosen and do not serve: {task}")
     return task

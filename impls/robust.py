@@ -10,70 +10,16 @@ time it holds two received blocks, the one that it computes on and the one that 
 backward pass holds as many blocks of gradients besides.
 """
 
-from collections.abc import Sequence
-
-import torch.distributed as dist
 from torch import Tensor
 
-from attention_gate.impls.agreement import Call, admit
-from attention_gate.impls.arguments import Arguments
-from attention_gate.impls.autograd import Inputs, Scheme, Upstream, attend_by
+from attention_gate.impls.agreement import Call
+from attention_gate.impls.autograd import Inputs, Scheme, Upstream
 from attention_gate.impls.block import attend_block, attend_block_backward
-from attention_gate.impls.compiling import uncompiled
 from attention_gate.impls.exchange import Flight, start_hop
 from attention_gate.impls.merge import merge_rows
 from attention_gate.impls.rows import new_parcel, pack, unpack
 from attention_gate.impls.schedule import Hop, ring
-
-
-@uncompiled
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    segment_lengths: Sequence[int],
-    dilation_rates: Sequence[int],
-    is_causal: bool = False,
-    scale: float | None = None,
-    sequence_length: int | None = None,
-    group: dist.ProcessGroup | None = None,
-    return_lse: bool = False,
-    layout: str = "contiguous",
-    **unknown: object,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """Return this rank's rows of the dilated attention of a sequence that is sharded over the ranks of a group.
-
-        out = attend(query, key, value, segment_lengths=[2048, 4096], dilation_rates=[1, 2], is_causal=True)
-
-    `query` is (batch, local_length, heads, head_dim), `key` (batch, local_length, kv_heads, head_dim), `value` (batch,
-    local_length, kv_heads, value_dim), heads a multiple of kv_heads, all float64, float32, bfloat16 or float16; out is
-    (batch, local_length, heads, value_dim) in that dtype. Rank r owns tensor_split(arange(sequence_length), p)[r];
-    without `sequence_length` all shards are equal. `scale` defaults to 1 / sqrt(head_dim). With `return_lse` the result
-    is (out, lse), lse (batch, heads, local_length) the natural logarithm of the softmax denominators, at least float32
-    and not differentiable.
-
-    Every rank of the group calls this, and backpropagates, in the same order. Bad arguments raise ValueError or
-    TypeError on every rank, also where one rank's alone are bad; so does any option that is not listed here.
-
-    LongNet (arXiv 2307.02486), equations 3 to 12, mixed by softmax denominators; ring attention (arXiv 2310.01889).
-    """
-    arguments = Arguments(
-        query,
-        key,
-        value,
-        segment_lengths,
-        dilation_rates,
-        is_causal,
-        scale,
-        sequence_length,
-        return_lse,
-        layout,
-        unknown,
-    )
-    call = admit("attention_gate.impls.robust", arguments, group)
-    out, lse = attend_by(_RING, query, key, value, call)
-    return (out, lse) if return_lse else out
+from attention_gate.impls.signature import attend_function
 
 
 def _forward(inputs: Inputs, call: Call, out: Tensor, lse: Tensor) -> None:
@@ -129,4 +75,9 @@ def _welcome(hop: Hop, returning: Flight, grads: Inputs) -> None:
     grads.value.index_add_(1, hop.sent, grad_values)
 
 
-_RING = Scheme(_forward, _backward, in_parts=True)
+attend = attend_function(
+    __name__,
+    Scheme(_forward, _backward, in_parts=True),
+    "Return this rank's rows of the dilated attention of a sharded sequence; keys and values pass around a ring.",
+    "Ring attention (arXiv 2310.01889).",
+)

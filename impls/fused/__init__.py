@@ -1,9 +1,10 @@
 """Whole segments through fused kernels: what a call runs on where devices, dtypes and shapes allow."""
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from attention_gate.impls.fused import kernels
+from attention_gate.impls.fused import kernels, symmetric
 from attention_gate.impls.fused.pipeline import Task
 from attention_gate.impls.fused.plan import plan_of
 from attention_gate.impls.tiling import Layout
@@ -17,10 +18,11 @@ def task_for(
     scale: float,
     group: dist.ProcessGroup | None,
     in_parts: bool,
+    backend: str = "auto",
 ) -> Task | str:
     """Return what the call is to fused kernels, or why they do not serve: the same answer on every rank."""
     head_dim, value_dim = query.shape[-1], value.shape[-1]
-    if objection := kernels.objection(query.device, query.dtype, head_dim, value_dim):
+    if objection := kernels.backend_objection(backend, query.device, query.dtype, head_dim, value_dim):
         return objection
     if query.shape[0] == 0:
         return "there is no batch"
@@ -31,4 +33,24 @@ def task_for(
         return made
     if made.least_rows < kernels.least_rows:
         return f"{made.least_rows} rows at a time are fewer than {kernels.least_rows}"
-    return Task(made, scale, group, in_parts)
+    return Task(made, scale, group, in_parts, backend)
+
+
+UNKNOWN = "if the GPUs share it, which the first call of the group finds out"
+
+
+def backend_of(task: Task, query: Tensor, value: Tensor) -> tuple[str, str]:
+    """Return whose kernels the call runs on, and why."""
+    return kernels.backend_for(task.backend, query.device, query.dtype, query.shape[-1], value.shape[-1])
+
+
+def transport_of(task: Task, device: torch.device) -> tuple[str, str]:
+    """Return how rows travel in the call, and why that way: "" where none do."""
+    if task.plan.span is None:
+        return "", ""
+    if device.type != "cuda" or not symmetric.is_wanted:
+        return "messages", symmetric.objection_of(device)
+    refusal = symmetric.refusal(task.group)
+    if refusal is None:
+        return "shared memory", UNKNOWN
+    return ("messages", refusal) if refusal else ("shared memory", "")

@@ -53,7 +53,7 @@ def forward(inputs: Tensors, task: Task) -> tuple[Tensor, Tensor]:
     inputs = _for_query_heads(inputs, task.plan)
     span = task.plan.span
     pipeline = _started(inputs, span, task) if span else None
-    attended = _locally(inputs, task.plan, lambda block: _attend(inputs, None, block, task.scale))
+    attended = _locally(inputs, task.plan, lambda block: _attend(inputs, None, block, task))
     sums = _MergedRows(inputs, [piece for pieces in attended for piece in pieces])
     if span is None or pipeline is None:
         sums.merge_local()
@@ -65,9 +65,9 @@ def forward(inputs: Tensors, task: Task) -> tuple[Tensor, Tensor]:
             with pipeline.stream(part):
                 own, buffer = pipeline.seen(part)
                 blocks = pipeline.blocks_in_order(part, span.blocks)
-                found = [piece for block in blocks for piece in _attend(own, buffer, block, task.scale)]
+                found = [piece for block in blocks for piece in _attend(own, buffer, block, task)]
                 pipeline.release(part)
-                sums.merge(found, pipeline.query_heads(part))
+                sums.merge(found, pipeline, part)
     return sums.out, sums.lse
 
 
@@ -77,7 +77,7 @@ def backward(inputs: Tensors, result: Result, task: Task, moves_home: bool) -> T
     inputs = _for_query_heads(inputs, task.plan)
     span = task.plan.span
     pipeline = _started(inputs, span, task) if span else None
-    found = _locally(inputs, task.plan, lambda block: _differentiate(inputs, None, result, block, task.scale))
+    found = _locally(inputs, task.plan, lambda block: _differentiate(inputs, None, result, block, task))
     query, key, value = (
         _AddedRows(rows, [piece for gradients in found for piece in gradients[place]])
         for place, rows in enumerate(inputs)
@@ -86,7 +86,7 @@ def backward(inputs: Tensors, result: Result, task: Task, moves_home: bool) -> T
         for rows in (query, key, value):
             rows.add_local()
     if span is not None and pipeline is not None:
-        _backward_by_parts(pipeline, span, result, task.scale, (query, key, value), moves_home)
+        _backward_by_parts(pipeline, span, result, task, (query, key, value), moves_home)
     return Tensors(query.total, *(_for_key_heads(rows.total, kv_heads) for rows in (key, value)))
 
 
@@ -94,7 +94,7 @@ def _backward_by_parts(
     pipeline: Pipeline,
     span: Span,
     result: Result,
-    scale: float,
+    task: Task,
     sums: tuple["_AddedRows", "_AddedRows", "_AddedRows"],
     moves_home: bool,
 ) -> None:
@@ -103,12 +103,11 @@ def _backward_by_parts(
     finish: Callable[[], None] | None = None
     with pipeline:
         for part in range(pipeline.parts):
-            heads = pipeline.query_heads(part)
             with pipeline.stream(part):
-                seen = Result(*(rows[:, :, heads] for rows in result))
-                mine, travelling = _differentiate_part(pipeline, part, span.backward_blocks, seen, scale)
+                seen = Result(*(pipeline.of_query_heads(rows, part) for rows in result))
+                mine, travelling = _differentiate_part(pipeline, part, span.backward_blocks, seen, task)
                 pipeline.release(part)
-                query.add(mine.query, heads)
+                query.add(mine.query, pipeline.of_query_heads(query.total, part))
             # What came home while this part was computed is added up first: the part after this one takes its place.
             if finish:
                 finish()
@@ -121,13 +120,13 @@ def _backward_by_parts(
 
 
 def _differentiate_part(
-    pipeline: Pipeline, part: int, blocks: Sequence[Block], result: Result, scale: float
+    pipeline: Pipeline, part: int, blocks: Sequence[Block], result: Result, task: Task
 ) -> tuple[Gradients, list[Travelling]]:
     """Return what the blocks of one part contribute to own rows, and to rows of the buffer."""
     own, buffer = pipeline.seen(part)
     mine, travelling = Gradients([], [], []), []
     for block in pipeline.blocks_in_order(part, blocks):
-        query, key, value = _differentiate(own, buffer, result, block, scale)
+        query, key, value = _differentiate(own, buffer, result, block, task)
         mine.query.extend(query)
         if block.keys is None:
             mine.key.extend(key)
@@ -144,7 +143,7 @@ def _add_from_home(
     with pipeline.stream(part):
         coming = pipeline.home(part) if moves_home else ([], [])
         for rows, pieces, more in zip(sums, own, coming, strict=True):
-            rows.add(pieces + more, pipeline.key_heads(part))
+            rows.add(pieces + more, pipeline.of_key_heads(rows.total, part))
         if moves_home:
             pipeline.transport.consumed(part)
 
@@ -172,10 +171,11 @@ class _MergedRows:
             merge(self.out, self.lse, self._local, self._is_begun)
             self._local, self._is_begun = [], True
 
-    def merge(self, pieces: list[Piece], heads: slice) -> None:
-        """Merge the pieces of some heads, which come once, with what is there of them."""
+    def merge(self, pieces: list[Piece], pipeline: Pipeline, part: int) -> None:
+        """Merge the pieces of one part, which comes once, with what is there of its heads."""
         if pieces or self._local or not self._is_begun:
-            merge(self.out[:, :, heads], self.lse[:, :, heads], [*self._local, *pieces], self._is_begun)
+            out, lse = (pipeline.of_query_heads(rows, part) for rows in (self.out, self.lse))
+            merge(out, lse, [*self._local, *pieces], self._is_begun)
 
 
 class _AddedRows:
@@ -192,10 +192,10 @@ class _AddedRows:
             add(self.total, self._local, self._is_begun)
             self._local, self._is_begun = [], True
 
-    def add(self, pieces: list[Piece], heads: slice) -> None:
-        """Add the pieces of some heads, which come once, to what is there of them."""
+    def add(self, pieces: list[Piece], total: Tensor) -> None:
+        """Add the pieces of one part, which comes once, to its heads of the total."""
         if pieces or self._local or not self._is_begun:
-            add(self.total[:, :, heads], [*self._local, *pieces], self._is_begun)
+            add(total, [*self._local, *pieces], self._is_begun)
 
 
 def _for_query_heads(inputs: Tensors, plan: Plan) -> Tensors:
@@ -228,7 +228,8 @@ def _locally(inputs: Tensors, plan: Plan, compute: Callable[[Block], T]) -> list
     streams = TwoStreams(inputs.query.device, len(plan.local))
     found = []
     try:
-        for number, (length, rate) in enumerate(plan.local):
+        # A branch that selects all rows comes first: its result, made on the caller's stream, may become the whole's.
+        for number, (length, rate) in enumerate(sorted(plan.local, key=lambda branch: branch.dilation_rate)):
             with streams.of(number):
                 found.append(compute(Block(length, rate, slice(None), None, plan.is_causal)))
     finally:
@@ -236,19 +237,19 @@ def _locally(inputs: Tensors, plan: Plan, compute: Callable[[Block], T]) -> list
     return found
 
 
-def _attend(inputs: Tensors, buffer: Buffer | None, block: Block, scale: float) -> list[Piece]:
+def _attend(inputs: Tensors, buffer: Buffer | None, block: Block, task: Task) -> list[Piece]:
     """Return the attention of one block as pieces of this rank's rows."""
     sights = _Sights(inputs, buffer, block)
     pieces = []
     for (part, axes), query, key, value in zip(calls(sights.extents), *sights.inputs(), strict=True):
-        out, lse = kernels.attend(query, key, value, block.is_causal, scale)
+        out, lse = kernels.attend(query, key, value, block.is_causal, task.scale, task.backend)
         rows = as_grid(out, extents_of(part), axes)
         denominators = as_grid(lse.unsqueeze(-1), extents_of(part), axes).squeeze(-1)
         pieces.append(sights.piece(part, rows, denominators))
     return pieces
 
 
-def _differentiate(inputs: Tensors, buffer: Buffer | None, result: Result, block: Block, scale: float) -> Gradients:
+def _differentiate(inputs: Tensors, buffer: Buffer | None, result: Result, block: Block, task: Task) -> Gradients:
     """Return what one block contributes to the gradients of query, key and value, as pieces.
 
     Pieces of keys from the buffer lie where the block's keys do; only their rows matter.
@@ -260,7 +261,8 @@ def _differentiate(inputs: Tensors, buffer: Buffer | None, result: Result, block
     for (part, axes), query, key, value, out, lse, grad_out in zip(
         parts, *sights.inputs(), outs, lses, grad_outs, strict=True
     ):
-        grads = kernels.attend_backward(query, key, value, out, lse.squeeze(-1), grad_out, block.is_causal, scale)
+        given = query, key, value, out, lse.squeeze(-1), grad_out
+        grads = kernels.attend_backward(*given, block.is_causal, task.scale, task.backend)
         for pieces, grad in zip(found, grads, strict=True):
             pieces.append(sights.piece(part, as_grid(grad, extents_of(part), axes)))
     if buffer is not None and len(parts) > 1:

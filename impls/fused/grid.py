@@ -107,6 +107,7 @@ def as_grid(result: Tensor, extents: Extents, axes: Axes) -> Tensor:
     return result.as_strided(size, strides, result.storage_offset())
 
 
+@lru_cache(maxsize=1024)
 def extents_of(part: Part) -> Extents:
     """Return the extents of a part of a grid."""
     b, s, o, j = (stop - start for start, stop in part)

@@ -1,51 +1,56 @@
-"""Attention of one dense batch by the kernel of torch that is fastest: cuDNN's on CUDA, plain products elsewhere.
+"""Attention of one dense batch by the fastest kernel that is there and right: the seam behind which kernels stand.
 
+On CUDA flash-attn-4 where it is installed and the problem is large enough, cuDNN otherwise; elsewhere plain products.
 All functions take (batch, heads, rows, dim) in any strides whose last is 1. Keys may have fewer heads than queries.
 Under causality query t sees the keys up to t, of as many keys as queries.
 """
 
-import os
-from functools import lru_cache
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-_HALF_TYPES = (torch.bfloat16, torch.float16)
-_CUDNN = torch.ops.aten._scaled_dot_product_cudnn_attention
-_CUDNN_BACKWARD = torch.ops.aten._scaled_dot_product_cudnn_attention_backward
-_WIDEST = 128
+from attention_gate.impls.fused import cudnn_kernels, flash_kernels, plain_products
+from attention_gate.impls.fused.cudnn_kernels import objection
 
-# Whether cuDNN's lse has a fourth axis, of length 1, which its backward pass wants as well: torch's versions differ.
-_has_axis = True
+__all__ = ["BACKENDS", "attend", "attend_backward", "backend_for", "backend_objection", "least_rows", "objection"]
+
+# What a caller may ask for: the fastest of all, or one by its name.
+BACKENDS = ("auto", "cudnn", "flash-attn-4")
 
 # Fewer rows are not worth a kernel's plan, which cuDNN makes anew for each shape.
 least_rows = 64
 
 
-@lru_cache(maxsize=256)
-def objection(device: torch.device, dtype: torch.dtype, head_dim: int, value_dim: int) -> str | None:
-    """Return why no fused kernel takes these, or None if one does."""
+def backend_objection(
+    backend: str, device: torch.device, dtype: torch.dtype, head_dim: int, value_dim: int
+) -> str | None:
+    """Return why a backend does not take these, or None if it does as far as is known without a kernel."""
+    if backend == "flash-attn-4":
+        return flash_kernels.objection(device, dtype, head_dim, value_dim)
+    return objection(device, dtype, head_dim, value_dim)
+
+
+def backend_for(
+    backend: str, device: torch.device, dtype: torch.dtype, head_dim: int, value_dim: int
+) -> tuple[str, str]:
+    """Return whose kernels a call runs on that asks for a backend, and why."""
     if device.type != "cuda":
-        return f"there is no fused kernel for {device.type}"
-    if dtype not in _HALF_TYPES:
-        return f"there is no fused kernel for {dtype}"
-    if torch.cuda.get_device_capability(device) < (8, 0) or not torch.backends.cudnn.is_available():
-        return "cuDNN's attention needs compute capability 8.0"
-    if os.environ.get("TORCH_CUDNN_SDPA_AVOID_RECOMPILE") == "1":
-        return "TORCH_CUDNN_SDPA_AVOID_RECOMPILE is set, by which cuDNN's graphs are kept in another way"
-    if head_dim % 8 or value_dim % 8 or not 0 < head_dim <= _WIDEST or not 0 < value_dim <= _WIDEST:
-        return f"the fused kernel takes multiples of 8 up to {_WIDEST}, not head_dim {head_dim}, value_dim {value_dim}"
-    return None
+        return "plain products", f"there is no fused kernel for {device.type}"
+    if backend != "auto":
+        return backend, "it is chosen"
+    if reason := flash_kernels.objection(device, dtype, head_dim, value_dim):
+        return "cudnn", reason
+    return "flash-attn-4", "it is the fastest for large problems; cuDNN serves small ones, and where a kernel is wrong"
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, is_causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, is_causal: bool, scale: float, backend: str = "auto"
+) -> tuple[Tensor, Tensor]:
     """Return out (batch, heads, rows, value_dim) in the inputs' dtype, lse (batch, heads, rows) in float32 or more."""
-    if query.is_cuda and query.dtype in _HALF_TYPES:
-        global _has_axis
-        out, lse, *_ = _CUDNN(query, key, value, None, True, 0.0, is_causal, False, scale=scale)
-        _has_axis = lse.ndim == 4
-        return out, lse.view(out.shape[:3])
-    return _attend(query, key, value, is_causal, scale)
+    module = _module(query, key, value, is_causal, backend, is_backward=False)
+    out, lse = module.attend(query, key, value, is_causal, scale)
+    return out, lse
 
 
 def attend_backward(
@@ -57,84 +62,31 @@ def attend_backward(
     grad_out: Tensor,
     is_causal: bool,
     scale: float,
+    backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of query, key and value that this batch contributes, each in the order of its strides.
+    """Return the gradients of query, key and value that this batch contributes.
 
     `out` and `lse` are those of the whole attention, of which these keys may be a part.
     """
-    if query.is_cuda and query.dtype in _HALF_TYPES:
-        seed = torch.empty(0, dtype=torch.int64, device=query.device)
-        lse = lse.contiguous()  # Before Hopper, kernels take it to be, whatever its strides.
-        lengths = _arrangement(out, lse, grad_out), key.shape[2]
-        return _CUDNN_BACKWARD(
-            grad_out,
-            query,
-            key,
-            value,
-            out,
-            lse.unsqueeze(-1) if _has_axis else lse,
-            seed,
-            seed,
-            None,
-            None,
-            None,
-            *lengths,
-            0.0,
-            is_causal,
-            scale=scale,
-        )
-    return _attend_backward(query, key, value, out, lse, grad_out, is_causal, scale)
+    module = _module(query, key, value, is_causal, backend, is_backward=True)
+    grads: tuple[Tensor, Tensor, Tensor] = module.attend_backward(
+        query, key, value, out, lse, grad_out, is_causal, scale
+    )
+    return grads
 
 
-def _arrangement(*tensors: Tensor) -> int:
-    """Return a number that stands for the strides of these, to be told as the length of the queries.
-
-    Torch keeps cuDNN's graphs by the shapes and strides of query, key and value, and by lengths, which it does not
-    look at otherwise. A graph depends on the strides of `out`, `lse` and `grad_out` as well: one that was made for
-    others, by this or by any other attention of the process, would read them in the wrong order.
-    """
-    return -1 - hash(tuple(tensor.stride() for tensor in tensors)) % (1 << 62)
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, is_causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    keys, values = (_for_each_head(rows.to(dtype), query.shape[1]) for rows in (key, value))
-    scores = _scores(query.to(dtype), keys, is_causal, scale)
-    lse = torch.logsumexp(scores, -1)
-    shift = lse.masked_fill(lse.isneginf(), 0.0)
-    return ((scores - shift.unsqueeze(-1)).exp() @ values).to(query.dtype), lse
-
-
-def _attend_backward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    grad_out: Tensor,
-    is_causal: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    queries, results, grads = query.to(dtype), out.to(dtype), grad_out.to(dtype)
-    keys, values = (_for_each_head(rows.to(dtype), query.shape[1]) for rows in (key, value))
-    shift = lse.masked_fill(lse.isneginf(), 0.0)
-    probabilities = (_scores(queries, keys, is_causal, scale) - shift.unsqueeze(-1)).exp()
-    delta = (grads * results).sum(-1, keepdim=True)
-    grad_scores = probabilities * (grads @ values.mT - delta) * scale
-    grad_key, grad_value = grad_scores.mT @ queries, probabilities.mT @ grads
-    per_key_head = (key.shape[1], query.shape[1] // key.shape[1])
-    grad_key, grad_value = (grad.unflatten(1, per_key_head).sum(2) for grad in (grad_key, grad_value))
-    return (grad_scores @ keys).to(query.dtype), grad_key.to(key.dtype), grad_value.to(value.dtype)
-
-
-def _scores(query: Tensor, key: Tensor, is_causal: bool, scale: float) -> Tensor:
-    scores = (query * scale) @ key.mT
-    if is_causal:
-        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu_(1)
-        scores.masked_fill_(later, float("-inf"))
-    return scores
-
-
-def _for_each_head(rows: Tensor, heads: int) -> Tensor:
-    return rows.repeat_interleave(heads // rows.shape[1], 1)
+def _module(query: Tensor, key: Tensor, value: Tensor, is_causal: bool, backend: str, is_backward: bool) -> ModuleType:
+    """Return whose kernels take these."""
+    if not query.is_cuda or query.dtype not in (torch.bfloat16, torch.float16):
+        return plain_products
+    is_asked = backend == "flash-attn-4"
+    if not is_asked and (
+        backend == "cudnn" or not flash_kernels.is_worthwhile(query, key, value, is_causal, is_backward)
+    ):
+        return cudnn_kernels
+    reason = flash_kernels.refusal(query, key, value, is_causal)
+    if reason is None:
+        return flash_kernels
+    if is_asked:
+        raise RuntimeError(f"kernels: flash-attn-4 is chosen and does not serve: {reason}")
+    return cudnn_kernels

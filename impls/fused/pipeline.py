@@ -16,12 +16,13 @@ from attention_gate.impls.fused.two_streams import TwoStreams
 
 
 class Task(NamedTuple):
-    """What to do, on which group, and whether rows may travel part by part."""
+    """What to do, on which group, whether rows may travel part by part, and whose kernels are asked for."""
 
     plan: Plan
     scale: float
     group: dist.ProcessGroup | None
     in_parts: bool
+    backend: str = "auto"
 
 
 class Tensors(NamedTuple):
@@ -124,9 +125,8 @@ class Pipeline:
             with self.stream(part + 1):
                 self.transport.fetch(part + 1, self._buffers[(part + 1) % 2])
         query, key, value = self._inputs
-        heads, kv_heads = self.query_heads(part), self.key_heads(part)
-        own_rows = Tensors(query[:, :, heads], key[:, :, kv_heads], value[:, :, kv_heads])
-        return own_rows, Buffer(self._buffers[part % 2], self._of_keys, self._of_values)
+        own = Tensors(self.of_query_heads(query, part), self.of_key_heads(key, part), self.of_key_heads(value, part))
+        return own, Buffer(self._buffers[part % 2], self._of_keys, self._of_values)
 
     def blocks_in_order(self, part: int, blocks: Sequence[Block]) -> Iterator[Block]:
         """Yield the blocks of this rank's own keys, then, once the part has arrived, those of the buffer."""
@@ -138,30 +138,34 @@ class Pipeline:
         """Note that the buffer of this part is free for the part after the next."""
         self.transport.released(part)
 
-    def query_heads(self, part: int) -> slice:
-        """Return the query heads of a part."""
-        return slice(part * self._query_heads, (part + 1) * self._query_heads)
+    def of_query_heads(self, rows: Tensor, part: int) -> Tensor:
+        """Return the query heads of a part, of a tensor (batch, rows, heads, dim) or without dim."""
+        return rows.narrow(2, part * self._query_heads, self._query_heads)
 
-    def key_heads(self, part: int) -> slice:
-        """Return the kv heads of a part."""
-        return slice(part * self._key_heads, (part + 1) * self._key_heads)
+    def of_key_heads(self, rows: Tensor, part: int) -> Tensor:
+        """Return the kv heads of a part, of a tensor (batch, rows, kv_heads, dim)."""
+        return rows.narrow(2, part * self._key_heads, self._key_heads)
 
     def send_home(
         self, part: int, travelling: Sequence[Travelling], moves_home: bool
     ) -> tuple[list[Piece], list[Piece]]:
         """Send the gradients of buffered rows to their owners; return this rank's own, of keys and of values."""
         span = self._span
-        places = [*span.wants, span.own] if span.own else [*span.wants]
-        found: list[tuple[Transfer, Tensor, Tensor]] = []
-        for place in places:
+        records = [
+            [(entry.rows, self._records(entry.key)) for entry in travelling],
+            [(entry.rows, self._records(entry.value)) for entry in travelling],
+        ]
+
+        def of(place: Transfer) -> tuple[Transfer, Tensor, Tensor]:
             rows = range(place.place, place.place + place.stop - place.start)
-            found.append((place, self._gradient(rows, travelling, 0), self._gradient(rows, travelling, 1)))
+            return place, self._gradient(rows, records[0], 0), self._gradient(rows, records[1], 1)
+
         if moves_home:
-            self.transport.send_home(part, [entry for entry in found if entry[0] is not span.own])
-        own = [entry for entry in found if entry[0] is span.own]
-        keys = [self._piece(rows, place.start, 0) for place, rows, _ in own]
-        values = [self._piece(rows, place.start, 1) for place, _, rows in own]
-        return keys, values
+            self.transport.send_home(part, [of(want) for want in span.wants])
+        if not span.own:
+            return [], []
+        place, keys, values = of(span.own)
+        return [self._piece(keys, place.start, 0)], [self._piece(values, place.start, 1)]
 
     def home(self, part: int) -> tuple[list[Piece], list[Piece]]:
         """Return the gradients of this rank's keys and values that came from other ranks."""
@@ -169,20 +173,19 @@ class Pipeline:
         keys = [self._piece(grads.keys, grads.start, 0) for grads in coming]
         return keys, [self._piece(grads.values, grads.start, 1) for grads in coming]
 
-    def _gradient(self, rows: range, travelling: Sequence[Travelling], which: int) -> Tensor:
+    def _records(self, grads: Tensor) -> Tensor:
+        """Return a grid of one segment as records (rows, elements): a view where it lies so."""
+        return grads.permute(4, 0, 1, 2, 3, 5).reshape(grads.shape[4], -1)
+
+    def _gradient(self, rows: range, records: Sequence[tuple[range, Tensor]], which: int) -> Tensor:
         """Return the gradients of some rows of the buffer, of keys (0) or of values (1), as (rows, elements).
 
-        They are added up if several blocks see the rows.
+        `records` are those of all rows that blocks see; what several blocks see is added up.
         """
-        seeing = [
-            (entry.rows, (entry.key, entry.value)[which])
-            for entry in travelling
-            if entry.rows.start < rows.stop and rows.start < entry.rows.stop
-        ]
+        seeing = [entry for entry in records if entry[0].start < rows.stop and rows.start < entry[0].stop]
         if len(seeing) == 1 and seeing[0][0].step == 1 and _holds(seeing[0][0], rows):
             keys, grads = seeing[0]
-            part = grads[:, :, :, :, rows.start - keys.start : rows.stop - keys.start]
-            return part.permute(4, 0, 1, 2, 3, 5).reshape(len(rows), -1).contiguous()
+            return grads.narrow(0, rows.start - keys.start, len(rows)).contiguous()
         total = self.transport.packed.new_empty((len(rows), self._widths[which]))
         width = self._dims[which]
         heads = self._offsets * self._columns
@@ -191,8 +194,7 @@ class Pipeline:
         for keys, grads in seeing:
             # Of this block's keys, those within the rows: a progression again.
             first = max(0, -((keys.start - rows.start) // keys.step))
-            some = grads[:, :, :, :, first : -((keys.start - rows.stop) // keys.step)]
-            some = some.flatten(2, 3).unsqueeze(2)
+            some = compact(grads[first : -((keys.start - rows.stop) // keys.step)], self._batch, 1, heads, width)
             pieces.append(Piece(some, None, _LONG, keys.step, 1, keys.start + first * keys.step - rows.start))
         add(view, pieces)
         return total

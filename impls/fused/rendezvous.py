@@ -49,7 +49,7 @@ class MeetingStore(dist.Store):
         """Return several notes, once all are there."""
         return [self.get(key) for key in keys]
 
-    def wait(self, keys: Sequence[str], timeout: timedelta = _PATIENCE) -> None:  # type: ignore[override]
+    def wait(self, keys: Sequence[str], timeout: timedelta = _PATIENCE) -> None:
         """Return once the notes are there; raise a RuntimeError if that takes too long."""
         self._inner.wait([self._renamed(key) for key in keys], min(timeout, _PATIENCE))
 
@@ -68,7 +68,7 @@ def new_name(group: dist.ProcessGroup, device: torch.device) -> str:
     return f"attention_gate/{drawn[0].hex()}"
 
 
-def rendezvous(local: Tensor, group: dist.ProcessGroup, name: str) -> Any:
+def rendezvous(local: Tensor, group: dist.ProcessGroup, name: Any) -> Any:
     """Return torch's handle of the memory that the ranks of the group share, each its `local` from symmetric memory.
 
     Every rank of the group calls this with the same, new `name`. Raises RuntimeError where the memory cannot be shared.

@@ -123,7 +123,8 @@ class Messages:
 def copy_own(span: Span, packed: Tensor, buffer: Tensor) -> None:
     """Copy this rank's own rows of a part to their place in the buffer, if queries see them there."""
     if own := span.own:
-        buffer[own.place : own.place + own.stop - own.start].copy_(packed[own.start : own.stop])
+        count = own.stop - own.start
+        buffer.narrow(0, own.place, count).copy_(packed.narrow(0, own.start, count))
 
 
 def _start(operations: list[dist.P2POp]) -> list[dist.Work]:

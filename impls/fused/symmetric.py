@@ -134,12 +134,17 @@ def _on_all(is_here: bool, group: dist.ProcessGroup, device: torch.device) -> bo
 
 def _objection(group: dist.ProcessGroup, device: torch.device) -> str:
     """Return why no memory is asked for, the same on every rank, or "" if it is."""
-    if not is_wanted:
-        return "shared memory is switched off"
-    if device.type != "cuda":
-        return f"{device.type} has no memory that ranks share"
+    if reason := objection_of(device):
+        return reason
     host = hashlib.blake2b(f"{socket.gethostname()} {_boot()}".encode(), digest_size=16).digest()
     return "" if set(gather_bytes(host, group, device)) == {host} else "the ranks are on several hosts"
+
+
+def objection_of(device: torch.device) -> str:
+    """Return why no rank would ask for memory on such a device, or "" if it would."""
+    if not is_wanted:
+        return "shared memory is switched off"
+    return "" if device.type == "cuda" else f"{device.type} has no memory that ranks share"
 
 
 def _boot() -> str:
@@ -164,7 +169,6 @@ class SharedMemory:
         self._part_bytes = span.rows * sum(widths) * dtype.itemsize
         shape = (parts, span.rows, sum(widths))
         self.packed = place.of(place.rank, 0, shape, dtype)
-        self._remote = {want.peer: place.of(want.peer, 0, shape, dtype) for want in span.wants}
         self._arrivals: dict[int, torch.cuda.Event] = {}
         self._releases: dict[int, torch.cuda.Event] = {}
         self._homecomings: dict[int, torch.cuda.Event] = {}
@@ -188,8 +192,8 @@ class SharedMemory:
             if part >= 2:
                 self._releases.pop(part - 2).wait()
             for want in self._span.wants:
-                rows = self._remote[want.peer][part, want.start : want.stop]
-                buffer[want.place : want.place + len(rows)].copy_(rows)
+                rows = self._packed_by(want, part)
+                buffer.narrow(0, want.place, len(rows)).copy_(rows)
             copy_own(self._span, self.packed[part], buffer)
             self._arrivals[part] = _event()
             if part == self._parts - 1:
@@ -212,9 +216,9 @@ class SharedMemory:
         place.homing.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(place.homing):
             for want, *grads in outgoing:
-                inboxes = self._inboxes(want.peer, part, place.rank)
+                inboxes = self._inboxes(want.peer, part, place.rank, want.start, want.stop)
                 for inbox, grad in zip(inboxes, grads, strict=True):
-                    inbox[want.start : want.stop].copy_(grad)
+                    inbox.copy_(grad)
             if part:
                 self._consumptions.pop(part - 1).wait()
             # After it all gradients of this part are here, and no rank reads those of the part before any more, whose
@@ -228,9 +232,8 @@ class SharedMemory:
         del self._leaving[part]
         coming = []
         for give in self._span.gives:
-            keys, values = self._inboxes(self._place.rank, part, give.peer)
-            rows = slice(give.start, give.stop)
-            coming.append(Gradients(give.start, give.stop, keys[rows], values[rows]))
+            inboxes = self._inboxes(self._place.rank, part, give.peer, give.start, give.stop)
+            coming.append(Gradients(give.start, give.stop, *inboxes))
         return coming
 
     def consumed(self, part: int) -> None:
@@ -241,17 +244,26 @@ class SharedMemory:
         """Note what the next pass must wait for before it packs."""
         self._place.read = _event()
 
-    def _inboxes(self, owner: int, part: int, sender: int) -> tuple[Tensor, Tensor]:
-        """Return where at its owner a sender's gradients of keys and of values lie, (rows, elements) each."""
-        place = self._place
+    def _packed_by(self, want: Transfer, part: int) -> Tensor:
+        """Return the rows of a part that another rank has packed and this one wants."""
+        width = sum(self._widths)
+        start = part * self._part_bytes + want.start * width * self._dtype.itemsize
+        return self._place.of(want.peer, start, (want.stop - want.start, width), self._dtype)
+
+    def _inboxes(self, owner: int, part: int, sender: int, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """Return where at their owner a sender's gradients of some rows lie, those of keys and those of values.
+
+        Each is (rows, elements), of rows `first` to `last` of the owner's.
+        """
+        place, item = self._place, self._dtype.itemsize
         others = place.world_size - 1
         slot = part % 2 * others + (sender - owner - 1) % place.world_size
         start = self._part_bytes * (self._parts + slot)
-        rows, (keys, values) = self._span.rows, self._widths
-        middle = start + rows * keys * self._dtype.itemsize
+        keys, values = self._widths
+        middle = start + self._span.rows * keys * item
         return (
-            place.of(owner, start, (rows, keys), self._dtype),
-            place.of(owner, middle, (rows, values), self._dtype),
+            place.of(owner, start + first * keys * item, (last - first, keys), self._dtype),
+            place.of(owner, middle + first * values * item, (last - first, values), self._dtype),
         )
 
 

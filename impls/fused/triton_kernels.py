@@ -72,42 +72,40 @@ def _merge(
     place = batch * OUT[0] + row * OUT[1] + head * OUT[2]
     lse_place = batch * OUT[3] + row * OUT[4] + head * OUT[5]
     peak = tl.full((ROWS,), float("-inf"), tl.float32)
-    is_changed = is_row
-    if ONTO:
-        peak = tl.load(lse + lse_place, mask=is_row, other=float("-inf"))
-        is_changed = row < 0
-    before = peak
-    for k in tl.static_range(COUNT):
-        if _may_hold(batch, head, first, last, METAS, k):
-            _, is_in, piece_place = _place(batch, row, head, METAS, k)
-            denominator = tl.load(LSES[k] + piece_place, mask=is_in & is_row, other=float("-inf"))
-            # Not a number stays one.
-            peak = tl.where((peak > denominator) | (peak != peak), peak, denominator)
-            is_changed = is_changed | (is_in & is_row)
-    # Where nothing has any weight the shift must be finite.
-    shift = tl.where(peak == float("-inf"), 0.0, peak)
     weight = tl.zeros((ROWS,), tl.float32)
     total = tl.zeros((ROWS, BLOCK), tl.float32)
+    is_changed = is_row
+    if ONTO:
+        is_changed = row < 0
+        for k in tl.static_range(COUNT):
+            if _may_hold(batch, head, first, last, METAS, k):
+                _, is_in, _ = _place(batch, row, head, METAS, k)
+                is_changed = is_changed | (is_in & is_row)
     mask = is_changed[:, None] & (lane < DIM)[None, :]
     if ONTO:
-        weight = tl.exp(before - shift)
         values = tl.load(out + place[:, None] + lane[None, :], mask=mask, other=0.0).to(tl.float32)
+        peak = tl.load(lse + lse_place, mask=is_changed, other=float("-inf"))
+        weight = tl.exp(peak - tl.where(peak == float("-inf"), 0.0, peak))
         total = tl.where((weight == 0.0)[:, None], 0.0, weight[:, None] * values)
     for k in tl.static_range(COUNT):
         if _may_hold(batch, head, first, last, METAS, k):
             start, is_in, piece_place = _place(batch, row, head, METAS, k)
             is_in = is_in & is_row
-            denominator = tl.load(LSES[k] + piece_place, mask=is_in, other=float("-inf"))
             values = tl.load(
                 PIECES[k] + start[:, None] + lane[None, :], mask=is_in[:, None] & (lane < DIM)[None, :], other=0.0
             ).to(tl.float32)
-            now = tl.exp(denominator - shift)
+            denominator = tl.load(LSES[k] + piece_place, mask=is_in, other=float("-inf"))
+            # Not a number stays one; where nothing has any weight yet the shift must be finite.
+            higher = tl.where((peak > denominator) | (peak != peak), peak, denominator)
+            shift = tl.where(higher == float("-inf"), 0.0, higher)
+            before, now = tl.exp(peak - shift), tl.exp(denominator - shift)
             # What weighs nothing counts nothing, also where it is not a number.
-            total += tl.where((now == 0.0)[:, None], 0.0, now[:, None] * values)
-            weight += now
+            total = total * before[:, None] + tl.where((now == 0.0)[:, None], 0.0, now[:, None] * values)
+            weight = weight * before + now
+            peak = higher
     result = tl.where((weight == 0.0)[:, None], 0.0, total / weight[:, None])
     tl.store(out + place[:, None] + lane[None, :], result.to(out.dtype.element_ty), mask=mask)
-    tl.store(lse + lse_place, shift + tl.log(weight), mask=is_changed)
+    tl.store(lse + lse_place, tl.where(peak == float("-inf"), 0.0, peak) + tl.log(weight), mask=is_changed)
 
 
 @triton.jit

@@ -1,12 +1,15 @@
-"""What cuDNN's attention is given and what it is not asked for, without a GPU; and plain products in its place."""
+"""Which kernels are chosen and what they are given, without a GPU; and plain products in their place."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from unittest.mock import Mock, patch
 
+import numpy as np
 import pytest
 import torch
 
-from attention_gate.impls.fused import kernels
+from attention_gate.impls.fused import cudnn_kernels, flash_kernels, kernels, plain_products
 
 
 class OnGpu(torch.Tensor):
@@ -22,7 +25,7 @@ def made(*shape: int) -> Any:
 def given(lse: torch.Tensor, grad_out: torch.Tensor, out: torch.Tensor | None = None) -> tuple[Any, ...]:
     """What the backward pass gives to cuDNN, for the same query, key and value."""
     query = made(2, 4, 16, 8)
-    with patch.object(kernels, "_CUDNN_BACKWARD", Mock(return_value=(query, query, query))) as cudnn:
+    with patch.object(cudnn_kernels, "_CUDNN_BACKWARD", Mock(return_value=(query, query, query))) as cudnn:
         kernels.attend_backward(query, query, query, query if out is None else out, lse, grad_out, False, 1.0)
     (call,) = cudnn.call_args_list
     return call.args
@@ -47,8 +50,8 @@ def test_graphs_are_told_apart_by_how_out_and_the_upstream_gradient_lie() -> Non
 
 @pytest.mark.parametrize("number", [-(2**63), -1, 0, 1, 2**62, 2**63 - 1])
 def test_whatever_stands_for_an_arrangement_fits_64_bits_and_is_nobodys_length(number: int) -> None:
-    with patch.object(kernels, "hash", lambda _: number, create=True):
-        assert -(1 << 63) <= kernels._arrangement(torch.zeros(1)) < 0
+    with patch.object(cudnn_kernels, "hash", lambda _: number, create=True):
+        assert -(1 << 63) <= cudnn_kernels._arrangement(torch.zeros(1)) < 0
 
 
 @pytest.mark.parametrize(
@@ -93,7 +96,7 @@ def test_what_cudnn_is_given_and_what_is_taken_from_it() -> None:
     """Its lse has a fourth axis in some versions, and is wanted back in the form in which it came."""
     query, key, value, out = made(2, 4, 16, 8), made(2, 2, 16, 8), made(2, 2, 16, 24), made(2, 4, 16, 24)
     for lse in (torch.randn(2, 4, 16, 1), torch.randn(2, 4, 16)):
-        with patch.object(kernels, "_CUDNN", Mock(return_value=(out, lse, 1, 2))) as cudnn:
+        with patch.object(cudnn_kernels, "_CUDNN", Mock(return_value=(out, lse, 1, 2))) as cudnn:
             found, denominators = kernels.attend(query, key, value, True, 0.5)
         assert found is out
         assert denominators.shape == (2, 4, 16)
@@ -104,7 +107,7 @@ def test_what_cudnn_is_given_and_what_is_taken_from_it() -> None:
         assert call.args[3:] == (None, True, 0.0, True, False)
         assert call.kwargs == {"scale": 0.5}
         with (
-            patch.object(kernels, "_CUDNN_BACKWARD", Mock(return_value=(query, key, value))) as backward,
+            patch.object(cudnn_kernels, "_CUDNN_BACKWARD", Mock(return_value=(query, key, value))) as backward,
             torch.device("meta"),  # a caller's default device is not that of the tensors
         ):
             assert kernels.attend_backward(query, key, value, out, denominators, out, True, 0.5) == (query, key, value)
@@ -170,3 +173,163 @@ def test_rows_whose_scores_are_all_minus_infinity_are_zero() -> None:
     assert lse.isneginf().all()
     grad_value = kernels.attend_backward(query, key, value, out, lse, torch.ones_like(out), False, 1.0)[2]
     assert torch.equal(grad_value, torch.zeros_like(grad_value))
+
+
+CUDA, BF16 = torch.device("cuda", 0), torch.bfloat16
+
+
+class Package:
+    """Stands in for flash-attn-4: plain products, whose faults can be chosen."""
+
+    def __init__(self, fault: str = "") -> None:
+        self.fault, self.calls = fault, 0
+
+    def _flash_attn_fwd(self, *rows: Any, softmax_scale: float, causal: bool, return_lse: bool) -> tuple[Any, ...]:
+        assert return_lse
+        self.calls += 1
+        if self.fault == "raises":
+            raise RuntimeError("no kernel image")
+        out, lse = plain_products.attend(*(each.transpose(1, 2) for each in rows), causal, softmax_scale)
+        if self.fault == "mask at the other end":
+            flipped = [each.transpose(1, 2).flip(2) for each in rows]
+            out, lse = (each.flip(2) for each in plain_products.attend(*flipped, causal, softmax_scale))
+        faults = {
+            "zeros": lambda: (out * 0, lse),
+            "lse of base 2": lambda: (out, lse / np.log(2.0)),
+            "not a number": lambda: (out * float("nan"), lse),
+        }
+        out, lse = faults.get(self.fault, lambda: (out, lse))()
+        return out.transpose(1, 2), lse, None, None, None
+
+    def _flash_attn_bwd(self, *given: Any, softmax_scale: float, causal: bool) -> tuple[Any, ...]:
+        self.calls += 1
+        query, key, value, out, grad_out = (each.transpose(1, 2) for each in given[:5])
+        lse = given[5]
+        if self.fault == "own lse":
+            out, lse = plain_products.attend(query, key, value, causal, softmax_scale)
+        if self.fault == "own out":
+            out, _ = plain_products.attend(query, key, value, causal, softmax_scale)
+        grads = plain_products.attend_backward(query, key, value, out, lse, grad_out, causal, softmax_scale)
+        if self.fault == "gradients of one head of a group":
+            times = query.shape[1] // key.shape[1]
+            grads = (grads[0], grads[1] / times, grads[2])
+        return tuple(each.transpose(1, 2) for each in grads)
+
+
+@contextmanager
+def flash_attention(package: Package | None, capability: tuple[int, int] = (9, 0)) -> Iterator[None]:
+    """Let flash-attn-4 be installed, or not; nothing is kept of what was found out before."""
+    for kept in (flash_kernels.objection, flash_kernels._fault):
+        kept.cache_clear()
+    with (
+        patch.object(flash_kernels, "is_installed", lambda: package is not None),
+        patch.object(flash_kernels, "_package", lambda: package),
+        patch.object(flash_kernels, "_version", lambda: "4"),
+        patch("torch.cuda.get_device_capability", lambda _: capability),
+    ):
+        yield
+    for kept in (flash_kernels.objection, flash_kernels._fault):
+        kept.cache_clear()
+
+
+FAULTS = ("raises", "zeros", "not a number", "lse of base 2", "own lse", "own out")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("fault", ["", *FAULTS, "mask at the other end", "gradients of one head of a group"])
+def test_a_kernel_is_used_only_if_it_computes_as_plain_products_do(
+    fault: str, is_causal: bool, times: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with flash_attention(package := Package(fault)), caplog.at_level("INFO"):
+        found = [flash_kernels._fault(torch.device("cpu"), BF16, 16, 8, is_causal, times) for _ in range(2)]
+    assert found[0] == found[1]
+    assert package.calls <= 2, "it is tried once"
+    is_wrong = fault in FAULTS or (fault.startswith("mask") and is_causal) or (fault.startswith("grad") and times > 1)
+    assert (found[0] is None) != is_wrong, found[0]
+    (record,) = caplog.records
+    assert record.levelname == ("WARNING" if is_wrong else "INFO")
+    assert (record.getMessage() == f"cuDNN's kernels are used: {found[0]}") == is_wrong
+
+
+LARGE, SMALL = (1, 16, 32768, 128), (1, 16, 64, 128)
+
+
+def taken(shape: tuple[int, ...], backend: str = "auto", is_backward: bool = False, **changes: Any) -> Any:
+    given = torch.empty(shape, dtype=changes.pop("dtype", BF16), device="meta").as_subclass(OnGpu)
+    return kernels._module(given, given, given, True, backend, is_backward)
+
+
+def test_the_fastest_kernel_is_taken_that_is_there_and_right() -> None:
+    with flash_attention(Package()), patch.object(flash_kernels, "_fault", lambda *_: None):
+        assert taken(LARGE) is flash_kernels
+        assert taken(SMALL) is cudnn_kernels
+        assert taken(SMALL, "flash-attn-4") is flash_kernels
+        assert taken(LARGE, "cudnn") is cudnn_kernels
+        assert taken(LARGE, dtype=torch.float32) is plain_products
+    with flash_attention(None):
+        assert taken(LARGE) is cudnn_kernels
+        with pytest.raises(RuntimeError, match="flash-attn-4 is chosen and does not serve: flash-attn-4 is not inst"):
+            taken(LARGE, "flash-attn-4")
+    with flash_attention(Package()), patch.object(flash_kernels, "_fault", lambda *_: "wrong here"):
+        assert taken(LARGE) is cudnn_kernels
+        with pytest.raises(RuntimeError, match="wrong here"):
+            taken(LARGE, "flash-attn-4")
+
+
+@pytest.mark.parametrize("is_backward", [False, True])
+def test_from_which_size_on_flash_attention_is_faster(is_backward: bool) -> None:
+    """Products of queries and keys, and of probabilities and values, two operations each, half as many if causal."""
+    name = f"least_operations_{'backward' if is_backward else 'forward'}"
+    operations = 2 * 3 * 10 * 20 * (8 + 24)
+    query, key, value = torch.empty(1, 3, 10, 8), torch.empty(1, 3, 20, 8), torch.empty(1, 3, 20, 24)
+    for least, is_causal, is_worth_it in (
+        (operations, False, True),
+        (operations + 1, False, False),
+        (operations // 2, True, True),
+        (operations // 2 + 1, True, False),
+    ):
+        with patch.object(flash_kernels, name, least):
+            assert flash_kernels.is_worthwhile(query, key, value, is_causal, is_backward) == is_worth_it
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, None),
+        ({"is_installed": False}, "not installed"),
+        ({"dtype": torch.float32}, "no kernel for torch.float32"),
+        ({"device": torch.device("cpu")}, "on cpu"),
+        ({"capability": (8, 0)}, "capability 9.0 to 11"),
+        ({"capability": (12, 0)}, "capability 9.0 to 11"),
+        ({"capability": (10, 0)}, None),
+        ({"head_dim": 136}, "not head_dim 136"),
+        ({"value_dim": 12}, "value_dim 12"),
+        ({"value_dim": 0}, "value_dim 0"),
+        ({"head_dim": 128, "value_dim": 128}, None),
+    ],
+)
+def test_what_flash_attention_does_not_take(changes: dict[str, Any], words: str | None) -> None:
+    asked = {"is_installed": True, "capability": (9, 0), "device": CUDA, "dtype": BF16, "head_dim": 64, "value_dim": 64}
+    asked |= changes
+    with flash_attention(Package() if asked["is_installed"] else None, asked["capability"]):
+        given = [asked[name] for name in ("device", "dtype", "head_dim", "value_dim")]
+        objection = kernels.backend_objection("flash-attn-4", *given)
+        name, reason = kernels.backend_for("auto", *given)
+    assert (objection is None) == (words is None)
+    assert words is None or words in objection  # type: ignore[operator]
+    if asked["device"] == CUDA:
+        assert name == ("flash-attn-4" if words is None else "cudnn")
+        assert words is None or words in reason
+
+
+def test_whose_kernels_a_call_runs_on() -> None:
+    with flash_attention(Package()):
+        for backend in ("cudnn", "flash-attn-4"):
+            assert kernels.backend_for(backend, CUDA, BF16, 64, 64) == (backend, "it is chosen")
+    assert kernels.backend_for("auto", torch.device("cpu"), BF16, 64, 64)[0] == "plain products"
+
+
+def test_without_the_package_nothing_is_imported() -> None:
+    assert not flash_kernels.is_installed()
+    assert flash_kernels.objection(CUDA, BF16, 64, 64) == "flash-attn-4 is not installed"

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from attention_gate import impls
-from attention_gate.impls import agreement
+from attention_gate.impls import agreement, fused
 from attention_gate.impls.agreement import _as_given
 from attention_gate.impls.arguments import Arguments, check
 from tests.impls.cases import IMPLEMENTATIONS, Case, assert_close, attend, own_tensors, run_case
@@ -24,7 +24,7 @@ def told(case: Case, size: int, rank: int, **options: Any) -> impls.Path:
 
 
 def test_without_a_fused_kernel_it_is_plain_products_and_why() -> None:
-    assert told(REGULAR, 1, 0) == ("plain", "there is no fused kernel for cpu")
+    assert told(REGULAR, 1, 0)[:4] == ("plain", "there is no fused kernel for cpu", "plain products", "")
 
 
 def run_and_tell(rank: int, implementation: str, case: Case, choice: str) -> Any:
@@ -43,7 +43,7 @@ def run_and_tell(rank: int, implementation: str, case: Case, choice: str) -> Any
 
         with patch.object(engine, "forward", Mock(wraps=engine.forward)) as forward:
             answer = run_case(rank, implementation, case)
-        return tuple(path), forward.called, answer
+        return tuple(path[:2]), forward.called, answer
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -109,6 +109,61 @@ def test_different_choices_are_refused_on_every_rank(implementation: str) -> Non
         assert "kernels: auto on rank 0, plain on rank 1; it must be the same on every rank" in answer.text
 
 
+TRANSPORTS: list[tuple[Case, dict[str, Any], tuple[str, str]]] = [
+    (REGULAR, {}, ("messages", "cpu has no memory that ranks share")),
+    (
+        REGULAR,
+        {"is_cuda": True},
+        ("shared memory", "if the GPUs share it, which the first call of the group finds out"),
+    ),
+    (REGULAR, {"is_cuda": True, "refusal": ""}, ("shared memory", "")),
+    (REGULAR, {"is_cuda": True, "refusal": "several hosts"}, ("messages", "several hosts")),
+    (REGULAR, {"is_cuda": True, "is_wanted": False}, ("messages", "shared memory is switched off")),
+    (Case(16, ((8, 1),), heads=4, kv_heads=4), {"is_cuda": True}, ("", "")),
+    (Case(15, ((6, 2),), heads=4, kv_heads=4), {}, ("messages", "plain products send them")),
+    (Case(15, ((4, 2),), heads=3, kv_heads=3), {"size": 1}, ("", "")),
+]
+
+
+@pytest.mark.parametrize(("case", "changes", "transport"), TRANSPORTS)
+def test_how_rows_travel_and_why(case: Case, changes: dict[str, Any], transport: tuple[str, str]) -> None:
+    size = changes.get("size", 2)
+    query, key, value, _ = own_tensors(case, size, 0)
+    device = torch.device("cuda" if changes.get("is_cuda") else "cpu")
+    with (
+        patch("attention_gate.impls.fused.kernels.objection", lambda *_: None),
+        patch("attention_gate.impls.fused.kernels.least_rows", 1),
+        patch("attention_gate.impls.path.transport_of", lambda task, _: fused.transport_of(task, device)),
+        patch("attention_gate.impls.fused.symmetric.refusal", lambda _: changes.get("refusal")),
+        patch("attention_gate.impls.fused.symmetric.is_wanted", changes.get("is_wanted", True)),
+        patch("torch.distributed.is_initialized", lambda: True),
+        patch("torch.distributed.get_rank", lambda _: 0),
+        patch("torch.distributed.get_world_size", lambda _: size),
+    ):
+        path = impls.path_for(query, key, value, sequence_length=case.length, **case.options)
+    assert path[4:] == transport
+
+
+@pytest.mark.parametrize("backend", ["cudnn", "flash-attn-4"])
+def test_a_library_can_be_chosen_and_is_refused_where_it_does_not_serve(backend: str) -> None:
+    objection = {"cudnn": "attention_gate.impls.fused.kernels.objection"}.get(
+        backend, "attention_gate.impls.fused.flash_kernels.objection"
+    )
+    with impls.kernels(backend):
+        with (
+            pytest.raises(ValueError, match=f"kernels: {backend} ones are chosen and do not serve: there is no such"),
+            patch(objection, lambda *_: "there is no such kernel"),
+        ):
+            told(REGULAR, 1, 0)
+        with patch(objection, lambda *_: None), patch("attention_gate.impls.fused.kernels.least_rows", 1):
+            assert told(REGULAR, 1, 0)[0] == "fused"
+            with patch("attention_gate.impls.autograd.engine.forward", side_effect=KeyError) as forward:
+                query, key, value, _ = own_tensors(REGULAR, 1, 0)
+                with pytest.raises(KeyError):
+                    attend("robust")(query, key, value, **REGULAR.options)
+            assert forward.call_args.args[1].backend == backend
+
+
 def test_a_choice_ends_with_its_context() -> None:
     with impls.kernels("plain"):
         assert told(REGULAR, 1, 0).because == "plain products are chosen"
@@ -116,7 +171,7 @@ def test_a_choice_ends_with_its_context() -> None:
 
 
 def test_an_unknown_choice_is_refused() -> None:
-    words = "kernels: 'quick' is not one of 'auto', 'fused', 'plain'"
+    words = "kernels: 'quick' is not one of 'fused', 'plain', 'auto', 'cudnn', 'flash-attn-4'"
     with pytest.raises(ValueError, match=words), impls.kernels("quick"):
         pass
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from attention_gate.impls.fused import engine, pipeline, symmetric
 from attention_gate.impls.fused.engine import Result
 from attention_gate.impls.fused.grid import Piece, grid
-from attention_gate.impls.fused.pipeline import Pipeline, Task, Tensors, Travelling
+from attention_gate.impls.fused.pipeline import Pipeline, Task, Tensors
 from attention_gate.impls.fused.plan import Plan, Span, Transfer, plan_of
 from attention_gate.impls.fused.row_transport import Gradients, Messages
 from attention_gate.impls.tiling import Branch, Layout
@@ -336,15 +336,16 @@ def test_gradients_that_no_other_block_has_are_not_added_up() -> None:
         assert made.span
         under_way = Pipeline(Tensors(rows, rows, rows), made.span, Task(made, 1.0, None, False))
         grads = torch.arange(2.0 * 20 * 4).view(1, 1, 1, 2, 20, 4)
+        records = under_way._records(grads)
         for keys in (range(20), range(3, 23), range(5, 15), range(4, 14)):
-            beside = [Travelling(range(5), grads, grads), Travelling(range(14, 30), grads, grads)]
-            found = under_way._gradient(range(5, 14), [Travelling(keys, -grads, grads), *beside], 1)
+            beside = [(range(5), records), (range(14, 30), records)]
+            found = under_way._gradient(range(5, 14), [(keys, records), *beside], 1)
             place = 5 - keys.start
             assert torch.equal(found, grads[0, 0, 0, :, place : place + 9].transpose(0, 1).reshape(9, 8))
             assert found.is_contiguous()
         added.assert_not_called()
         for keys in (range(6, 20), range(4, 13), range(4, 24, 2)):
-            under_way._gradient(range(5, 14), [Travelling(keys, grads, grads)], 0)
+            under_way._gradient(range(5, 14), [(keys, records)], 0)
         assert added.call_count == 3
         for (_, pieces), _ in added.call_args_list:
             assert all(isinstance(piece, Piece) for piece in pieces)

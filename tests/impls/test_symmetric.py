@@ -138,6 +138,14 @@ def test_places_in_shared_memory_are_made_once_and_not_kept_for_ever() -> None:
         assert len(place._places) == 1
 
 
+def inboxes(transport: symmetric.SharedMemory, part: int, sender: int, first: int, last: int) -> list[set[int]]:
+    """Return which bytes of its own memory hold a sender's gradients, of keys and of values."""
+    rank = transport._place.rank
+    found: Any = transport._inboxes(rank, part, sender, first, last)
+    assert [owner for owner, _ in found] == [rank] * 2
+    return [inbox for _, inbox in found]
+
+
 @pytest.mark.parametrize("parts", [1, 2, 5])
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_a_workspace_holds_what_travels_and_no_byte_more(size: int, parts: int) -> None:
@@ -155,15 +163,18 @@ def test_a_workspace_holds_what_travels_and_no_byte_more(size: int, parts: int) 
         owner, packed = transport.packed  # type: ignore[misc]
         taken = [packed]
         assert owner == rank
+        others = [other for other in range(size) if other != rank]
+
         for part in range(min(2, parts)):
-            for other in range(size):
-                for owner, inbox in transport._inboxes(rank, part, other) if other != rank else ():  # type: ignore[misc]
-                    assert owner == rank
-                    taken.append(inbox)
-            # The part after the next takes the same place.
-            assert transport._inboxes(rank, part, 1 - min(rank, 1)) == transport._inboxes(
-                rank, part + 2, 1 - min(rank, 1)
-            )
+            for other in others:
+                taken += inboxes(transport, part, other, 0, rows)
+                # Rows by themselves lie where they do among all of them.
+                spans = [inboxes(transport, part, other, *rows_of) for rows_of in ((0, rows), (0, 3), (3, rows))]
+                for whole, *some in zip(*spans, strict=True):
+                    assert set.union(*some) == whole
+                    assert sum(map(len, some)) == len(whole)
+                # The part after the next takes the same place.
+                assert inboxes(transport, part, other, 0, rows) == inboxes(transport, part + 2, other, 0, rows)
         assert sum(map(len, taken)) == len(set().union(*taken))
         used[rank] = set().union(*taken)
     needed = symmetric.SharedMemory.bytes_needed(Mock(rows=rows), parts, widths, torch.bfloat16, size)
@@ -266,9 +277,9 @@ def test_which_stream_waits_for_what() -> None:
         for part in range(parts):
             grads = [torch.full((2, width), 100.0 * part + width) for width in widths]
             take(f"send {part}", transport.send_home, part, [(wants[0], *grads)])
-            keys, values = transport._inboxes(0, part, 1)
+            keys, values = transport._inboxes(0, part, 1, 0, rows)
             assert all(torch.equal(inbox[:2], grad) for inbox, grad in zip((keys, values), grads, strict=True))
-            for inbox in transport._inboxes(1, part, 0):
+            for inbox in transport._inboxes(1, part, 0, 0, rows):
                 inbox.fill_(-part - 1.0)
             ((start, stop, *came),) = take(f"home {part}", transport.home, part)
             assert (start, stop) == (1, 4)

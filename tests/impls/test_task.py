@@ -34,6 +34,18 @@ def test_what_kernels_serve_is_a_task(scale: float) -> None:
     assert asked(scale=scale, batch=1) == asked(scale=scale)
 
 
+def test_a_task_has_the_backend_that_is_asked_for() -> None:
+    given = torch.zeros(1, 16, 2, 8), torch.zeros(1, 16, 2, 24), LAYOUT, False, 0.5, None, True
+    with (
+        patch("attention_gate.impls.fused.kernels.backend_objection", return_value=None) as objection,
+        patch("attention_gate.impls.fused.kernels.least_rows", 16),
+    ):
+        task = task_for(*given, "cudnn")
+    assert isinstance(task, Task)
+    assert task.backend == "cudnn"
+    objection.assert_called_once_with("cudnn", given[0].device, given[0].dtype, 8, 24)
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

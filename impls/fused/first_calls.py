@@ -1,0 +1,42 @@
+"""The first call of a shape compiles kernels, which takes seconds: it says so once, through logging."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch.distributed as dist
+
+from attention_gate.impls.fused.pipeline import Task, Tensors
+
+_log = logging.getLogger(__name__)
+
+# From so many seconds on a call is worth a warning, which is seen by default; on one rank, as all take as long.
+worth_a_warning = 1.0
+
+_KEPT = 4096
+_known: set[tuple] = set()
+
+
+@contextmanager
+def said(which: str, inputs: Tensors, task: Task) -> Iterator[None]:
+    """Say how long the host takes for what is done meanwhile, a `which` pass, if its like was not done before."""
+    plan, span = task.plan, task.plan.span
+    alike = (which, inputs.query.dtype, inputs.query.device, *(rows.shape for rows in inputs), *task[3:])
+    alike += (plan.local, plan.is_causal, (span.rate, span.buffer_rows, len(span.blocks)) if span else None)
+    if not inputs.query.is_cuda or alike in _known:
+        yield
+        return
+    start = time.perf_counter()
+    yield
+    seconds = time.perf_counter() - start
+    if len(_known) >= _KEPT:
+        _known.clear()
+    _known.add(alike)
+    is_first_rank = not dist.is_initialized() or dist.get_rank(task.group) == 0
+    _log.log(
+        logging.WARNING if is_first_rank and seconds >= worth_a_warning else logging.INFO,
+        "the first %s pass of a shape took the host %.1f s, as its kernels were compiled or loaded: query %s, key %s, "
+        "value %s, %s; later calls use the same",
+        which, seconds, *(tuple(rows.shape) for rows in inputs), inputs.query.dtype,
+    )  # fmt: skip
