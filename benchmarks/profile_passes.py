@@ -3,13 +3,16 @@
     torchrun --nproc-per-node 4 benchmarks/profile_passes.py dense-8k-causal:zigzag dense-8k longnet-32k
 
 Each name is a workload of `compare`, by itself or with `:zigzag` for that layout, or `:collective` for Collective. For
-each pass, forward and forward with backward: milliseconds of a call; how long any attention kernel ran meanwhile; and
-of the rest, what else ran then, or that nothing did. All of it is of rank 0, per call.
+each pass, forward and forward with backward: milliseconds of a call on the slowest rank, how long the host needs to
+begin one, how long any attention kernel ran meanwhile; and of the rest, what else ran then, or that nothing did. The
+latter are of rank 0, per call. `--brief` prints milliseconds alone, `--kernels` chooses kernels, `--least-elements`
+sets how large a part of the rows that travel is at least.
 """
 
 import argparse
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +24,8 @@ from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from attention_gate.impls import collective, robust
+from attention_gate.impls import collective, kernels, robust
+from attention_gate.impls.fused import plan as fused_plan
 from attention_gate.verify.compare.timing import timed
 from attention_gate.verify.compare.workloads import WORKLOADS
 
@@ -76,6 +80,18 @@ def kernels_of(call: Callable[[], Any]) -> list[tuple[str, int, int]]:
     ]
 
 
+def host_time(call: Callable[[], Any]) -> float:
+    """Return the milliseconds that the host needs to begin a call, from where the GPU is idle."""
+    dist.barrier()
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(3):
+        call()
+    taken = (time.perf_counter() - start) / 3
+    torch.cuda.synchronize()
+    return 1000 * taken
+
+
 def union(intervals: list[Interval]) -> list[Interval]:
     """Return when at least one of the intervals is under way."""
     found: list[Interval] = []
@@ -93,10 +109,10 @@ def outside(interval: Interval, others: list[Interval]) -> int:
     return end - start - sum(max(0, min(end, stop) - max(start, begin)) for begin, stop in others)
 
 
-def report(name: str, which: str, milliseconds: float, kernels: list[tuple[str, int, int]]) -> str:
+def report(ran: list[tuple[str, int, int]]) -> str:
     """Return what ran, and what ran while no attention kernel did."""
-    attending = union([(start, end) for kernel, start, end in kernels if any(part in kernel for part in ATTENTION)])
-    anything = union([(start, end) for _, start, end in kernels])
+    attending = union([(start, end) for kernel, start, end in ran if any(part in kernel for part in ATTENTION)])
+    anything = union([(start, end) for _, start, end in ran])
     idle = outside((anything[0][0], anything[-1][1]), anything)
 
     def shown(nanoseconds: int) -> str:
@@ -105,13 +121,12 @@ def report(name: str, which: str, milliseconds: float, kernels: list[tuple[str, 
     exposed: Counter[str] = Counter()
     whole: Counter[str] = Counter()
     count: Counter[str] = Counter()
-    for kernel, start, end in kernels:
+    for kernel, start, end in ran:
         whole[kernel] += end - start
         exposed[kernel] += outside((start, end), attending)
         count[kernel] += 1
     lines = [
-        f"--- {name} {which}: {milliseconds:.3f} ms a call; attention "
-        f"runs {shown(sum(end - start for start, end in attending))}, nothing runs {shown(idle)}",
+        f"    attention runs {shown(sum(end - start for start, end in attending))}, nothing runs {shown(idle)}",
         f"    {'takes':>11} {'exposed':>11} {'a call':>7}",
     ]
     for kernel, _ in whole.most_common(14):
@@ -123,18 +138,25 @@ def main() -> None:
     """Print a report of each workload on rank 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workloads", nargs="+")
+    parser.add_argument("--brief", action="store_true")
+    parser.add_argument("--kernels", default="auto")
+    parser.add_argument("--least-elements", type=int, default=fused_plan.least_elements)
     options = parser.parse_args()
+    fused_plan.least_elements = options.least_elements
     rank = int(os.environ["LOCAL_RANK"])
     device = torch.device("cuda", rank)
     torch.cuda.set_device(device)
     dist.init_process_group("nccl", device_id=device)
-    for name in options.workloads:
-        for which, call in passes(name, device):
-            milliseconds = timed(call, device)
-            kernels = kernels_of(call)
-            if rank == 0:
-                print(report(name, which, milliseconds, kernels), flush=True)
-        torch.cuda.empty_cache()
+    with kernels(options.kernels):
+        for name in options.workloads:
+            for which, call in passes(name, device):
+                milliseconds, host = timed(call, device), host_time(call)
+                ran = [] if options.brief else kernels_of(call)
+                if rank == 0:
+                    print(f"--- {name} {which}: {milliseconds:.3f} ms a call, the host {host:.3f} ms", flush=True)
+                    if ran:
+                        print(report(ran), flush=True)
+            torch.cuda.empty_cache()
     dist.destroy_process_group()
 
 

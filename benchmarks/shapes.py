@@ -29,5 +29,10 @@ def dense(case: Case) -> Case:
     return case.replace(length=length, segment_lengths=(max(1, length),), dilation_rates=(1,))
 
 
+def wide(case: Case) -> Case:
+    """Return the case made regular, of a width that every library's kernels take."""
+    return regular(case).replace(head_dim=64, value_dim=64)
+
+
 def _power(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()

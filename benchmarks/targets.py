@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
-from attention_gate import Target
+from attention_gate import Target, impls
 from attention_gate.impls import agreement, collective, robust
 from attention_gate.impls.fused import kernels
 from attention_gate.impls.fused import plan as fused_plan
-from benchmarks.shapes import dense, regular
+from benchmarks.shapes import dense, regular, wide
 
 kernels.least_rows = 2
 fused_plan.least_elements = 0
@@ -41,6 +41,13 @@ def zigzag_robust(query: Tensor, key: Tensor, value: Tensor, *, return_lse: bool
     return robust.attend(query, key, value, return_lse=return_lse, layout="zigzag", **options)
 
 
+def flash_robust(query: Tensor, key: Tensor, value: Tensor, *, return_lse: bool = False, **options: Any) -> Any:
+    """Robust, through the kernels of flash-attn-4 wherever the shape allows, however small."""
+    path = impls.path_for(query, key, value, **options)
+    with impls.kernels("flash-attn-4" if path.kernels == "fused" else "auto"):
+        return fused_robust(query, key, value, return_lse=return_lse, **options)
+
+
 _HALF_TYPES = ("bfloat16", "float16")
 fused = Target(attend=fused_robust, fit=regular, dtypes=_HALF_TYPES, because=_BECAUSE)
 steady = Target(
@@ -49,6 +56,13 @@ steady = Target(
     dtypes=_HALF_TYPES,
     refusals=False,
     because=_BECAUSE | {"refusals": "signatures that were agreed upon are not checked again"},
+)
+flash = Target(
+    attend=flash_robust,
+    fit=wide,
+    dtypes=_HALF_TYPES,
+    refusals=False,
+    because=_BECAUSE | {"refusals": "what kernels serve is asked before bad arguments are refused"},
 )
 gathering = Target(attend=fused_collective, fit=regular, dtypes=_HALF_TYPES, because=_BECAUSE)
 fused_zigzag = Target(attend=zigzag_robust, layout="zigzag", fit=dense, dtypes=_HALF_TYPES, because=_BECAUSE)

@@ -1,4 +1,4 @@
-"""One call through fused kernels: local branches, then what spans ranks, part by part, each part fetched ahead.
+"""One call through fused kernels: what own keys serve, then what spans ranks, part by part, each fetched ahead.
 
 Heads are independent, so what spans ranks travels by parts of heads, and a kernel takes a part's whole segment at once:
 results need no merging across ranks, and the memory for rows under way does not grow with their number. While a kernel
@@ -53,7 +53,8 @@ def forward(inputs: Tensors, task: Task) -> tuple[Tensor, Tensor]:
     inputs = _for_query_heads(inputs, task.plan)
     span = task.plan.span
     pipeline = _started(inputs, span, task) if span else None
-    attended = _locally(inputs, task.plan, lambda block: _attend(inputs, None, block, task))
+    blocks = _own_blocks(task.plan, span.blocks if span else ())
+    attended = _at_once(inputs, blocks, lambda block: _attend(inputs, None, block, task))
     sums = _MergedRows(inputs, [piece for pieces in attended for piece in pieces])
     if span is None or pipeline is None:
         sums.merge_local()
@@ -64,8 +65,7 @@ def forward(inputs: Tensors, task: Task) -> tuple[Tensor, Tensor]:
         for part in range(pipeline.parts):
             with pipeline.stream(part):
                 own, buffer = pipeline.seen(part)
-                blocks = pipeline.blocks_in_order(part, span.blocks)
-                found = [piece for block in blocks for piece in _attend(own, buffer, block, task)]
+                found = [piece for block in _remote_blocks(span.blocks) for piece in _attend(own, buffer, block, task)]
                 pipeline.release(part)
                 sums.merge(found, pipeline, part)
     return sums.out, sums.lse
@@ -77,7 +77,8 @@ def backward(inputs: Tensors, result: Result, task: Task, moves_home: bool) -> T
     inputs = _for_query_heads(inputs, task.plan)
     span = task.plan.span
     pipeline = _started(inputs, span, task) if span else None
-    found = _locally(inputs, task.plan, lambda block: _differentiate(inputs, None, result, block, task))
+    blocks = _own_blocks(task.plan, span.backward_blocks if span else ())
+    found = _at_once(inputs, blocks, lambda block: _differentiate(inputs, None, result, block, task))
     query, key, value = (
         _AddedRows(rows, [piece for gradients in found for piece in gradients[place]])
         for place, rows in enumerate(inputs)
@@ -105,34 +106,32 @@ def _backward_by_parts(
         for part in range(pipeline.parts):
             with pipeline.stream(part):
                 seen = Result(*(pipeline.of_query_heads(rows, part) for rows in result))
-                mine, travelling = _differentiate_part(pipeline, part, span.backward_blocks, seen, task)
+                mine, travelling = _differentiate_part(pipeline, part, span, seen, task)
                 pipeline.release(part)
-                query.add(mine.query, pipeline.of_query_heads(query.total, part))
+                query.add(mine, pipeline.of_query_heads(query.total, part))
             # What came home while this part was computed is added up first: the part after this one takes its place.
             if finish:
                 finish()
             with pipeline.stream(part):
                 keys, values = pipeline.send_home(part, travelling, moves_home)
-            own = [mine.key + keys, mine.value + values]
-            finish = partial(_add_from_home, pipeline, part, (key, value), own, moves_home)
+            finish = partial(_add_from_home, pipeline, part, (key, value), (keys, values), moves_home)
         if finish:
             finish()
 
 
 def _differentiate_part(
-    pipeline: Pipeline, part: int, blocks: Sequence[Block], result: Result, task: Task
-) -> tuple[Gradients, list[Travelling]]:
-    """Return what the blocks of one part contribute to own rows, and to rows of the buffer."""
+    pipeline: Pipeline, part: int, span: Span, result: Result, task: Task
+) -> tuple[list[Piece], list[Travelling]]:
+    """Return what the blocks of one part contribute to the gradient of query, and to those of rows of the buffer."""
     own, buffer = pipeline.seen(part)
-    mine, travelling = Gradients([], [], []), []
-    for block in pipeline.blocks_in_order(part, blocks):
+    mine: list[Piece] = []
+    travelling: list[Travelling] = []
+    for block in _remote_blocks(span.backward_blocks):
         query, key, value = _differentiate(own, buffer, result, block, task)
-        mine.query.extend(query)
-        if block.keys is None:
-            mine.key.extend(key)
-            mine.value.extend(value)
-        else:
-            travelling += [Travelling(block.keys, k.rows, v.rows) for k, v in zip(key, value, strict=True)]
+        mine += query
+        travelling += [
+            Travelling(block.keys, k.rows, v.rows) for k, v in zip(key, value, strict=True) if block.keys is not None
+        ]
     return mine, travelling
 
 
@@ -149,7 +148,7 @@ def _add_from_home(
 
 
 class _MergedRows:
-    """The attention of this rank's queries as it is put together: first the branches inside the shard."""
+    """The attention of this rank's queries as it is put together: first the blocks of own keys."""
 
     def __init__(self, inputs: Tensors, pieces: list[Piece]) -> None:
         query, _, value = inputs
@@ -166,7 +165,7 @@ class _MergedRows:
             self.lse = torch.empty((batch, heads, length), dtype=dtype, device=query.device).transpose(1, 2)
 
     def merge_local(self) -> None:
-        """Merge the pieces of the branches inside the shard; where there are none the attention is still to come."""
+        """Merge the pieces of the blocks of own keys; where there are none the attention is still to come."""
         if self._local:
             merge(self.out, self.lse, self._local, self._is_begun)
             self._local, self._is_begun = [], True
@@ -179,7 +178,7 @@ class _MergedRows:
 
 
 class _AddedRows:
-    """A gradient of this rank's rows as it is added up: first the branches inside the shard."""
+    """A gradient of this rank's rows as it is added up: first the blocks of own keys."""
 
     def __init__(self, like: Tensor, pieces: list[Piece]) -> None:
         whole, self._local = _whole(pieces)
@@ -187,7 +186,7 @@ class _AddedRows:
         self.total = _rows_of(whole.rows) if whole else torch.empty(like.shape, dtype=like.dtype, device=like.device)
 
     def add_local(self) -> None:
-        """Add the pieces of the branches inside the shard; where there are none the gradient is still to come."""
+        """Add the pieces of the blocks of own keys; where there are none the gradient is still to come."""
         if self._local:
             add(self.total, self._local, self._is_begun)
             self._local, self._is_begun = [], True
@@ -223,15 +222,29 @@ def _started(inputs: Tensors, span: Span, task: Task) -> Pipeline:
     return pipeline
 
 
-def _locally(inputs: Tensors, plan: Plan, compute: Callable[[Block], T]) -> list[T]:
-    """Return what is computed of each branch inside the shard: each fills the processors that the others leave idle."""
-    streams = TwoStreams(inputs.query.device, len(plan.local))
+def _own_blocks(plan: Plan, of_span: Sequence[Block]) -> list[Block]:
+    """Return the blocks of which this rank has the keys: branches inside the shard, and the span's own part.
+
+    They are computed for all heads at once, while rows of other ranks are on their way. One that selects all rows comes
+    first: its result, made on the caller's stream, may become that of all.
+    """
+    blocks = [Block(length, rate, slice(None), None, plan.is_causal) for length, rate in plan.local]
+    return sorted(blocks + [block for block in of_span if block.keys is None], key=lambda block: block.rate)
+
+
+def _remote_blocks(blocks: Sequence[Block]) -> list[Block]:
+    """Return the blocks whose keys are rows of the buffer."""
+    return [block for block in blocks if block.keys is not None]
+
+
+def _at_once(inputs: Tensors, blocks: Sequence[Block], compute: Callable[[Block], T]) -> list[T]:
+    """Return what is computed of each block, on two streams: each fills the processors that the others leave idle."""
+    streams = TwoStreams(inputs.query.device, len(blocks))
     found = []
     try:
-        # A branch that selects all rows comes first: its result, made on the caller's stream, may become the whole's.
-        for number, (length, rate) in enumerate(sorted(plan.local, key=lambda branch: branch.dilation_rate)):
+        for number, block in enumerate(blocks):
             with streams.of(number):
-                found.append(compute(Block(length, rate, slice(None), None, plan.is_causal)))
+                found.append(compute(block))
     finally:
         streams.join()
     return found
@@ -319,7 +332,7 @@ def _assembled(pieces: list[Piece], extents: Extents) -> Piece:
 def _whole(pieces: list[Piece]) -> tuple[Piece | None, list[Piece]]:
     """Return the piece that has all rows of all heads, if one has, and the others.
 
-    Of the branches inside the shard, one that selects all rows is computed at once.
+    Of the blocks of own keys, one that selects all rows is computed by one kernel.
     """
     whole = next((piece for piece in pieces if piece.rate == 1), None)
     return whole, [piece for piece in pieces if piece is not whole]

@@ -1,6 +1,6 @@
 """The rows of one pass that travel: packed, fetched one part ahead, and their gradients sent home."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from attention_gate.impls.fused import symmetric
 from attention_gate.impls.fused.combine import add, base
 from attention_gate.impls.fused.grid import Piece, compact, grid
-from attention_gate.impls.fused.plan import Block, Plan, Span, Transfer, chunks
+from attention_gate.impls.fused.plan import Plan, Span, Transfer, chunks
 from attention_gate.impls.fused.row_transport import Messages, RowTransport
 from attention_gate.impls.fused.two_streams import TwoStreams
 
@@ -57,8 +57,7 @@ class Pipeline:
             for part in range(pipeline.parts):
                 with pipeline.stream(part):
                     own, buffer = pipeline.seen(part)
-                    for block in pipeline.blocks_in_order(part, blocks):
-                        ...  # reads own rows, or, once they have arrived, rows of the buffer
+                    ...  # reads own rows, and rows of the buffer
                     pipeline.release(part)
 
     A backward pass calls `send_home` after `release`, and `home` once the next part is computed.
@@ -120,19 +119,17 @@ class Pipeline:
         return self._streams.of(part)
 
     def seen(self, part: int) -> tuple[Tensors, Buffer]:
-        """Return this rank's own rows of a part, and the buffer for keys and values; the next part is on its way."""
+        """Return this rank's own rows of a part, and the buffer of all rows that are seen, once they have arrived.
+
+        The next part is on its way.
+        """
         if part + 1 < self.parts:
             with self.stream(part + 1):
                 self.transport.fetch(part + 1, self._buffers[(part + 1) % 2])
+        self.transport.arrived(part)
         query, key, value = self._inputs
         own = Tensors(self.of_query_heads(query, part), self.of_key_heads(key, part), self.of_key_heads(value, part))
         return own, Buffer(self._buffers[part % 2], self._of_keys, self._of_values)
-
-    def blocks_in_order(self, part: int, blocks: Sequence[Block]) -> Iterator[Block]:
-        """Yield the blocks of this rank's own keys, then, once the part has arrived, those of the buffer."""
-        yield from (block for block in blocks if block.keys is None)
-        self.transport.arrived(part)
-        yield from (block for block in blocks if block.keys is not None)
 
     def release(self, part: int) -> None:
         """Note that the buffer of this part is free for the part after the next."""

@@ -261,7 +261,7 @@ def taken(shape: tuple[int, ...], backend: str = "auto", is_backward: bool = Fal
 
 
 def test_the_fastest_kernel_is_taken_that_is_there_and_right() -> None:
-    with flash_attention(Package()), patch.object(flash_kernels, "_fault", lambda *_: None):
+    with flash_attention(Package()), patch.object(flash_kernels, "refusal", lambda *_: None):
         assert taken(LARGE) is flash_kernels
         assert taken(SMALL) is cudnn_kernels
         assert taken(SMALL, "flash-attn-4") is flash_kernels
@@ -271,7 +271,7 @@ def test_the_fastest_kernel_is_taken_that_is_there_and_right() -> None:
         assert taken(LARGE) is cudnn_kernels
         with pytest.raises(RuntimeError, match="flash-attn-4 is chosen and does not serve: flash-attn-4 is not inst"):
             taken(LARGE, "flash-attn-4")
-    with flash_attention(Package()), patch.object(flash_kernels, "_fault", lambda *_: "wrong here"):
+    with flash_attention(Package()), patch.object(flash_kernels, "refusal", lambda *_: "wrong here"):
         assert taken(LARGE) is cudnn_kernels
         with pytest.raises(RuntimeError, match="wrong here"):
             taken(LARGE, "flash-attn-4")

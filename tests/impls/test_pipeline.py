@@ -204,7 +204,8 @@ def run_all(
         answers = list(pool.map(lambda member: run(case, member, is_zigzag, in_parts, moves_home), members))
     # Of calls by several threads a mock counts not all.
     sums = len(merged.call_args_list), len(added.call_args_list)
-    assert_few_sums(case, size, is_zigzag, members[0].transports, *sums)
+    parts = members[0].transports[0].parts if members[0].transports else 1
+    assert_few_sums(case, size, is_zigzag, parts, moves_home, *sums)
     right = expected(case)
     for rows, found in answers:
         for name, mine in found.items():
@@ -213,19 +214,47 @@ def run_all(
     return [transport.parts for member in members for transport in member.transports]
 
 
-def assert_few_sums(
-    case: Case, size: int, is_zigzag: bool, transports: list[MercilessTransport], merged: int, added: int
-) -> None:
-    """Assert that pieces are put together once in each part, and before where there are several and local ones.
+def made_plan(case: Case, size: int, rank: int, is_zigzag: bool) -> Plan:
+    branches = tuple(Branch(*branch) for branch in case.branches)
+    layout = Layout(case.length, size, rank, case.heads, case.kv_heads, branches, case.is_causal)
+    made = plan_of(layout, is_zigzag)
+    assert isinstance(made, Plan), made
+    return made
 
-    A piece that is whole, that of a branch inside the shard whose rows all are selected, is what the others come to.
+
+def sums_of(own: list[int], parts: int, comes: bool) -> int:
+    """Return how often a result is put together, of own blocks of these rates, and of what may come with each part.
+
+    A piece that is whole, that of an own block whose rows all are selected, is what the others come to.
     """
-    parts = transports[0].parts if transports else 1
-    local = [branch for branch in case.branches if case.length // size % branch[0] == 0 and not is_zigzag]
-    others = len(local) - any(rate == 1 for _, rate in local)
-    passes = bool(others) if not transports else parts + (parts > 1 and bool(others))
-    assert merged == passes * size
-    assert added == 3 * passes * size
+    others = len(own) - any(rate == 1 for rate in own)
+    if parts == 1:
+        return int(others > 0 or comes or not own)
+    return (others > 0) + parts * (comes or not own)
+
+
+def assert_few_sums(
+    case: Case, size: int, is_zigzag: bool, parts: int, moves_home: bool, merged: int, added: int
+) -> None:
+    """Assert that pieces are put together once in each part, and before where there are several of own blocks."""
+    expected_merged = expected_added = 0
+    for rank in range(size):
+        made = made_plan(case, size, rank, is_zigzag)
+        local, span = [rate for _, rate in made.local], made.span
+        if span is None:
+            expected_merged += sums_of(local, 1, False)
+            expected_added += 3 * sums_of(local, 1, False)
+            continue
+        own, own_backward = (
+            local + [block.rate for block in blocks if block.keys is None]
+            for blocks in (span.blocks, span.backward_blocks)
+        )
+        is_remote = any(block.keys is not None for block in span.blocks)
+        comes = span.own is not None or (moves_home and bool(span.gives))
+        expected_merged += sums_of(own, parts, is_remote)
+        expected_added += sums_of(own_backward, parts, is_remote) + 2 * sums_of(own_backward, parts, comes)
+    assert merged == expected_merged
+    assert added == expected_added
 
 
 MORE = {
