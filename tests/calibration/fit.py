@@ -16,11 +16,11 @@ from attention_gate.verify.judge.tensor_names import VALUES
 
 DATA = Path(__file__).with_name("sweep.json")
 
-#: What is left above the largest root-mean-square figure seen, by tensor, as a factor. Over some 4,000 elements the
-#: first two deviate by one or two hundredths from case to case. The gradients of queries and keys carry the error of D,
-#: common to a row, which varies more. The lse is merged in float32 as often as an implementation likes, with an error
-#: that grows with the root of that number; kept in a half type it is thousands of times as wrong.
-ROOM = {"out": 1.07, "value.grad": 1.07, "query.grad": 1.25, "key.grad": 1.25, "lse": 10.0}
+#: What is left above the largest root-mean-square figure seen, by tensor, as a factor: no verdict hangs on a hundredth.
+#: Of eight blocks the mistakes that the limits are for stand a fifth or more beyond. The lse is merged in float32 as
+#: often as an implementation likes, with an error that grows with the root of that number; kept in a half type it is
+#: thousands of times as wrong.
+ROOM = {"out": 1.25, "value.grad": 1.25, "query.grad": 1.25, "key.grad": 1.25, "lse": 10.0}
 
 
 def constant(data: dict[str, Any]) -> float:

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from attention_gate.verify.case.case import Case
-from attention_gate.verify.case.precision_cases import blocks
+from attention_gate.verify.case.precision_cases import RANKS, blocks_measured, measured_rows, on_fewer_ranks
 from attention_gate.verify.case.styles import ONE_SIDED
 from attention_gate.verify.checks.check import Parameters, plain
 from attention_gate.verify.checks.precision import PRECISION
@@ -37,7 +37,10 @@ from attention_gate.verify.judge.error_budget import CONSTANT
 from attention_gate.verify.judge.rms_error import RMS_LIMITS, regime, rms_ratio
 from attention_gate.verify.judge.session import Session
 from attention_gate.verify.judge.tensor_names import VALUES
+from attention_gate.verify.network.simulated_worlds import Simulation
+from attention_gate.verify.network.trace import Trace
 from attention_gate.verify.rank.attended import Attended
+from attention_gate.verify.rank.jobs import Job, Returned, Run
 from attention_gate.verify.run.search import search
 from attention_gate.verify.target.choices import DTYPES, LEAST_BLOCKS
 from attention_gate.verify.target.source import Source
@@ -60,6 +63,29 @@ class _Here:
         return contextlib.nullcontext()
 
 
+class _Network:
+    """A simulated network of any size whose ranks are in this process."""
+
+    latest: Simulation | None = None
+
+    def __init__(self, session: InOneProcess) -> None:
+        self._session = session
+        self.simulation: Simulation | None = None
+
+    def __getitem__(self, size: int) -> _Network:
+        return self
+
+    def submit(self, job: Job) -> None:
+        (case,) = job.cases
+        results, _ = self._session.attend(case, **job.options)
+        replies = tuple(Returned([result], 0.0) for result in results)
+        self.simulation = Simulation(Run(replies, 0.0), Trace(case.world_size, "rendezvous"), None)
+
+    def collect(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class InOneProcess(Session):
     """A session whose ranks are simulated, in the style that it is told."""
 
@@ -68,6 +94,7 @@ class InOneProcess(Session):
 
     def __init__(self, target: Target, world_sizes: tuple[int, ...] = WORLD_SIZES) -> None:
         super().__init__(target, Source("tests.verify.correct.targets", None, "plain"), _Here(), world_sizes)  # type: ignore[arg-type]
+        self.network = _Network(self)  # type: ignore[assignment]
 
     @property
     def device(self) -> str:
@@ -105,10 +132,11 @@ class Seen:
             share = shares(got, right.expected[name], right.budget[name], case.dtype)
             found = (CONSTANT * float(share.max(initial=0.0)), style, repr(case))
             self.largest[name] = max(self.largest.get(name, found), found)
-            merged = blocks(case.shards, session.target)
+            merged = blocks_measured(case, session.target)
             if case.data == ONE_SIDED and merged >= LEAST_BLOCKS:
                 dtype = case.dtype if name != "lse" else "float32"
-                ratio = rms_ratio(got, right.expected[name], dtype, least=1)
+                rows = (*(slice(None),) * (2 if name == "lse" else 1), measured_rows(case, name))
+                ratio = rms_ratio(got[rows], right.expected[name][rows], dtype, least=1)
                 self.roundings[regime(merged, len(case.segment_lengths)), name, style].append(ratio)
 
     def add(self, other: Seen) -> None:
@@ -121,13 +149,15 @@ class Seen:
             self.roundings[key] += ratios
 
 
-def part(dtype: str, seed: int, examples: int, ranks: tuple[int, ...] = WORLD_SIZES) -> Seen:
-    """One seed's examples of one dtype."""
+def part(dtype: str, seed: int, examples: int) -> Seen:
+    """One seed's examples of one dtype; at every fifth seed the target takes causal calls only."""
     torch.set_num_threads(1)
     seen = Seen()
-    target = Target(attend=part, dtypes=tuple(sorted({"float64", dtype}, key=DTYPES.index)), lse=True)
+    masks = (True,) if seed % 5 == 4 else (False, True)
+    dtypes = tuple(sorted({"float64", dtype}, key=DTYPES.index))
+    target = Target(attend=part, dtypes=dtypes, masks=masks, lse=True)
     hybrid = dataclasses.replace(target, heads_shared=2)
-    session = InOneProcess(target, ranks)
+    session = InOneProcess(target)
 
     def examine(session: Session, case: Case, parameters: Parameters) -> Verdict:
         assert isinstance(session, InOneProcess)
@@ -138,7 +168,7 @@ def part(dtype: str, seed: int, examples: int, ranks: tuple[int, ...] = WORLD_SI
         seen.record(case, style, session, verdict)
         return Verdict(0.0)  # whatever was found: the sweep goes on
 
-    changes: dict[str, Any] = {"examine": examine}
+    changes: dict[str, Any] = {"examine": examine, "shaped": lambda _, case: on_fewer_ranks(case, _ranks(seed))}
     if dtype == "float64":  # in which the check itself has nothing to do
         changes |= {"axes": plain(requires_grad=("qkv",)), "needs": lambda *_: "", "extra_cases": lambda *_: None}
     search(dataclasses.replace(PRECISION, **changes), session, examples=examples, seed=seed)
@@ -150,18 +180,16 @@ def sweep(examples: int, seeds: int, jobs: int, dtypes: tuple[str, ...] = DTYPES
     total = {dtype: Seen() for dtype in dtypes}
     with ProcessPoolExecutor(jobs) as pool:
         running = {
-            pool.submit(part, dtype, seed, -(-examples // seeds), _worlds(seed)): dtype
-            for seed in range(seeds)
-            for dtype in dtypes
+            pool.submit(part, dtype, seed, -(-examples // seeds)): dtype for seed in range(seeds) for dtype in dtypes
         }
         for done in as_completed(running):
             total[running[done]].add(done.result())
             yield total
 
 
-def _worlds(seed: int) -> tuple[int, ...]:
-    """The worlds of the gate's default, or, at every fourth seed, of up to three ranks: limits depend on the ranks."""
-    return (1, 2, 3) if seed % 4 == 3 else WORLD_SIZES
+def _ranks(seed: int) -> int:
+    """How many ranks rounding is measured on: as the gate does, or fewer, as where there are no more GPUs."""
+    return {2: 4, 3: 3}.get(seed % 4, RANKS)
 
 
 def data_of(total: dict[str, Seen], seeds: int) -> dict[str, Any]:

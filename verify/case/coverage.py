@@ -6,10 +6,14 @@ from collections.abc import Iterable
 
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.options import Row, pairs
+from attention_gate.verify.case.strides import buffers_of, upstream_of
 
 
 def options_of(case: Case) -> Row:
-    """The options of a case, by axis, as attention_gate.verify.case.options names them."""
+    """The options of a case, by axis, as attention_gate.verify.case.options names them.
+
+    An option counts where it changes the call: strides that are those of a contiguous tensor are contiguous.
+    """
     ranks = case.shards
     dense = (case.segment_lengths, case.dilation_rates) == ((max(case.length, 1),), (1,))
     return {
@@ -21,8 +25,8 @@ def options_of(case: Case) -> Row:
         "branches": "dense" if dense else "single" if len(case.segment_lengths) == 1 else "several",
         "scale": "default" if case.scale is None else "zero" if case.scale == 0 else "given",
         "data": case.data,
-        "buffers": case.buffers,
-        "upstream": case.upstream,
+        "buffers": buffers_of(case),
+        "upstream": upstream_of(case),
         "requires_grad": case.requires_grad,
         "group": "default" if case.group is None else "sub-group",
         "dtype": case.dtype,

@@ -41,8 +41,15 @@ def space(target: Target, world_sizes: Sequence[int], **fixed: Sequence[Any]) ->
 
 
 def feasible(row: Mapping[str, Any], largest_world: int) -> bool:
-    """Whether the options of a row can occur together."""
+    """Whether the options of a row can occur together, each so that it changes the call."""
     if row["ranks"] == 1 and row.get("shards", "even") != "even":
+        return False
+    # Of one head, or of one row, orders of axes are the same; without gradients nothing flows upstream.
+    if row.get("buffers") == "heads-first" and (row.get("heads") == "single" or row.get("shards") == "sparse"):
+        return False
+    if row.get("upstream", "contiguous") != "contiguous" and row.get("requires_grad") == "":
+        return False
+    if row.get("upstream") == "transposed" and row.get("shards") == "sparse":
         return False
     return not (row.get("group") == "sub-group" and row["ranks"] >= largest_world)
 

@@ -47,20 +47,22 @@ def cases(
 
 def _case(draw: st.DrawFn, options: Row, world_sizes: Sequence[int], max_rows: int) -> Case:
     ranks = options["ranks"]
-    length = _length(draw, options["shards"], ranks, max_rows)
+    strides = {options["buffers"], options["upstream"]} - {"contiguous"}  # of a single number all are the same
+    reordered = bool({"heads-first", "transposed"} & strides) or bool(strides and options["heads"] == "single")
+    length = _length(draw, options["shards"], ranks, max_rows, 2 if reordered else 1 if strides else 0)
     segment_lengths, dilation_rates = _branches(draw, options["branches"], length)
     heads, kv_heads = _heads(draw, options["heads"])
-    head_dim = draw(st.integers(1, 5))
+    head_dim = draw(st.integers(2 if "transposed" in strides else 1, 5))
     value_dim = head_dim
     if options["value_dim"] == "different":
-        value_dim = draw(st.integers(1, 6).filter(lambda dim: dim != head_dim))
+        value_dim = draw(st.integers(2 if "transposed" in strides else 1, 6).filter(lambda dim: dim != head_dim))
     world_size, group = _group(draw, options["group"], ranks, world_sizes)
     return Case(
         world_size=world_size,
         group=group,
         length=length,
         pass_length=draw(st.booleans()) or bool(length % ranks),  # always drawn: what shrinks keeps its place
-        batch=draw(st.integers(1, 2)),
+        batch=draw(st.integers(2 if reordered and options["shards"] == "sparse" else 1, 2)),
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
@@ -78,13 +80,14 @@ def _case(draw: st.DrawFn, options: Row, world_sizes: Sequence[int], max_rows: i
     )
 
 
-def _length(draw: st.DrawFn, shards: str, ranks: int, max_rows: int) -> int:
+def _length(draw: st.DrawFn, shards: str, ranks: int, max_rows: int, least: int) -> int:
     if shards == "sparse":  # fewer rows than ranks: some shards are empty
-        return draw(st.integers(0, ranks - 1))
+        return draw(st.integers(min(least, 1), ranks - 1))
+    least = max(least, 1)
     if ranks == 1:
-        return draw(st.integers(1, 3 * max_rows))
+        return draw(st.integers(least, 3 * max_rows))
     # The length itself is drawn and not a shard's: so it stays as it is while the number of ranks shrinks.
-    length = draw(st.integers(ranks, ranks * (max_rows + 1) - 1))
+    length = draw(st.integers(least * ranks, ranks * (max_rows + 1) - 1))
     left_over = length % ranks
     if shards == "uneven":
         return length if left_over else length + 1

@@ -7,14 +7,23 @@ from collections.abc import Sequence
 import numpy as np
 
 from attention_gate.verify.case.case import Case
-from attention_gate.verify.case.precision_cases import HALF_TYPES, blocks, measuring_cases
+from attention_gate.verify.case.precision_cases import (
+    HALF_TYPES,
+    RANKS,
+    blocks_measured,
+    measured_rows,
+    measuring_cases,
+    on_fewer_ranks,
+)
 from attention_gate.verify.case.styles import ONE_SIDED
 from attention_gate.verify.checks.check import Axes, Check, Parameters, all_gradients, plain
 from attention_gate.verify.judge.comparison import Verdict, assemble
 from attention_gate.verify.judge.rms_error import ELEMENTS, RMS_LIMITS, regime, rms_ratio
 from attention_gate.verify.judge.session import Session
 from attention_gate.verify.judge.significant_digits import BITS, Short, shortened
+from attention_gate.verify.judge.simulation import simulate
 from attention_gate.verify.judge.tensor_names import VALUES, in_words
+from attention_gate.verify.rank.attended import Attended
 from attention_gate.verify.target.choices import LEAST_BLOCKS
 from attention_gate.verify.target.target import Target
 from attention_gate.verify.world.finding import Finding
@@ -30,7 +39,7 @@ _MARKS = {
 
 
 def _precision(session: Session, case: Case, parameters: Parameters) -> Verdict:
-    attended, finding = session.attend(case, lse=session.target.returns_lse)
+    attended, finding = _attended(session, case)
     if finding:
         return Verdict(np.inf, finding)
     form = session.judge(case, attended, names=())
@@ -47,18 +56,31 @@ def _precision(session: Session, case: Case, parameters: Parameters) -> Verdict:
         if short := shortened(array, right.expected[name], right.budget[name], dtype):
             return Verdict(np.inf, _few_digits(name, short, dtype))
     verdict = session.judge(case, attended)
-    merged = blocks(case.shards, session.target)
+    merged = blocks_measured(case, session.target)
     if verdict.finding or case.data != ONE_SIDED or case.dtype not in HALF_TYPES or merged < LEAST_BLOCKS:
         return verdict
     budget_used = verdict.budget_used
     for name, array in got.items():
         dtype, least = (case.dtype, ELEMENTS) if name != "lse" else ("float32", 64)
-        ratio = rms_ratio(array, right.expected[name], dtype, least)
+        rows = (*(slice(None),) * (2 if name == "lse" else 1), measured_rows(case, name))
+        ratio = rms_ratio(array[rows], right.expected[name][rows], dtype, least)
         limit = RMS_LIMITS[regime(merged, len(case.segment_lengths))][name]
         budget_used = max(budget_used, ratio / limit)
         if ratio > limit:
-            return Verdict(budget_used, _inexact(name, ratio, limit, dtype, array.size))
+            fewest = RMS_LIMITS[regime(LEAST_BLOCKS, len(case.segment_lengths))][name]
+            return Verdict(budget_used, _inexact(name, ratio, limit, dtype, array[rows].size, ratio <= fewest))
     return Verdict(budget_used)
+
+
+def _attended(session: Session, case: Case) -> tuple[list[Attended], Finding | None]:
+    """What the ranks return; more of them than are likely to be launched are on the simulated network."""
+    lse = session.target.returns_lse
+    if case.data != ONE_SIDED or case.world_size != RANKS or session.device != "cpu":
+        return session.attend(case, lse=lse)
+    simulation = simulate(session, case, lse=lse)
+    if simulation.finding is not None:
+        return [], simulation.finding
+    return [simulation.run.value(rank)[0] for rank in case.ranks], None
 
 
 def _few_digits(name: str, short: Short, dtype: str) -> Finding:
@@ -75,7 +97,11 @@ def _few_digits(name: str, short: Short, dtype: str) -> Finding:
     )
 
 
-def _inexact(name: str, ratio: float, limit: float, dtype: str, elements: int) -> Finding:
+_SHARED = "if ranks share the heads of a block out, so that fewer blocks are merged, say so: Target(heads_shared=…)"
+
+
+def _inexact(name: str, ratio: float, limit: float, dtype: str, elements: int, shared: bool) -> Finding:
+    """``shared``: that fewer blocks were merged than there are ranks would explain it."""
     times = f"{ratio:.2f} times as inexact as one rounding to {dtype} leaves it"
     return Finding(
         "fail",
@@ -84,7 +110,7 @@ def _inexact(name: str, ratio: float, limit: float, dtype: str, elements: int) -
             f"root-mean-square error over {elements} elements; rounding the weights, dS and each block's result to the "
             "inputs' dtype stays within the limit",
             f"no single element is beyond its bound: this is the mark of {_MARKS[name]}",
-            "if ranks share the heads of a block out, so that fewer blocks are merged, say so: Target(heads_shared=…)",
+            *([_SHARED] if shared else []),
         ),
         tensor=name,
     )
@@ -106,6 +132,7 @@ PRECISION = Check(
     axes=_axes,
     examine=_precision,
     extra_cases=measuring_cases,
+    shaped=lambda session, case: case if session.device == "cpu" else on_fewer_ranks(case, session.largest_world),
     weight=3,
     max_rows=10,
     needs=lambda target, sizes: "" if _narrower(target) else f"the target takes {target.logic_dtype} only",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -9,8 +10,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.coverage import options_of
+from attention_gate.verify.case.options import space
 from attention_gate.verify.checks import BY_NAME
 from attention_gate.verify.checks.profiles import examples
+from attention_gate.verify.target.target import Target
 
 #: The matrix that was measured last; ``python -m attention_gate mutants --record`` writes it.
 RECORD = Path(__file__).with_name("kill_matrix.json")
@@ -24,7 +29,11 @@ _KNOWN = "M"
 
 @dataclass(frozen=True)
 class Strength:
-    """How many mistakes a profile catches. ``survivors`` are the names of known mistakes that it does not."""
+    """How many mistakes a profile catches. ``survivors`` are the names of known mistakes that it does not.
+
+    ``beyond`` are mistakes, known or not, that show only in calls that the target declares it does not take: they are
+    counted nowhere else.
+    """
 
     profile: str
     known: int
@@ -32,23 +41,27 @@ class Strength:
     survivors: tuple[str, ...]
     others: int
     others_caught: int
+    beyond: int = 0
 
     def __str__(self) -> str:
         text = f"these checks catch {self.caught} of {self.known} known mistakes"
         if self.survivors:
             text += f" (not {', '.join(self.survivors)})"
-        return f"{text} and {self.others_caught} of {self.others} relatives of theirs"
+        text += f" and {self.others_caught} of {self.others} relatives of theirs"
+        return f"{text}; {self.beyond} more show only in calls that it does not take" if self.beyond else text
 
 
-def strength(profile: str, checks: Collection[str] = tuple(BY_NAME)) -> Strength:
+def strength(profile: str, checks: Collection[str] = tuple(BY_NAME), target: Target | None = None) -> Strength:
     """What the recorded matrix says of a profile: a check catches a mistake if it gets so many examples.
 
-    ``checks`` are those that ran, over world sizes 1 to 4, which the matrix was measured with.
+    ``checks`` are those that ran, over world sizes 1 to 4, which the matrix was measured with. A ``target`` that
+    declares limits is not asked for all of it: of what it does not take, no mistake is caught.
 
     >>> str(strength("standard"))
     'these checks catch 40 of 40 known mistakes and 87 of 87 relatives of theirs'
     """
-    rows: dict[str, Any] = recorded()["mutants"]
+    every: dict[str, Any] = recorded()["mutants"]
+    rows = {name: row for name, row in every.items() if target is None or _shows(row["minimal"], target)}
     caught = {
         name
         for name, row in rows.items()
@@ -62,7 +75,32 @@ def strength(profile: str, checks: Collection[str] = tuple(BY_NAME)) -> Strength
     others = [name for name in rows if not name.startswith(_KNOWN)]
     survivors = tuple(name for name in known if name not in caught)
     return Strength(
-        profile, len(known), len(known) - len(survivors), survivors, len(others), len(caught.intersection(others))
+        profile,
+        len(known),
+        len(known) - len(survivors),
+        survivors,
+        len(others),
+        len(caught.intersection(others)),
+        len(every) - len(rows),
+    )
+
+
+def _shows(minimal: str | None, target: Target) -> bool:
+    """Whether the smallest case in which a mistake shows has no option that the target does not take."""
+    if minimal is None:
+        return True
+    call = ast.parse(minimal, mode="eval").body
+    assert isinstance(call, ast.Call)
+    case = Case(**{word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg is not None})
+    axes = space(target, MEASURED_WORLD_SIZES)
+    simplest = space(Target(attend=target.attend), MEASURED_WORLD_SIZES)
+    # What is the simplest anyway stands for any other: a case without a mask was not made smaller by having none. But
+    # a case with gradients needs them.
+    return all(
+        value in axes[name]
+        or name in ("ranks", "dtype", "data")
+        or (value == "" if name == "requires_grad" else value == simplest[name][0])
+        for name, value in options_of(case).items()
     )
 
 

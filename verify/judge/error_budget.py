@@ -119,6 +119,8 @@ def error_budget(
 
 def _largest_seen(seen: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """The largest of the rows (batch, heads, keys, dim) that each query sees, dimension by dimension; 0 of none."""
+    if seen.all() and seen.size:
+        return np.broadcast_to(rows.max(axis=-2, keepdims=True), (*seen.shape[:-1], rows.shape[-1]))
     columns = [np.where(seen, rows[..., None, :, d], 0.0).max(axis=-1, initial=0.0) for d in range(rows.shape[-1])]
     return np.stack(columns, axis=-1)
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import hypothesis
+
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.checks import BY_NAME
 from attention_gate.verify.checks.results import Example, Failure
@@ -27,7 +29,10 @@ class ReplayError(Exception):
 
 @dataclass(frozen=True)
 class SavedDocument:
-    """A saved example as JSON has it, schema 2; saved-example.schema.json publishes it."""
+    """A saved example as JSON has it, schema 2; saved-example.schema.json publishes it.
+
+    ``hypothesis`` is the version that drew it: another one draws other examples from the same seed.
+    """
 
     schema: Literal[2]
     target: str
@@ -36,6 +41,7 @@ class SavedDocument:
     parameters: dict[str, Any]
     device: Literal["cpu", "cuda"]
     headline: str
+    hypothesis: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ def save(folder: str, session: Session, failure: Failure) -> str:
         parameters=failure.example.parameters,
         device="cuda" if session.device == "cuda" else "cpu",
         headline=failure.finding.headline,
+        hypothesis=hypothesis.__version__,
     )
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, f"{session.source.name}-{failure.example.check}.json")

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 
+import hypothesis
 import numpy as np
 import torch
 
@@ -13,12 +14,16 @@ from attention_gate.verify.judge.session import Session
 
 
 def environment(session: Session) -> dict[str, str]:
-    """Versions and places that a reader needs to see the same again."""
+    """Versions and places that a reader needs to see the same again.
+
+    Another version of Hypothesis draws other examples from the same seed.
+    """
     worlds = {"cpu": "gloo", "cuda": "nccl"}
     found = {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
+        "hypothesis": hypothesis.__version__,
         "platform": f"{sys.platform} {platform.machine()}",
         "cores": str(os.cpu_count()),
         "device": session.device,

@@ -17,6 +17,7 @@ from attention_gate.verify.run.report_document import (
     ReportDocument,
     StrengthEntry,
 )
+from attention_gate.verify.target.target import Target
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Report:
     """The verdict on a target, and all that it rests on.
 
     ``verdict`` is "pass" (every check that the target supports ran and passed), "fail", "incomplete" (a check did not
-    run) or "error" (the harness itself failed; ``error`` says how). ``notes`` tell what else a reader should know.
+    run) or "error" (the harness itself failed; ``error`` says how). ``notes`` tell what else a reader should know;
+    ``declared`` is the target with its limits.
     """
 
     target: str
@@ -47,6 +49,7 @@ class Report:
     coverage: Coverage
     error: str | None = None
     notes: tuple[str, ...] = ()
+    declared: Target | None = None
 
     @property
     def examples(self) -> int:
@@ -63,7 +66,8 @@ class Report:
         """The known mistakes that a judgement like this one catches; None for other numbers of ranks than measured."""
         if not set(MEASURED_WORLD_SIZES) <= set(self.world_sizes):
             return None
-        return strength(self.profile, [check.name for check in self.checks if check.outcome == "pass"])
+        passed = [check.name for check in self.checks if check.outcome == "pass"]
+        return strength(self.profile, passed, self.declared)
 
     @property
     def exit_status(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from attention_gate.verify.case.coverage import covered_pairs
 from attention_gate.verify.case.options import feasible_pairs
+from attention_gate.verify.case.precision_cases import half_types, why_not_measured
 from attention_gate.verify.checks import BY_NAME, CHECKS, Check
 from attention_gate.verify.checks.profiles import examples
 from attention_gate.verify.checks.results import CheckResult, Example, Failure
@@ -76,8 +77,23 @@ def _report(
         world_sizes=session.world_sizes,
         coverage=_coverage(session, [BY_NAME[c.name] for c in checks if c.examples]),
         error=error,
-        notes=session.worlds.notes() + _larger_worlds(session) + _whole_contract(session, checks),
+        notes=(
+            session.worlds.notes()
+            + _larger_worlds(session)
+            + _running_sums(session, checks)
+            + _whole_contract(session, checks)
+        ),
+        declared=session.target,
     )
+
+
+def _running_sums(session: Session, checks: Sequence[CheckResult]) -> tuple[str, ...]:
+    """A note where precision was judged element by element alone, which a rounded running sum passes."""
+    reason = why_not_measured(session.target, session.world_sizes)
+    judged = any(check.name == "precision" and check.outcome == "pass" for check in checks)
+    if not reason or not judged or not half_types(session.target):
+        return ()
+    return (f"not judged: running sums rounded to {' or '.join(half_types(session.target))}, as {reason}",)
 
 
 def _larger_worlds(session: Session) -> tuple[str, ...]:

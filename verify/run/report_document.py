@@ -51,7 +51,10 @@ class CoverageEntry:
 
 @dataclass(frozen=True)
 class StrengthEntry:
-    """How many known mistakes, and relatives of theirs, a judgement like this one catches."""
+    """How many known mistakes, and relatives of theirs, a judgement like this one catches.
+
+    ``beyond`` more show only in calls that the target declares it does not take.
+    """
 
     profile: str
     known: int
@@ -59,6 +62,7 @@ class StrengthEntry:
     survivors: tuple[str, ...]
     others: int
     others_caught: int
+    beyond: int = 0
 
 
 @dataclass(frozen=True)

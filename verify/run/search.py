@@ -22,6 +22,7 @@ from attention_gate.verify.checks.check import Check, Parameters
 from attention_gate.verify.checks.results import Example
 from attention_gate.verify.judge.comparison import Verdict
 from attention_gate.verify.judge.session import Session
+from attention_gate.verify.run.hypothesis_storage import storage_elsewhere
 from attention_gate.verify.world.finding import Finding
 
 #: Seconds that the search for a smaller failing example may take, once there is one.
@@ -61,6 +62,13 @@ def search(
     progress: Callable[[int], None] = lambda examples: None,
 ) -> Searched:
     """Try that many examples of a check; the same seed tries the same ones. Ends at the first failure, made minimal."""
+    with storage_elsewhere():
+        return _searched(check, session, examples, seed, shrink_seconds, progress)
+
+
+def _searched(
+    check: Check, session: Session, examples: int, seed: int, shrink_seconds: float, progress: Callable[[int], None]
+) -> Searched:
     axes = check.space(session.target, session.world_sizes)
     largest = session.largest_world
     rows = covering_rows(axes, largest)

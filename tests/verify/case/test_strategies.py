@@ -33,6 +33,7 @@ def drawn(check, examples, target=None, seed=0, sizes=SIZES):
         world_sizes=sizes,
         largest_world=max(sizes),
         fitted=lambda case: case,
+        device="cpu",
     )
     search(dataclasses.replace(check, examine=examine), session, examples=examples, seed=seed)
     return found

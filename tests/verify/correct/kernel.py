@@ -16,6 +16,9 @@ from tests.verify.correct.style import Style
 
 LOG2E = math.log2(math.e)
 
+#: Many rows are cut into no more chunks than this, however few rows a style has in each.
+_MOST_CHUNKS = 4
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -228,4 +231,5 @@ def _rounded(tensor: Tensor, dtype: torch.dtype, wanted: bool) -> Tensor:
 def _chunks(rows: int, size: int | None) -> list[tuple[int, int]]:
     if size is None or rows == 0:
         return [(0, rows)]
+    size = max(size, -(-rows // _MOST_CHUNKS))
     return [(start, min(start + size, rows)) for start in range(0, rows, size)]

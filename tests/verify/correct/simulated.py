@@ -43,9 +43,9 @@ def attended(case: Case, style: Style) -> list[Attended]:
 
 
 def by_halves(style: Style, problem: Problem, tensors: list[Tensor], positions: list[Tensor]) -> list[list[Tensor]]:
-    """As `by_rows`, but as a ring of two computes whose ranks are several that have shared the heads out."""
-    middle = len(positions) // 2
-    halves = by_rows(style, problem, tensors, [torch.cat(positions[:middle]), torch.cat(positions[middle:])])
+    """As `by_rows`, but as a ring computes whose ranks are pairs that have shared the heads out."""
+    pairs = [torch.cat(positions[k : k + 2]) for k in range(0, len(positions), 2)]
+    halves = by_rows(style, problem, tensors, pairs)
     whole = [torch.cat(parts, dim=2) for parts in zip(*halves, strict=True)]
     return [[tensor[:, :, rows] for tensor in whole] for rows in positions]
 

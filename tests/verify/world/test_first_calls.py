@@ -52,5 +52,5 @@ def test_the_report_says_which_limit_ended_a_call():
 
 @pytest.mark.parametrize("seconds", [0, -1.0, float("inf")])
 def test_patience_is_a_positive_number(seconds):
-    with pytest.raises(ValueError, match="patience is .*; it must be a positive number of seconds"):
+    with pytest.raises(ValueError, match=r"patience is .*; it must be a positive number of seconds"):
         attention_gate.check(f"{HERE}:endless", patience=seconds)
