@@ -104,10 +104,15 @@ class Case:
 
     def __repr__(self) -> str:
         """Valid code; fields at their default are left out, but for the few that every reader looks for."""
+        return self.text()
+
+    def text(self, *, branches: bool = True) -> str:
+        """The repr, if it is not wanted without its branches: who takes the dense one alone is told nothing by them."""
         shown = [
             f"{field.name}={getattr(self, field.name)!r}"
             for field in dataclasses.fields(self)
-            if field.name in _ALWAYS_SHOWN or getattr(self, field.name) != field.default
+            if (field.name in _ALWAYS_SHOWN or getattr(self, field.name) != field.default)
+            and (branches or field.name not in _BRANCHES)
         ]
         return f"Case({', '.join(shown)})"
 
@@ -131,4 +136,5 @@ class Case:
         return dataclasses.replace(self, **changes)
 
 
-_ALWAYS_SHOWN = ("world_size", "length", "segment_lengths", "dilation_rates")
+_BRANCHES = ("segment_lengths", "dilation_rates")
+_ALWAYS_SHOWN = ("world_size", "length", *_BRANCHES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hypothesis import strategies as st
 
@@ -30,10 +31,15 @@ def _judged(session: Session, case: Case, parameters: Parameters) -> Verdict:
 def _in_groups(session: Session, case: Case, parameters: Parameters) -> Verdict:
     """The same call in another group of as many ranks, perhaps; then in the case's own."""
     before = _other_group(case, parameters.get("before", 0))
-    if before == case:
-        return session.judged(case)
     verdict = session.judged(before)
-    return verdict if verdict.finding else session.judged(case)
+    if before != case and not verdict.finding:
+        verdict = session.judged(case)
+    if (found := verdict.finding) is None or found.outcome == "fail":
+        return verdict
+    return Verdict(verdict.budget_used, replace(found, details=(*found.details, _NO_SUB_GROUPS)))
+
+
+_NO_SUB_GROUPS = "if it is not meant to take sub-groups, say so, and they are not tried: Target(subgroups=False)"
 
 
 def _other_group(case: Case, shift: int) -> Case:

@@ -1,9 +1,8 @@
-"""Explains wrong values: the formulas that give them, narrowed down on larger cases while several do."""
+"""Explains wrong values: the formulas that give them, in the failing case and in larger ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +38,7 @@ _SUBJECTS: dict[str, tuple[str, Guesses]] = {
 
 
 def of_values(session: Session, example: Example, finding: Finding) -> tuple[str, ...]:
-    """Sentences on the formulas that give the target's values in the case, and in larger ones if several do."""
+    """Sentences on the formulas that give the target's values in the case and in larger ones."""
     case = example.case
     if case.length > LONGEST:
         return ()
@@ -53,18 +52,46 @@ def of_values(session: Session, example: Example, finding: Finding) -> tuple[str
     if subject is None:
         return ()
     sentence, guesses = _SUBJECTS[subject]
-    words = fitting(setting, got, subject, guesses)
-    for larger in islice(_larger(session, case), 4):
-        if len(words) < 2:
-            break
-        more = returned(session, larger)
-        if more is None or _subject(setting := setting_of(session, larger), more) != subject:
-            break
-        words = [word for word in fitting(setting, more, subject, guesses) if word in words] or words
+    words = _confirmed(session, case, subject, guesses, fitting(setting, got, subject, guesses))
     words = [word for word in words if word not in SWEEPING] or words
     if len(words) > 1:
         return tuple(f"{sentence.format(word)} (one of {len(words)} that fit equally)" for word in words[:_NAMED])
     return tuple(sentence.format(word) for word in words)
+
+
+def _confirmed(session: Session, case: Case, subject: str, guesses: Guesses, words: list[str]) -> list[str]:
+    """Those of the formulas that also give the target's values in larger cases: of few elements many fit by chance."""
+    seen = dict.fromkeys(words, 0)
+    for larger in _larger(session, case):
+        if not words:
+            break
+        more = returned(session, larger)
+        if more is None:
+            continue
+        setting = setting_of(session, larger)
+        wrong = _subject(setting, more)
+        if wrong not in (subject, None):
+            continue  # something else is wrong there, which says nothing
+        fit = fitting(setting, more, subject, guesses) if wrong else []
+        tell = telling(setting, subject, guesses, words)
+        for word in fit:
+            seen[word] = seen.get(word, 0) + 1
+        if larger.shards == case.shards:  # over other numbers of ranks the same mistake may have another formula
+            words = [word for word in words if word in fit or word not in tell]
+    return [word for word in words if seen[word]]
+
+
+def telling(setting: Setting, subject: str, guesses: Guesses, words: Collection[str]) -> set[str]:
+    """Those of the formulas that give something far from right in this case."""
+    right = {name: setting.answer.expected[name] for name in (*GRADIENTS, "out", "lse")}
+    found = set()
+    with np.errstate(all="ignore"):
+        for word, formula in guesses(setting):
+            if word in words and word not in found and (guess := formula()) is not None:
+                judged = GRADIENTS if subject == "gradients" else tuple(guess)
+                if fits(setting, {**right, **guess}, guess, judged):
+                    found.add(word)
+    return found
 
 
 def setting_of(session: Session, case: Case) -> Setting:
@@ -129,6 +156,7 @@ def _larger(session: Session, case: Case) -> Iterator[Case]:
         (2, case.world_size, 0),
         (2, session.largest_world, 0),
         (3, case.world_size, uneven),
+        (4, case.world_size, 0),
     ):
         if world != case.world_size and case.group is not None:
             continue

@@ -34,13 +34,13 @@ def describe(
     ]
     if np.isfinite(actual) and np.isfinite(expected):
         lines[-1] += f": off by {abs(actual - expected):.3g}, {_times(share[index])} what rounding may cause"
-    return lines + _sight(case, positions, position, head, kv)
+    return lines + _sight(case, positions, position, head, kv, answer.dialect)
 
 
-def _sight(case: Case, positions: Sequence[np.ndarray], position: int, head: int, kv: bool) -> list[str]:
+def _sight(case: Case, positions: Sequence[np.ndarray], position: int, head: int, kv: bool, dialect: str) -> list[str]:
     """What that row has to do with the others: for a query the keys it sees, for a key the queries that see it."""
     branches = reference.branches(case.segment_lengths, case.dilation_rates)
-    masks = reference.branch_masks(case.length, case.heads, branches, case.is_causal)
+    masks = reference.branch_masks(case.length, case.heads, branches, case.is_causal, dialect)
     group = case.heads // case.kv_heads
     if kv:
         seen = np.asarray(masks[:, head * group : (head + 1) * group, :, position].any(axis=1))

@@ -34,6 +34,7 @@ class Answer:
 
     expected: dict[str, np.ndarray]
     budget: Budget
+    dialect: str = "longnet"
 
 
 def inputs_of(case: Case) -> Inputs:
@@ -67,4 +68,6 @@ def _answer(case: Case, dialect: str) -> Answer:
     M = reference.multiplicity(case.length, case.heads, branches, case.is_causal, dialect)
     share = 1.0 / len(branches) if dialect == "grouped-mean" else 1.0
     budget = error_budget(*tensors, inputs.upstream, M, scale=case.scale, dtype=case.dtype, expected=expected)
-    return Answer(expected, {name: array * (share if name != "lse" else 1.0) for name, array in budget.items()})
+    return Answer(
+        expected, {name: array * (share if name != "lse" else 1.0) for name, array in budget.items()}, dialect
+    )

@@ -125,8 +125,7 @@ def raised(error: BaseException, seconds: float) -> Raised:
         frames = traceback.extract_tb(error.__traceback__)
         own = [i for i, frame in enumerate(frames) if calls_targets(frame.filename)]
         shown = frames[own[-1] + 1 :] if own and own[-1] + 1 < len(frames) else frames
-        while len(shown) > 1 and is_transport(shown[-1].filename):  # it ends at the target's line
-            shown = shown[:-1]
+        shown = [frame for frame in shown if not is_transport(frame.filename)] or shown  # it ends at the target's line
         text = _plain("".join(traceback.format_list(shown)[-12:]), _TEXT_KEPT)
     except BaseException:
         text = ""

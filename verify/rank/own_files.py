@@ -7,9 +7,10 @@ import os
 _RANK = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _WORLD = os.path.join(os.path.dirname(os.path.dirname(_RANK)), "world") + os.sep
 
-#: What runs below the target when it communicates on the simulated network.
+#: What runs below the target when it communicates on the simulated network, or is measured.
 _TRANSPORT = tuple(
-    f"{_RANK}{name}.py" for name in ("simulated_backend", "endpoint", "call_sites", "collectives", "channel")
+    f"{_RANK}{name}.py"
+    for name in ("simulated_backend", "endpoint", "call_sites", "collectives", "channel", "resource_use")
 )
 
 

@@ -28,25 +28,38 @@ _VERDICTS = {
 def text(report: Report) -> str:
     """The whole report, without a newline at its end."""
     lines = []
+    told: dict[tuple[str, ...], str] = {}
+    dense = report.declared is not None and report.declared.branches == "dense"
     for check in report.checks:
         if check.failure is not None:
-            lines += [failure_text(check, check.failure, report.target), ""]
+            lines += [failure_text(check, check.failure, report.target, told=told, dense=dense), ""]
     lines += [_line(check) for check in report.checks if check.outcome != "blocked"]
     lines += _blocked(report)
     lines += ["", *_summary(report)]
     return "\n".join(lines)
 
 
-def failure_text(check: CheckResult, failure: Failure, target: str) -> str:
-    """One failure as a bug report: what was promised, what happened, the minimal case, and how to see it again."""
+def failure_text(
+    check: CheckResult,
+    failure: Failure,
+    target: str,
+    *,
+    told: dict[tuple[str, ...], str] | None = None,
+    dense: bool = False,
+) -> str:
+    """One failure as a bug report: what was promised, what happened, the minimal case, and how to see it again.
+
+    ``told`` has the tracebacks that other failures have shown, by check; those of this one are added. ``dense``: the
+    target takes the dense branch alone, so that a case's branches say nothing.
+    """
     failed, times = failure.repeated
     again = failure.steadiness or f"repeated, it failed {failed} of {times} times"
     lines = [
         f"{_MARKS[check.outcome]}  {check.name}: {failure.finding.headline}",
         f"  expected: the target {check.promise}",
-        *(f"  {line}" for line in failure.finding.details),
+        *(f"  {line}" for line in _once(failure.finding.details, check.name, {} if told is None else told)),
         *(f"  known mistake: {sentence}" for sentence in failure.explanation),
-        f"  minimal case: {failure.example.case!r}",
+        f"  minimal case: {failure.example.case.text(branches=not dense)}",
     ]
     if failure.example.parameters:
         lines.append(f"                with {', '.join(f'{k}={v!r}' for k, v in failure.example.parameters.items())}")
@@ -54,6 +67,25 @@ def failure_text(check: CheckResult, failure: Failure, target: str) -> str:
     if failure.replay is not None:
         lines.append(f"  replay: python -m attention_gate replay {failure.replay}")
     return "\n".join(lines)
+
+
+def _once(details: tuple[str, ...], check: str, told: dict[tuple[str, ...], str]) -> list[str]:
+    """The lines of a finding; frames that have been shown before are not shown again."""
+    lines: list[str] = []
+    frames: list[str] = []
+    for line in (*details, ""):
+        if line.startswith("  "):
+            frames.append(line)
+            continue
+        block = tuple(frames)
+        if any(one.lstrip().startswith("File ") for one in block) and block in told:
+            lines.append(f"  (where {told[block]} was, above)" if told[block] != check else "  (the same place)")
+        else:
+            told[block] = check
+            lines += frames
+        frames = []
+        lines += [line] if line else []
+    return lines
 
 
 def _line(check: CheckResult) -> str:

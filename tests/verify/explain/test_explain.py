@@ -3,13 +3,20 @@
 import time
 
 import pytest
+import torch
+import torch.distributed as dist
 
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.checks import BY_NAME as CHECKS
 from attention_gate.verify.checks.results import Example
 from attention_gate.verify.explain.explain import explain
+from attention_gate.verify.explain.wrong_outputs import forward_guesses
+from attention_gate.verify.explain.wrong_values import fitting, returned, setting_of
+from attention_gate.verify.judge.session import Session
 from attention_gate.verify.mutants import MUTANTS
+from attention_gate.verify.target.loading import as_target
 from attention_gate.verify.world.finding import Finding
+from tests.verify.targets import _gathered as gathered
 
 BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
 
@@ -116,6 +123,31 @@ def test_a_mistake_that_has_no_formula_is_given_no_wrong_name(bench, name):
         "X70": (dense(1, 3, batch=2), "gradients"),
     }[name]
     assert explained(bench, name, case, check) == ()
+
+
+def local_queries(query, key, value, *, is_causal, sequence_length, group=None, scale=None, **options):
+    """The causal mask takes queries at their place in the shard, and keys at that in the sequence."""
+    rank, size = dist.get_rank(group), dist.get_world_size(group)
+    length = sequence_length or query.shape[1] * size
+    own = torch.arange(length).tensor_split(size)[rank]
+    keys, values = (gathered(x, own, length, group) for x in (key, value))
+    scores = (query.shape[-1] ** -0.5 if scale is None else scale) * torch.einsum("bihd,bjhd->bhij", query, keys)
+    if is_causal:
+        scores = scores.masked_fill(torch.arange(length) > torch.arange(len(own))[:, None], -torch.inf)
+    return torch.einsum("bhij,bjhd->bihd", scores.softmax(-1), values)
+
+
+def test_what_fits_two_elements_by_chance_is_not_named(bench):
+    """Of two rows on two ranks the last block is all that the second query sees by such a mask."""
+    target, source = as_target("tests.verify.explain.test_explain:local_queries")
+    session = Session(target, source, bench._worlds, (1, 2, 3), network=bench._network)
+    example = Example("forward", dense(2, 2, is_causal=True, requires_grad=""))
+    finding = CHECKS["forward"].examine(session, example.case, {}).finding
+    assert finding is not None
+    setting = setting_of(session, example.case)
+    got = returned(session, example.case)
+    assert "the last block alone, in place of all blocks merged" in fitting(setting, got, "out", forward_guesses)
+    assert explain(session, example, finding) == ()
 
 
 def test_a_right_implementation_is_not_explained(bench):

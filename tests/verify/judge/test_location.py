@@ -9,9 +9,9 @@ from attention_gate.verify.target.layouts import striped
 from tests.verify.cases import case_of, shards_of
 
 
-def lines(case, name, *indices, layout=None, value=None):
+def lines(case, name, *indices, layout=None, value=None, dialect="longnet"):
     """What is said of results that are wrong at these places."""
-    right = answer(case)
+    right = answer(case, dialect)
     share = np.zeros_like(right.expected[name])
     got = right.expected[name].copy()
     for index in indices:
@@ -83,3 +83,10 @@ def test_what_is_no_number_has_no_distance(value):
 def test_a_long_list_is_cut():
     case = case_of(length=30, segment_lengths=(30,), dilation_rates=(1,))
     assert lines(case, "out", (0, 0, 0, 0))[2].endswith("7 (rank 0) and 22 more")
+
+
+def test_who_sees_whom_is_told_in_the_dialect_of_the_target():
+    """Head 1 of two has the offset 1 in the paper; in torchscale's code the offset of half the heads is h // 1."""
+    case = case_of(length=4, heads=4, kv_heads=4, segment_lengths=(4,), dilation_rates=(2,))
+    assert "sees nothing" in lines(case, "out", (0, 0, 1, 0))[2]
+    assert lines(case, "out", (0, 0, 1, 0), dialect="torchscale")[2].endswith("sees keys 0 (rank 0), 2 (rank 0)")
