@@ -17,7 +17,7 @@ GATE = """
 import sys
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.target.layouts import contiguous
-from attention_gate.verify.target.target import parse_source
+from attention_gate.verify.target.source import parse_source
 from attention_gate.verify.world.local import LocalWorld
 from attention_gate.verify.rank.jobs import Job
 import attention_gate.verify.world.patience as pace
