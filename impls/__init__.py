@@ -3,7 +3,7 @@
 from attention_gate.impls import RingDilatedAttentionRobust
 from attention_gate.impls.robust import attend
 
-Both run on fused kernels where devices, dtypes and shapes allow: `path_for` tells, and `kernels` settles it.
+Both run on fused kernels where devices, dtypes and shapes allow: `path_for` says which, and `kernels` chooses.
 """
 
 from attention_gate.impls.modules import RingDilatedAttentionCollective, RingDilatedAttentionRobust

@@ -23,7 +23,7 @@ from attention_gate.impls.fused import plain_products
 
 PACKAGE = "flash-attn-4"
 _HALF_TYPES = (torch.bfloat16, torch.float16)
-WIDEST = 128
+_NARROWEST, WIDEST = 32, 128  # 4.0.0b36 errs at 8 and 16, and has no backward pass of grouped heads for unequal ones
 
 # Floating-point operations of a forward pass from which on a kernel runs longer than the host needs to begin it: twice
 # as long as for cuDNN's. On the GPU these kernels are faster at nearly any size (benchmarks/kernel_speed.py).
@@ -55,8 +55,11 @@ def objection(device: torch.device, dtype: torch.dtype, head_dim: int, value_dim
         return f"{PACKAGE} has no kernel for {dtype} on {device.type}"
     if torch.cuda.get_device_capability(device)[0] not in (9, 10, 11):
         return f"{PACKAGE} is used on compute capability 9.0 to 11"
-    if head_dim % 8 or value_dim % 8 or not 0 < head_dim <= WIDEST or not 0 < value_dim <= WIDEST:
-        return f"{PACKAGE} is used for multiples of 8 up to {WIDEST}, not head_dim {head_dim}, value_dim {value_dim}"
+    if head_dim != value_dim or head_dim % 8 or not _NARROWEST <= head_dim <= WIDEST:
+        return (
+            f"{PACKAGE} is used where head_dim and value_dim are one multiple of 8 from {_NARROWEST} to {WIDEST}, "
+            f"not {head_dim} and {value_dim}"
+        )
     return None
 
 

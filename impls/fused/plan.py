@@ -39,6 +39,7 @@ class Span:
     rate: int
     rows: int  # selected rows of one shard
     buffer_rows: int
+    kernels: int  # how many blocks of rows of the buffer there are, on the rank that has most
     own: Transfer | None  # this rank's own part of its buffer
     wants: tuple[Transfer, ...]
     gives: tuple[Transfer, ...]
@@ -93,18 +94,21 @@ def chunks(span: Span, kv_heads: int, world_size: int, elements: int) -> int:
     """Return in how many parts, of whole kv heads, the rows of a span travel: equal ones, as memory is bounded by one.
 
     Twice as many as ranks: then two buffers of all ranks' rows of a part hold as much as one rank has, whatever the
-    number of ranks. Fewer where there are few rows, down to half as many as ranks, or where heads do not divide so.
+    number of ranks. Fewer where there are few rows for each kernel, down to half as many as ranks, or where heads do
+    not divide so.
     """
     if span.rate > 1:
         return 1
     counts = [count for count in range(1, kv_heads + 1) if kv_heads % count == 0 and count <= 2 * world_size]
-    worthwhile = elements // least_elements if least_elements else kv_heads
+    worthwhile = elements // (least_elements * span.kernels) if least_elements else kv_heads
     enough = next((count for count in counts if count >= world_size // 2), counts[-1])
     return max(enough, *(count for count in counts if count <= worthwhile), 1)
 
 
-# Keys and values of one rank in a part: fewer do not keep the device busy while the host prepares the next part.
-least_elements = 1 << 23
+# Keys and values of one rank in a part, for each kernel: fewer do not keep the device busy while the host prepares the
+# next part. Of 2, 4 and 8 parts of 8,192 rows of 32 heads of 128 on each of 4 H100s, 4 were best where each takes one
+# kernel, and 2 where it takes two, as in the zigzag layout (benchmarks/profile_passes.py --brief --least-elements).
+least_elements = 1 << 24
 
 
 def _objection(layout: Layout, branch: Branch, length: int) -> str | None:
@@ -142,7 +146,7 @@ def _contiguous(layout: Layout, branches: tuple[Branch, ...], rate: int, length:
     others = [(rank + steps) % size for steps in range(1, size)]
     gives = tuple(Transfer(peer, 0, rows, 0) for peer in others if rank in sources(peer))
     own = Transfer(rank, 0, rows, (rank - seen.start) * rows) if rank in seen else None
-    return Span(rate, rows, len(seen) * rows, own, wants, gives, tuple(blocks), tuple(blocks))
+    return Span(rate, rows, len(seen) * rows, len(branches), own, wants, gives, tuple(blocks), tuple(blocks))
 
 
 def _ranks(branch: Branch, length: int, rank: int, size: int) -> range:
@@ -154,7 +158,7 @@ def _ranks(branch: Branch, length: int, rank: int, size: int) -> range:
 
 def _zigzag(rank: int, size: int, half: int) -> Span:
     """Rank r owns parts r and 2p - 1 - r of 2p: whatever r, its queries see as many keys as any other rank's."""
-    later = 2 * size - 1 - rank
+    later, kernels = 2 * size - 1 - rank, 1 if size == 2 else 2
     wants, gives = [], []
     for steps in range(1, size):
         source, destination = (rank - steps) % size, (rank + steps) % size
@@ -170,7 +174,7 @@ def _zigzag(rank: int, size: int, half: int) -> Span:
             Block(2 * half, 1, slice(None), None, True),
             Block(2 * half, 1, slice(None), range(rank * half), False),
         ]
-        return Span(1, 2 * half, rank * half, None, tuple(wants), tuple(gives), tuple(blocks), tuple(blocks))
+        return Span(1, 2 * half, rank * half, kernels, None, tuple(wants), tuple(gives), tuple(blocks), tuple(blocks))
     own = Block(half, 1, slice(None), None, True)
     first, second = slice(0, 1), slice(1, 2)
     blocks = [own, Block(half, 1, second, range(later * half), False)]
@@ -183,6 +187,7 @@ def _zigzag(rank: int, size: int, half: int) -> Span:
         1,
         2 * half,
         later * half,
+        kernels,
         Transfer(rank, 0, half, rank * half),
         tuple(wants),
         tuple(gives),

@@ -148,7 +148,7 @@ def objection_of(device: torch.device) -> str:
 
 
 def _boot() -> str:
-    """Return what tells two hosts of one name apart, where the system says."""
+    """Return what is different on two hosts of one name, where the system has it."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text()
     except OSError:

@@ -183,32 +183,52 @@ def test_only_rows_that_are_seen_travel(size: int, is_causal: bool) -> None:
             assert made.span.rate == r
 
 
-def span_of(rate: int) -> Span:
-    return Span(rate, 8, 8, None, (), (), (), ())
+def span_of(rate: int, kernels: int = 1) -> Span:
+    return Span(rate, 8, 8, kernels, None, (), (), (), ())
 
 
 @pytest.mark.parametrize(
     ("kv_heads", "size", "elements", "parts"),
     [
         (8, 1, 0, 1),
-        (8, 1, 2 << 23, 2),
-        (8, 1, 64 << 23, 2),  # twice as many as ranks at most
+        (8, 1, 2 << 24, 2),
+        (8, 1, 64 << 24, 2),  # twice as many as ranks at most
         (8, 2, 0, 1),
-        (8, 2, (2 << 23) - 1, 1),
-        (8, 2, 2 << 23, 2),
-        (8, 2, 64 << 23, 4),
+        (8, 2, (2 << 24) - 1, 1),
+        (8, 2, 2 << 24, 2),
+        (8, 2, 64 << 24, 4),
         (8, 4, 0, 2),  # half as many as ranks at least
         (8, 5, 0, 2),
         (8, 6, 0, 4),
-        (6, 4, 5 << 23, 3),
-        (7, 4, 6 << 23, 7),  # nothing in between divides
+        (6, 4, 5 << 24, 3),
+        (7, 4, 6 << 24, 7),  # nothing in between divides
         (7, 16, 0, 7),
-        (1, 16, 64 << 23, 1),
+        (1, 16, 64 << 24, 1),
     ],
 )
 def test_how_many_parts_rows_travel_in(kv_heads: int, size: int, elements: int, parts: int) -> None:
     assert chunks(span_of(1), kv_heads, size, elements) == parts
     assert chunks(span_of(2), kv_heads, size, elements) == 1
+    assert chunks(span_of(1, kernels=3), kv_heads, size, 3 * elements) == parts
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 8])
+def test_how_many_kernels_a_part_takes_is_known_alike_on_all_ranks(size: int) -> None:
+    length = 16 * size
+    for branches, is_causal, is_zigzag in (
+        ((Branch(length, 1),), True, True),
+        ((Branch(length, 1),), True, False),
+        ((Branch(length, 1),), False, False),
+        ((Branch(length, 1), Branch(length, 1), Branch(16, 2)), True, False),
+    ):
+        spans = []
+        for rank in range(size):
+            made = fused_plan.plan_of(Layout(length, size, rank, 2, 2, branches, is_causal), is_zigzag)
+            assert isinstance(made, fused_plan.Plan)
+            assert made.span is not None
+            spans.append(made.span)
+        most = max(sum(block.keys is not None for block in span.blocks) for span in spans)
+        assert {span.kernels for span in spans} == {most}
 
 
 def test_a_zigzag_rank_has_as_much_to_do_as_any_other() -> None:
