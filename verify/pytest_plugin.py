@@ -42,6 +42,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--attention-seed", metavar="S", type=int, default=0, help="which examples are tried (default: 0)")
     group.addoption("--attention-device", metavar="DEVICE", default="cpu", help="cpu (default) or cuda")
+    group.addoption(
+        "--attention-patience", metavar="S", type=float, help="seconds that a call may work without an end (default: 8)"
+    )
     group.addoption("--attention-save", metavar="DIR", help="folder for failing examples (default: none is saved)")
 
 
@@ -112,6 +115,7 @@ class Judge:
                 device=config.getoption("--attention-device"),
                 seed=config.getoption("--attention-seed"),
                 save=config.getoption("--attention-save"),
+                patience=config.getoption("--attention-patience"),
             )
             if (folder := str(config.invocation_params.dir)) not in sys.path:
                 put_first(folder)
@@ -136,17 +140,21 @@ class Judge:
     def close(self) -> None:
         """End the worlds, the simulated ones too."""
         if self._session is not None:
-            self._session.worlds.close()
-            self._session.network.close()
+            try:
+                self._session.worlds.close()
+            finally:
+                self._session.network.close()
 
     def _started(self) -> Session:
         from attention_gate.verify.judge.session import Session
+        from attention_gate.verify.network.simulated_worlds import SimulatedWorlds
         from attention_gate.verify.run.judging import load_everywhere
         from attention_gate.verify.world.local import Worlds
 
         if self._session is None:
-            worlds = Worlds(device=self.options.device)
-            self._session = Session(self.target, self.source, worlds, self.options.world_sizes)
+            patience = self.options.patience
+            worlds, network = Worlds(device=self.options.device, patience=patience), SimulatedWorlds(patience=patience)
+            self._session = Session(self.target, self.source, worlds, self.options.world_sizes, network=network)
             load_everywhere(self._session)
         return self._session
 

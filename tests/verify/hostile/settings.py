@@ -18,6 +18,7 @@ def hurry(change: Callable[[Any, str, Any], None]) -> None:
     change(pace, "RESTING", 0.8)
     change(pace, "BUSY", 4.0)  # printing 100 MB takes a while on a crowded machine
     change(pace, "BUSY_HURRIED", 1.0)
+    change(pace, "FIRST", 6.0)
     change(local, "LOAD_SECONDS", 6.0)
     change(local, "LEAK_BYTES", 200 << 20)
     change(memory, "share", lambda size: 700 << 20)
