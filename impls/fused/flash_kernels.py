@@ -13,6 +13,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import time
+import warnings
 from functools import lru_cache
 from typing import Any
 
@@ -112,6 +113,8 @@ def attend_backward(
 
 @lru_cache(maxsize=1)
 def _package() -> Any:
+    # It is said of each kernel when it is compiled, and is of no use to who calls this.
+    warnings.filterwarnings("ignore", message="Argument aux_data .* cannot be converted to a JitArgument")
     return importlib.import_module("flash_attn.cute.interface")
 
 
@@ -130,7 +133,8 @@ def _fault(
         _log.warning("cuDNN's kernels are used: %s", fault)
     else:
         _log.info(
-            "%s %s compiled and tried for %s, head_dim %d, value_dim %d%s in %.1f s",
+            "%s %s compiled and tried for %s, head_dim %d, value_dim %d%s in %.1f s; the package keeps kernels for other "
+            "processes if FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED is 1",
             PACKAGE, _version(), dtype, head_dim, value_dim, ", causal" if is_causal else "",
             time.perf_counter() - start,
         )  # fmt: skip

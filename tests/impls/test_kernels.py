@@ -1,5 +1,6 @@
 """Which kernels are chosen and what they are given, without a GPU; and plain products in their place."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -335,3 +336,14 @@ def test_whose_kernels_a_call_runs_on() -> None:
 def test_without_the_package_nothing_is_imported() -> None:
     assert not flash_kernels.is_installed()
     assert flash_kernels.objection(CUDA, BF16, 64, 64) == "flash-attn-4 is not installed"
+
+
+def test_what_the_compiler_says_of_each_kernel_is_not_passed_on() -> None:
+    flash_kernels._package.cache_clear()
+    with warnings.catch_warnings(record=True) as seen, patch("importlib.import_module", return_value="package"):
+        warnings.simplefilter("always")
+        assert flash_kernels._package() == "package"
+        warnings.warn("Argument aux_data (position 17) cannot be converted to a JitArgument for f", stacklevel=1)
+        warnings.warn("another", stacklevel=1)
+    flash_kernels._package.cache_clear()
+    assert [str(each.message) for each in seen] == ["another"]

@@ -88,6 +88,7 @@ FIRST = {
         "tiling": "tiling",
         "robust": "wire",
         "schedule": "wire",
+        "signature": "wire",
         "work": "against_the_oracle",
         "zigzag": "fused",
         "fused/row_transport": "row_transport",
@@ -105,7 +106,12 @@ OF_PARTS = {
         "engine": ("pipeline",),
         "grid": ("grid", "pipeline"),
         "pipeline": ("pipeline",),
+        "cudnn_kernels": ("kernels",),
+        "first_calls": ("first_calls",),
+        "flash_kernels": ("kernels",),
         "kernels": ("kernels", "pipeline"),
+        "plain_products": ("kernels", "pipeline"),
+        "rendezvous": ("rendezvous",),
         "row_transport": ("messages",),
         "plan": ("fused_plan", "task"),
         "symmetric": ("symmetric",),
@@ -115,7 +121,10 @@ OF_PARTS = {
 }
 
 #: Files to which no call comes that the gate makes on a CPU.
-OUT_OF_REACH = ("impls/fused/symmetric.py", "impls/fused/triton_kernels.py")
+OUT_OF_REACH = tuple(
+    f"impls/fused/{name}.py"
+    for name in ("cudnn_kernels", "first_calls", "flash_kernels", "rendezvous", "symmetric", "triton_kernels")
+)
 
 
 def chosen(what: Sequence[str], every: int, first: int) -> Iterator[Mutant]:
