@@ -29,7 +29,7 @@ class Check:
     they failed in several ranks by an outcome that it ``explains``.
     ``axes`` narrows the space of options, by name. ``needs`` says in words what the target lacks for it, or "".
     ``weight`` is its part of the examples. ``parameters`` draws what an example has besides its case.
-    ``extra_cases`` gives cases of another kind, one example in six; None if there are none for the target.
+    ``extra_cases`` gives cases of another kind, one example in ``extra_in``; None if there are none for the target.
     ``max_rows`` bounds a rank's rows. ``shaped`` makes of a drawn case the one that is run, printed and saved; what it
     has made it leaves alone. ``pairwise``: tried until every pair of options has occurred.
     """
@@ -44,6 +44,7 @@ class Check:
     needs: Callable[[Target, Sequence[int]], str] = lambda target, world_sizes: ""
     parameters: Callable[[Session], st.SearchStrategy[Parameters]] = lambda session: st.just({})
     extra_cases: Callable[[Target, Sequence[int]], st.SearchStrategy[Case] | None] = lambda target, world_sizes: None
+    extra_in: int = 6
     max_rows: int = 6
     shaped: Callable[[Session, Case], Case] = lambda session, case: case
     pairwise: bool = False

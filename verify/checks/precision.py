@@ -132,6 +132,7 @@ PRECISION = Check(
     axes=_axes,
     examine=_precision,
     extra_cases=measuring_cases,
+    extra_in=8,  # they are large, and what they tell is clear
     shaped=lambda session, case: case if session.device == "cpu" else on_fewer_ranks(case, session.largest_world),
     weight=3,
     max_rows=10,

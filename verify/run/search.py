@@ -80,7 +80,8 @@ def _searched(
         usual = cases(axes, rows, session.world_sizes, check.max_rows, roam)
         drawn = usual
         if roam and extra_cases is not None:
-            drawn = st.integers(0, 5).flatmap(lambda number: extra_cases if number == 5 else usual)
+            last = check.extra_in - 1
+            drawn = st.integers(0, last).flatmap(lambda number: extra_cases if number == last else usual)
         return _Attempts(
             found,
             st.tuples(drawn.map(lambda case: check.shaped(session, session.fitted(case))), check.parameters(session)),
