@@ -17,7 +17,7 @@ from attention_gate.verify.judge.error_budget import UNIT_ROUNDOFF
 #: By number of blocks, larger ones being judged as the last, and of branches, "one" or "several": equal branches have
 #: equal roundings, which add up. Fitted on correct implementations: tests/calibration/fit.py has the rule and the data.
 RMS_LIMITS = {
-    (3, "one"): {"out": 1.4, "lse": 21.8, "query.grad": 1.5, "key.grad": 1.62, "value.grad": 1.6},
+    (3, "one"): {"out": 1.42, "lse": 25.08, "query.grad": 1.5, "key.grad": 1.62, "value.grad": 1.6},
     (3, "several"): {"out": 1.43, "lse": 41.84, "query.grad": 1.5, "key.grad": 1.65, "value.grad": 1.6},
     (4, "one"): {"out": 1.51, "lse": 33.96, "query.grad": 1.49, "key.grad": 1.8, "value.grad": 1.48},
     (4, "several"): {"out": 1.51, "lse": 48.46, "query.grad": 1.5, "key.grad": 1.8, "value.grad": 1.48},

@@ -2,7 +2,7 @@
 the loop, and a Function turns the ring round for the gradients.
 
 Nothing is ever -inf here: "sees nothing" is a very negative finite score, so that logaddexp and its derivative stay
-finite, and rows that saw nothing are set to zero at the end.
+finite; the weights of unseen keys are set to zero, so a row that sees nothing comes out as zero.
 
 Limits: first derivatives only; tried on CPU with gloo only.
 """
@@ -87,15 +87,13 @@ def attend(query, key, value, *, segment_lengths, dilation_rates, is_causal=Fals
     floor = torch.finfo(work).min / 4
     q, k, v = query.to(work), key.to(work), value.to(work)
     shards = torch.tensor_split(torch.arange(total, device=q.device), world)
-    heads = q.shape[2]
 
-    out, lse, seen = 0, None, torch.zeros(heads, q.shape[1], dtype=torch.bool, device=q.device)
+    out = lse = None
     for step in range(world):
         owner = (me - step) % world
         if step > 0:
             k, v = Rotate.apply(k, v, shards[owner].numel(), group)
-        log_m = log_multiplicity(shards[me], shards[owner], heads, branches, is_causal, work)
-        seen |= (log_m > -torch.inf).any(dim=-1)
+        log_m = log_multiplicity(shards[me], shards[owner], q.shape[2], branches, is_causal, work)
         block_out, block_lse = partial(q, k, v, log_m, scale, floor)
         if lse is None:
             out, lse = block_out, block_lse
@@ -103,7 +101,6 @@ def attend(query, key, value, *, segment_lengths, dilation_rates, is_causal=Fals
         merged = torch.logaddexp(lse, block_lse)
         out = out * (lse - merged).exp().unsqueeze(-1) + block_out * (block_lse - merged).exp().unsqueeze(-1)
         lse = merged
-    out = torch.where(seen[:, :, None], out, 0)
     return out.movedim(1, 2).to(query.dtype)
 
 

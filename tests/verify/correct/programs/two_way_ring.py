@@ -27,6 +27,7 @@ def start_transfers(s, transfers):
     """transfers: (tensor, direction, rows of the tensor that comes in). Returns (works, incoming tensors)."""
     ops, incoming = [], []
     for tensor, direction, length in transfers:
+        tensor = tensor.contiguous()
         buffer = tensor.new_empty(tensor.shape[0], length, *tensor.shape[2:])
         to = dist.get_global_rank(s.group, (s.rank + direction) % s.size)
         fro = dist.get_global_rank(s.group, (s.rank - direction) % s.size)

@@ -1,0 +1,23 @@
+"""Programs that others wrote from the contract alone are let through, with room to spare."""
+
+from __future__ import annotations
+
+import pytest
+
+from attention_gate.verify.checks import BY_NAME
+from attention_gate.verify.judge.session import Session
+from attention_gate.verify.run.search import search
+from attention_gate.verify.target.loading import as_target
+from tests.verify.correct.written import NAMES
+
+CHECKS = ("forward", "gradients", "precision", "non-finite", "refusals", "purity", "wire", "combinations")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_correct_program_is_let_through(worlds, network, name: str) -> None:
+    session = Session(*as_target(f"tests.verify.correct.written:{name}"), worlds, (1, 2, 3, 4), network=network)
+    for check in CHECKS:
+        found = search(BY_NAME[check], session, examples=10, seed=0, shrink_seconds=1.0)
+        assert found.finding is None, (check, found.finding, found.example)
+        if check in ("forward", "gradients"):
+            assert found.budget_used < 0.5
