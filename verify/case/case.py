@@ -7,8 +7,15 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from attention_gate.verify.case.styles import BUFFERS, DATA_STYLES, ONE_SIDED, UPSTREAMS
-from attention_gate.verify.target.choices import DTYPES, one_of
+from attention_gate.verify.case.styles import (
+    BUFFERS,
+    DATA_STYLES,
+    MIXED,
+    ONE_SIDED,
+    UPSTREAMS,
+    WITHOUT_GRADIENTS,
+)
+from attention_gate.verify.target.choices import CALLERS, DTYPES, one_of
 
 MAX_WORLD_SIZE = 64
 MAX_LENGTH = 1 << 24
@@ -24,7 +31,8 @@ class Case:
     ``world_size`` processes are launched; ``group`` names those that take part (None: all of them, as the default
     group). ``pass_length`` says whether ``sequence_length`` is given. ``requires_grad`` is a subset of ``"qkv"``, the
     inputs that gradients are asked for; ``data``, ``buffers`` and ``upstream`` name the style of the values, the
-    strides of the inputs and the form of the upstream gradient. Raises ValueError for what is no case.
+    strides of the inputs and the form of the upstream gradient, ``caller`` the way of calling. Raises ValueError for
+    what is no case.
     """
 
     world_size: int = 1
@@ -45,6 +53,7 @@ class Case:
     buffers: str = "contiguous"
     upstream: str = "contiguous"
     requires_grad: str = "qkv"
+    caller: str = "plain"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -101,6 +110,9 @@ class Case:
         one_of("Case.data", self.data, (*DATA_STYLES, ONE_SIDED))
         one_of("Case.buffers", self.buffers, BUFFERS)
         one_of("Case.upstream", self.upstream, UPSTREAMS)
+        one_of("Case.caller", self.caller, (*CALLERS, MIXED))
+        if self.caller == MIXED and self.dtype != "float32":
+            raise ValueError(f"Case.caller {MIXED!r} has float32 beside bfloat16; Case.dtype is {self.dtype!r}")
 
     def __repr__(self) -> str:
         """Valid code; fields at their default are left out, but for the few that every reader looks for."""
@@ -130,6 +142,11 @@ class Case:
     def sequence_length(self) -> int | None:
         """The argument of that name, as it is passed."""
         return self.length if self.pass_length else None
+
+    @property
+    def gradients(self) -> str:
+        """The inputs whose gradients are asked for: those that require them, unless the caller asks for none."""
+        return "" if self.caller in WITHOUT_GRADIENTS else self.requires_grad
 
     def replace(self, **changes: Any) -> Case:
         """The same case with some fields changed."""

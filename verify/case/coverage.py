@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.extents import extents_of
 from attention_gate.verify.case.options import Row, pairs
 from attention_gate.verify.case.strides import buffers_of, upstream_of
 
@@ -20,14 +21,14 @@ def options_of(case: Case) -> Row:
         "ranks": ranks,
         "mask": "causal" if case.is_causal else "full",
         "shards": "sparse" if case.length < ranks and ranks > 1 else "uneven" if case.length % ranks else "even",
-        "heads": "single" if case.heads == 1 else "several" if case.heads == case.kv_heads else "grouped",
-        "value_dim": "same" if case.value_dim == case.head_dim else "different",
+        **extents_of(case),
         "branches": "dense" if dense else "single" if len(case.segment_lengths) == 1 else "several",
         "scale": "default" if case.scale is None else "zero" if case.scale == 0 else "given",
         "data": case.data,
         "buffers": buffers_of(case),
         "upstream": upstream_of(case),
         "requires_grad": case.requires_grad,
+        "caller": case.caller,
         "group": "default" if case.group is None else "sub-group",
         "dtype": case.dtype,
     }

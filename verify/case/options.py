@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from attention_gate.verify.case.styles import BUFFERS, DATA_STYLES, UPSTREAMS
+from attention_gate.verify.case.styles import BUFFERS, DATA_STYLES, MIXED, OF_GRADIENTS, UPSTREAMS
 from attention_gate.verify.target.target import Target
 
 #: An axis' values from the simplest on.
@@ -14,6 +14,17 @@ Space = Mapping[str, Sequence[Any]]
 Row = dict[str, Any]
 
 REQUIRES_GRAD = ("qkv", "q", "k", "v", "qk", "qv", "kv")
+HEADS = ("single", "several", "grouped", "many", "many grouped", "large groups")
+_GROUPED = ("grouped", "many grouped", "large groups")
+
+#: The axes of sizes, each narrowed to what is small: what most checks keep to.
+SMALL: Space = {
+    "rows": ("small",),
+    "heads": ("single", "several", "grouped"),
+    "head_dim": ("small",),
+    "value_dim": ("same", "different"),
+    "batch": ("few",),
+}
 
 
 def space(target: Target, world_sizes: Sequence[int], **fixed: Sequence[Any]) -> dict[str, tuple[Any, ...]]:
@@ -22,8 +33,11 @@ def space(target: Target, world_sizes: Sequence[int], **fixed: Sequence[Any]) ->
         "ranks": tuple(sorted(world_sizes)),
         "mask": tuple("causal" if mask else "full" for mask in sorted(target.masks)),
         "shards": ("even", "uneven", "sparse") if target.uneven else ("even",),
-        "heads": ("single", "several", "grouped") if target.grouped_query else ("single", "several"),
-        "value_dim": ("same", "different") if target.value_dim else ("same",),
+        "rows": ("small", "tiles"),
+        "heads": HEADS if target.grouped_query else tuple(heads for heads in HEADS if heads not in _GROUPED),
+        "head_dim": ("small", "wide"),
+        "value_dim": ("same", "different", "wide") if target.value_dim else ("same",),
+        "batch": ("few", "many"),
         "branches": ("dense", "single", "several") if target.branches == "any" else ("dense",),
         "scale": ("default", "given", "zero") if target.scales else ("default",),
         "data": DATA_STYLES,
@@ -32,12 +46,20 @@ def space(target: Target, world_sizes: Sequence[int], **fixed: Sequence[Any]) ->
         "requires_grad": REQUIRES_GRAD if target.gradients else ("",),
         "group": ("default", "sub-group") if target.subgroups and max(world_sizes) > 1 else ("default",),
         "dtype": target.dtypes,
+        "caller": _callers(target),
     }
     for name, values in fixed.items():
         free = name in ("ranks", "requires_grad")  # a check may ask for what is none of the simple defaults
         axes[name] = tuple(value for value in values if free or value in axes[name])
     axes["ranks"] = tuple(ranks for ranks in axes["ranks"] if ranks >= target.least_ranks)
     return {name: tuple(values) for name, values in axes.items()}
+
+
+def _callers(target: Target) -> tuple[str, ...]:
+    """The ways of calling that the target takes and that show something of it."""
+    mixed = (MIXED,) if target.mixed_dtypes and "autocast" in target.callers and "float32" in target.dtypes else ()
+    taken = tuple(caller for caller in target.callers if target.gradients or caller not in OF_GRADIENTS)
+    return (*taken, *mixed)
 
 
 def feasible(row: Mapping[str, Any], largest_world: int) -> bool:
@@ -50,6 +72,10 @@ def feasible(row: Mapping[str, Any], largest_world: int) -> bool:
     if row.get("upstream", "contiguous") != "contiguous" and row.get("requires_grad") == "":
         return False
     if row.get("upstream") == "transposed" and row.get("shards") == "sparse":
+        return False
+    if row.get("rows") == "tiles" and row.get("shards") == "sparse":
+        return False
+    if row.get("caller") == MIXED and row.get("dtype", "float32") != "float32":
         return False
     return not (row.get("group") == "sub-group" and row["ranks"] >= largest_world)
 

@@ -9,6 +9,16 @@ from typing import Any
 from hypothesis import strategies as st
 
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.extents import (
+    FEWEST_HEADS,
+    LARGE_GROUPS,
+    LARGEST_SMALL,
+    MANY_GROUPED,
+    MANY_HEADS,
+    MOST_SCORES,
+    ROW_TILES,
+    WIDE,
+)
 from attention_gate.verify.case.options import Row, Space, feasible
 
 #: One draw in this many takes an option's simplest value instead of the row's, so that shrinking can get there too.
@@ -49,20 +59,24 @@ def _case(draw: st.DrawFn, options: Row, world_sizes: Sequence[int], max_rows: i
     ranks = options["ranks"]
     strides = {options["buffers"], options["upstream"]} - {"contiguous"}  # of a single number all are the same
     reordered = bool({"heads-first", "transposed"} & strides) or bool(strides and options["heads"] == "single")
-    length = _length(draw, options["shards"], ranks, max_rows, 2 if reordered else 1 if strides else 0)
+    tiles = options["rows"] == "tiles"
+    heads, kv_heads = _heads(draw, options["heads"], FEWEST_HEADS if tiles else max(MANY_HEADS))
+    fewest = 2 if reordered and options["shards"] == "sparse" else 1
+    batch = _batch(draw, options["batch"], fewest, 3 if tiles or heads > LARGEST_SMALL["heads"] else 6)
+    if tiles:
+        length = _tiles(draw, options["shards"], ranks, batch * heads)
+    else:
+        length = _length(draw, options["shards"], ranks, max_rows, 2 if reordered else 1 if strides else 0)
     segment_lengths, dilation_rates = _branches(draw, options["branches"], length)
-    heads, kv_heads = _heads(draw, options["heads"])
-    head_dim = draw(st.integers(2 if "transposed" in strides else 1, 5))
-    value_dim = head_dim
-    if options["value_dim"] == "different":
-        value_dim = draw(st.integers(2 if "transposed" in strides else 1, 6).filter(lambda dim: dim != head_dim))
+    least = 2 if "transposed" in strides else 1
+    head_dim, value_dim = _dims(draw, options["head_dim"], options["value_dim"], least)
     world_size, group = _group(draw, options["group"], ranks, world_sizes)
     return Case(
         world_size=world_size,
         group=group,
         length=length,
         pass_length=draw(st.booleans()) or bool(length % ranks),  # always drawn: what shrinks keeps its place
-        batch=draw(st.integers(2 if reordered and options["shards"] == "sparse" else 1, 2)),
+        batch=batch,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
@@ -76,6 +90,7 @@ def _case(draw: st.DrawFn, options: Row, world_sizes: Sequence[int], max_rows: i
         buffers=options["buffers"],
         upstream=options["upstream"],
         requires_grad=options["requires_grad"],
+        caller=options["caller"],
         seed=draw(st.integers(0, 9999)),
     )
 
@@ -108,9 +123,36 @@ def _branches(draw: st.DrawFn, branches: str, length: int) -> tuple[tuple[int, .
     return segments, rates
 
 
-def _heads(draw: st.DrawFn, heads: str) -> tuple[int, int]:
+def _tiles(draw: st.DrawFn, shards: str, ranks: int, width: int) -> int:
+    """A length for which each rank owns more rows than a tile has, and perhaps a remainder."""
+    longest = max(int((MOST_SCORES / width) ** 0.5), ranks * (ROW_TILES[0] + 1)) // ranks
+    tile = draw(st.sampled_from([tile for tile in ROW_TILES if tile < longest]))
+    length = ranks * draw(st.integers(tile + 1, min(longest, 2 * tile + 8)))
+    return length + draw(st.integers(1, ranks - 1)) if shards == "uneven" else length
+
+
+def _batch(draw: st.DrawFn, batch: str, fewest: int, most: int) -> int:
+    return draw(st.integers(fewest, 2)) if batch == "few" else draw(st.integers(3, most))
+
+
+def _dims(draw: st.DrawFn, key: str, value: str, least: int) -> tuple[int, int]:
+    head_dim = draw(st.integers(least, 5)) if key == "small" else draw(st.sampled_from(WIDE))
+    if value == "same":
+        return head_dim, head_dim
+    others = st.integers(least, 6) if value == "different" else st.sampled_from(WIDE)
+    return head_dim, draw(others.filter(lambda dim: dim != head_dim))
+
+
+def _heads(draw: st.DrawFn, heads: str, most: int) -> tuple[int, int]:
+    """Query heads and kv heads; those past a tile no more than that."""
     if heads == "single":
         return 1, 1
+    if heads == "many":
+        count = draw(st.sampled_from([count for count in MANY_HEADS if count <= most]))
+        return count, count
+    if heads in ("many grouped", "large groups"):
+        pairs = MANY_GROUPED if heads == "many grouped" else LARGE_GROUPS
+        return draw(st.sampled_from([pair for pair in pairs if pair[0] <= most]))
     if heads == "several":
         count = draw(st.integers(2, 5))
         return count, count

@@ -13,3 +13,16 @@ BUFFERS = ("contiguous", "heads-first", "packed", "sliced")
 
 #: Forms of the upstream gradient.
 UPSTREAMS = ("contiguous", "expanded", "transposed", "sliced")
+
+#: Query and key in float32 beside a value in bfloat16, under autocast: an option that few targets have.
+MIXED = "autocast-mixed"
+
+#: Callers that ask for no gradients, whatever the inputs require.
+WITHOUT_GRADIENTS = ("no-grad", "inference")
+
+#: Callers of whom there is something to see only where there are gradients.
+OF_GRADIENTS = ("non-leaf", "checkpoint", "checkpoint-reentrant", "twice", "saved-elsewhere")
+
+#: Callers under autocast, and the dtype that it computes in.
+UNDER_AUTOCAST = ("autocast", MIXED)
+AUTOCAST = "bfloat16"

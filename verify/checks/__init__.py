@@ -1,6 +1,8 @@
 """The checks, in the order in which they are tried: each builds on earlier ones."""
 
+from attention_gate.verify.checks.bitwise import BITWISE
 from attention_gate.verify.checks.call_sequences import STATE
+from attention_gate.verify.checks.callers import CALLERS_CHECK, COMPILED
 from attention_gate.verify.checks.calling import PURITY, STRIDES, SUB_GROUPS, SUBSETS
 from attention_gate.verify.checks.check import Check
 from attention_gate.verify.checks.dtypes import DTYPES_CHECK
@@ -12,7 +14,7 @@ from attention_gate.verify.checks.peak_memory import MEMORY
 from attention_gate.verify.checks.precision import PRECISION
 from attention_gate.verify.checks.refusals import REFUSALS
 from attention_gate.verify.checks.schedules import SCHEDULES
-from attention_gate.verify.checks.sizes import SIZES
+from attention_gate.verify.checks.shapes import SHAPES
 from attention_gate.verify.checks.wire import TRAFFIC, WIRE
 
 CHECKS: tuple[Check, ...] = (
@@ -25,6 +27,8 @@ CHECKS: tuple[Check, ...] = (
     SUBSETS,
     SUB_GROUPS,
     STATE,
+    CALLERS_CHECK,
+    COMPILED,
     FRESH_MEMORY,
     DTYPES_CHECK,
     PRECISION,
@@ -35,7 +39,8 @@ CHECKS: tuple[Check, ...] = (
     TRAFFIC,
     OVERLAP,
     MEMORY,
-    SIZES,
+    BITWISE,
+    SHAPES,
     COMBINATIONS,
 )
 BY_NAME = {check.name: check for check in CHECKS}

@@ -9,7 +9,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from attention_gate.verify.case.case import Case
-from attention_gate.verify.case.options import Space, space
+from attention_gate.verify.case.options import SMALL, Space, space
+from attention_gate.verify.checks.profiles import PROFILES
 from attention_gate.verify.judge.comparison import Verdict
 from attention_gate.verify.judge.session import Session
 from attention_gate.verify.target.target import Target
@@ -31,7 +32,8 @@ class Check:
     ``weight`` is its part of the examples. ``parameters`` draws what an example has besides its case.
     ``extra_cases`` gives cases of another kind, one example in ``extra_in``; None if there are none for the target.
     ``max_rows`` bounds a rank's rows. ``shaped`` makes of a drawn case the one that is run, printed and saved; what it
-    has made it leaves alone. ``pairwise``: tried until every pair of options has occurred.
+    has made it leaves alone. ``pairwise``: tried until every pair of options has occurred. ``profiles`` are those that
+    have time for it.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Check:
     max_rows: int = 6
     shaped: Callable[[Session, Case], Case] = lambda session, case: case
     pairwise: bool = False
+    profiles: tuple[str, ...] = tuple(PROFILES)
 
     def space(self, target: Target, world_sizes: Sequence[int]) -> Space:
         """The options that this check's cases may have."""
@@ -62,15 +65,17 @@ class Check:
 
 
 def plain(**changes: Sequence[Any]) -> Callable[[Target, Sequence[int]], Axes]:
-    """Axes of the simplest call: contiguous tensors in the widest dtype, in the default group, no gradients."""
+    """Axes of the simplest call: small contiguous tensors of the widest dtype, the default group, no gradients."""
 
     def axes(target: Target, world_sizes: Sequence[int]) -> Axes:
         return {
+            **SMALL,
             "dtype": (target.logic_dtype,),
             "buffers": ("contiguous",),
             "upstream": ("contiguous",),
             "requires_grad": ("",),
             "group": ("default",),
+            "caller": ("plain",),
         } | changes
 
     return axes
@@ -87,5 +92,6 @@ def all_gradients(target: Target) -> tuple[str, ...]:
 
 
 def any_option(target: Target, world_sizes: Sequence[int]) -> Axes:
-    """Axes of all that the target supports."""
-    return {} if target.gradients else {"requires_grad": ("",)}
+    """Axes of all that the target supports, in small sizes and plain calls."""
+    plainly = {**SMALL, "caller": ("plain",)}
+    return plainly if target.gradients else {**plainly, "requires_grad": ("",)}

@@ -68,7 +68,7 @@ def strength(profile: str, checks: Collection[str] = tuple(BY_NAME), target: Tar
         if any(
             number <= examples(profile, BY_NAME[check].weight)
             for check, number in row["caught_at"].items()
-            if check in checks
+            if check in checks and profile in BY_NAME[check].profiles
         )
     }
     known = [name for name in rows if name.startswith(_KNOWN)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.styles import AUTOCAST, MIXED
 from attention_gate.verify.judge.error_budget import LARGEST
 from attention_gate.verify.judge.location import describe
 from attention_gate.verify.judge.oracle import Answer
@@ -37,24 +38,27 @@ def judge(
     device: str = "cpu",
     names: Iterable[str] = ("out", "lse", "query.grad", "key.grad", "value.grad"),
     purity: bool = False,
+    computed: str | None = None,
 ) -> Verdict:
     """Judge the results of all shards, in their order.
 
+    ``computed`` is the dtype that the output is due in, if that is not the inputs' (under autocast).
     ``names`` are the tensors whose values are judged; with ``purity`` what the call did besides is judged too.
     """
-    finding = _form(case, attended, positions, device) or (_remarks(case, attended) if purity else None)
+    computed = computed or case.dtype
+    finding = _form(case, attended, positions, device, computed) or (_remarks(case, attended) if purity else None)
     if finding:
         return Verdict(np.inf, finding)
     budget_used = 0.0
     for name in names:
-        if name.endswith(".grad") and name[0] not in case.requires_grad:
+        if name.endswith(".grad") and name[0] not in case.gradients:
             continue
         if name in ("out", "lse") and not any(name in part.arrays for part in attended):
             continue
         if finding := _missing(case, attended, positions, name):
             return Verdict(np.inf, finding)
         got = assemble(case, attended, positions, name)
-        share = shares(got, answer.expected[name], answer.budget[name], case.dtype)
+        share = shares(got, answer.expected[name], answer.budget[name], computed)
         budget_used = max(budget_used, float(share.max(initial=0.0)))
         if budget_used > 1.0:
             return Verdict(budget_used, _wrong(case, positions, name, got, answer, share))
@@ -88,7 +92,9 @@ def assemble(case: Case, attended: Sequence[Attended], positions: Sequence[np.nd
     return whole
 
 
-def _form(case: Case, attended: Sequence[Attended], positions: Sequence[np.ndarray], device: str) -> Finding | None:
+def _form(
+    case: Case, attended: Sequence[Attended], positions: Sequence[np.ndarray], device: str, computed: str
+) -> Finding | None:
     """Kind, shape, dtype and device of everything that came back."""
     for part, owned, rank in zip(attended, positions, case.ranks, strict=True):
         n = len(owned)
@@ -100,7 +106,11 @@ def _form(case: Case, attended: Sequence[Attended], positions: Sequence[np.ndarr
             "value.grad": (case.batch, n, case.kv_heads, case.value_dim),
         }
         for name, fact in part.facts.items():
-            dtypes = (case.dtype,) if name != "lse" else ("float64",) if case.dtype == "float64" else _LSE_DTYPES
+            dtypes: tuple[str, ...] = (computed if name == "out" else case.dtype,)
+            if name == "lse" and case.dtype != "float64":
+                dtypes = _LSE_DTYPES
+            if name == "value.grad" and case.caller == MIXED:
+                dtypes = (AUTOCAST,)
             allowed = [f"tensor {shapes[name]} {dtype} {device}" for dtype in dtypes]
             if fact not in allowed:
                 wanted = allowed[0] if name != "lse" else f"{allowed[0]} (or wider)"

@@ -67,11 +67,13 @@ def error_budget(
     scale: float | None,
     dtype: str,
     expected: dict[str, np.ndarray],
+    narrow_products: bool = False,
 ) -> Budget:
     """The largest error allowed in each element of "out", "lse", "query.grad", "key.grad" and "value.grad".
 
     query, key, value, upstream and the expected results are float64 in the layouts of the contract; multiplicity is
-    (heads, length, length). Rows that see nothing have a budget of the underflow alone.
+    (heads, length, length). Rows that see nothing have a budget of the underflow alone. With ``narrow_products`` the
+    scores may be rounded to the dtype, as autocast rounds every product.
     """
     heads, head_dim, value_dim = query.shape[2], query.shape[3], value.shape[3]
     group = heads // key.shape[2]
@@ -90,6 +92,7 @@ def error_budget(
     lse_size = np.where(np.isneginf(lse), 0.0, np.abs(lse))
     merges = a * keys_seen[..., None]
     sigma = a * ((head_dim + 2) * magnitude + 2 * top + 2 * lse_size[..., None]) + merges * top
+    sigma += u * magnitude if narrow_products else 0.0
     mean_sigma = (P * sigma).sum(axis=-1)
     rho = u + merges + sigma + mean_sigma[..., None]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from attention_gate import reference
 from attention_gate.verify.case.case import Case
-from attention_gate.verify.case.data import rows
+from attention_gate.verify.case.data import rounded, rows
 from attention_gate.verify.judge.error_budget import Budget, error_budget
 
 
@@ -43,15 +43,22 @@ def inputs_of(case: Case) -> Inputs:
     return Inputs(*(rows(case, name, positions) for name in ("query", "key", "value", "upstream")))
 
 
-def answer(case: Case, dialect: str = "longnet") -> Answer:
-    """The oracle's answer in a dialect; it is the same for every world size and all strides."""
-    plain = case.replace(world_size=1, group=None, pass_length=True, buffers="contiguous", requires_grad="qkv")
-    return _answer(plain, dialect)
+def answer(case: Case, dialect: str = "longnet", autocast: str | None = None) -> Answer:
+    """The oracle's answer in a dialect; it is the same for every world size, all strides and all ways of calling.
+
+    ``autocast`` is the dtype that all is cast to before products are taken in it.
+    """
+    plain = case.replace(
+        world_size=1, group=None, pass_length=True, buffers="contiguous", requires_grad="qkv", caller="plain"
+    )
+    return _answer(plain, dialect, autocast)
 
 
 @lru_cache(maxsize=16)
-def _answer(case: Case, dialect: str) -> Answer:
+def _answer(case: Case, dialect: str, autocast: str | None = None) -> Answer:
     inputs = inputs_of(case)
+    if autocast is not None:
+        inputs = Inputs(*(rounded(array, autocast) for array in vars(inputs).values()))
     tensors = (inputs.query, inputs.key, inputs.value)
     options: dict[str, Any] = {
         "segment_lengths": case.segment_lengths,
@@ -67,7 +74,12 @@ def _answer(case: Case, dialect: str) -> Answer:
     branches = reference.branches(case.segment_lengths, case.dilation_rates)
     M = reference.multiplicity(case.length, case.heads, branches, case.is_causal, dialect)
     share = 1.0 / len(branches) if dialect == "grouped-mean" else 1.0
-    budget = error_budget(*tensors, inputs.upstream, M, scale=case.scale, dtype=case.dtype, expected=expected)
+    rounding: dict[str, Any] = {
+        "scale": case.scale,
+        "dtype": autocast or case.dtype,
+        "narrow_products": autocast is not None,
+    }
+    budget = error_budget(*tensors, inputs.upstream, M, expected=expected, **rounding)
     return Answer(
         expected, {name: array * (share if name != "lse" else 1.0) for name, array in budget.items()}, dialect
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.coverage import options_of
+from attention_gate.verify.case.styles import AUTOCAST, MIXED, UNDER_AUTOCAST
 from attention_gate.verify.judge.comparison import Verdict, judge
 from attention_gate.verify.judge.oracle import Answer, answer
 from attention_gate.verify.judge.tensor_names import VALUES
@@ -93,6 +94,17 @@ class Session:
         """The oracle's answer in the target's dialect."""
         return answer(case, self.target.dialect)
 
+    def answered(self, case: Case, attended: Sequence[Attended]) -> tuple[Answer, str]:
+        """The answer that those results are judged by, and the dtype that the output is due in.
+
+        Under autocast a call returns what it returns without, or what it returns for inputs that are cast to
+        autocast's dtype, in that dtype, as torch's own attention does: the output's dtype says which.
+        """
+        narrow = all(f" {AUTOCAST} " in part.facts.get("out", "") for part in attended)
+        if case.caller == MIXED or (case.caller in UNDER_AUTOCAST and narrow and case.dtype in ("float32", "float16")):
+            return answer(case, self.target.dialect, AUTOCAST), AUTOCAST
+        return self.answer(case), case.dtype
+
     def run(self, procedure: str, *cases: Case, **options: Any) -> Run:
         """Run a procedure on the ranks; meanwhile the oracle answers here, on the other core."""
         world = self.worlds[cases[0].world_size]
@@ -150,5 +162,6 @@ class Session:
         self, case: Case, attended: Sequence[Attended], *, names: Sequence[str] = VALUES, purity: bool = False
     ) -> Verdict:
         """Judge results that are there already."""
-        positions, right = self.positions(case), self.answer(case)
-        return judge(case, attended, positions, right, device=self.device, names=names, purity=purity)
+        right, computed = self.answered(case, attended)
+        options: dict[str, Any] = {"device": self.device, "names": names, "purity": purity, "computed": computed}
+        return judge(case, attended, self.positions(case), right, **options)

@@ -338,7 +338,7 @@ OTHER_VALUES = (
                 "grad_kv = torch.nn.functional.pad(grad_kv, (0, 0, 0, rest - k.shape[2]))",
             ),
         ),
-        caught_by=("sizes",),
+        caught_by=("shapes",),
     ),
     Mutant(
         name="X38",
@@ -353,6 +353,6 @@ OTHER_VALUES = (
                 ),
             ),
         ),
-        caught_by=("sizes",),
+        caught_by=("shapes",),
     ),
 )

@@ -30,7 +30,16 @@ from attention_gate.verify.world.local import Worlds
 
 #: Examples that a check gets which need not catch the mutant: enough for the matrix to be told apart, few enough.
 GLANCE = 10
-_SHORT_GLANCES = {"wire": 2, "traffic": 2, "overlap": 1, "memory": 1, "schedules": 4, "sizes": 3}
+_SHORT_GLANCES = {
+    "wire": 2,
+    "traffic": 2,
+    "overlap": 1,
+    "memory": 1,
+    "schedules": 4,
+    "shapes": 3,
+    "callers": 5,
+    "compiled": 0,
+}
 
 #: Examples are drawn in steps, as most mutants are caught by the first ones; None: all that the profile has.
 _STEPS = (20, 100, None)

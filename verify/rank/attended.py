@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.data import Name, rows
+from attention_gate.verify.case.styles import AUTOCAST, MIXED
+from attention_gate.verify.rank.callers import backward, called
 from attention_gate.verify.rank.tensors import in_form, values_of, with_strides
 
 INPUTS: tuple[Name, ...] = ("query", "key", "value")
@@ -74,7 +77,7 @@ class Inputs:
         with_lse = bool(self.call.options.get("lse"))
         if with_lse:
             arguments["return_lse"] = True
-        result = self.call.attend(*self.tensors, **arguments)
+        result = called(self.case.caller, partial(self.call.attend, **arguments), self.tensors)
         if with_lse:
             if not (isinstance(result, tuple) and len(result) == 2):
                 self.result.facts["out"] = f"{_kind(result)}, not a pair (out, lse)"
@@ -88,7 +91,7 @@ class Inputs:
 
     def backward(self) -> None:
         """Backpropagate this rank's rows of the upstream gradient into those inputs that require it."""
-        if not self.case.requires_grad or not isinstance(self.out, torch.Tensor):
+        if not self.case.gradients or not isinstance(self.out, torch.Tensor):
             return
         upstream = rows(self.case, "upstream", self.positions)
         if self.out.shape != upstream.shape:
@@ -99,7 +102,7 @@ class Inputs:
         tensor = in_form(self._tensor(upstream).to(self.out.dtype), self.case.upstream)
         wanted = [t for t in self.tensors if t.requires_grad]
         kept = tensor.clone()
-        grads = torch.autograd.grad(self.out, wanted, tensor, allow_unused=True)
+        grads = backward(self.case.caller, self.out, wanted, tensor)
         if not torch.equal(kept, tensor) and not bool(torch.isnan(kept).any()):
             self.result.remarks.append("the upstream gradient was modified")
         for name, grad in zip([n for n in INPUTS if n[0] in self.case.requires_grad], grads, strict=True):
@@ -117,8 +120,9 @@ class Inputs:
             same = torch.equal(tensor.detach().nan_to_num(), before.nan_to_num())
             if not same or tensor._version != version:
                 self.result.remarks.append(f"{name} was modified")
-        if isinstance(self.out, torch.Tensor) and not self.case.requires_grad and self.out.requires_grad:
-            self.result.remarks.append("the result requires gradients although no input does")
+        if isinstance(self.out, torch.Tensor) and not self.case.gradients and self.out.requires_grad:
+            without = "no input does" if not self.case.requires_grad else f"it was called under {self.case.caller}"
+            self.result.remarks.append(f"the result requires gradients although {without}")
         return self.result
 
     def _due(self, name: str) -> tuple[int, ...]:
@@ -143,11 +147,12 @@ class Inputs:
             _, position, value, *one = poison
             batch, head = one or (slice(None), slice(None))
             values[batch, self.positions == position, head] = value
-        tensor = with_strides(self._tensor(values), self.case.buffers)
+        tensor = with_strides(self._tensor(values, name), self.case.buffers)
         return tensor.requires_grad_(name[0] in self.case.requires_grad)
 
-    def _tensor(self, values: np.ndarray) -> torch.Tensor:
-        dtype = getattr(torch, self.case.dtype)
+    def _tensor(self, values: np.ndarray, name: str = "") -> torch.Tensor:
+        narrow = name == "value" and self.case.caller == MIXED
+        dtype = getattr(torch, AUTOCAST if narrow else self.case.dtype)
         return torch.from_numpy(np.ascontiguousarray(values)).to(dtype).to(self.call.device)
 
 

@@ -154,6 +154,8 @@ def _run_check(
         return _untried(check, "unsupported", reason)
     if session.device != "cpu" and check.name in session.network.checks:
         return _untried(check, "unsupported", "the simulated network carries CPU tensors: judge with --device cpu, too")
+    if options.profile not in check.profiles:
+        return _untried(check, "unsupported", f"profile {options.profile} has no time for it; {check.profiles[0]} has")
     for name in check.builds_on:
         if name in earlier and _blocks(earlier[name], check):
             return _untried(check, "blocked", f"builds on {name}, which did not pass")

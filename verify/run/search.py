@@ -7,26 +7,28 @@ import json
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
-from hypothesis import seed as hypothesis_seed
 from hypothesis import strategies as st
-from hypothesis.database import InMemoryExampleDatabase
 
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.coverage import covered_pairs
-from attention_gate.verify.case.options import Row, covering_rows, feasible_pairs, pairs
+from attention_gate.verify.case.options import Row, Space, covering_rows, feasible_pairs, pairs
 from attention_gate.verify.case.strategies import cases
 from attention_gate.verify.checks.check import Check, Parameters
 from attention_gate.verify.checks.results import Example
 from attention_gate.verify.judge.comparison import Verdict
 from attention_gate.verify.judge.session import Session
 from attention_gate.verify.run.hypothesis_storage import storage_elsewhere
+from attention_gate.verify.run.minimal import Reduction
 from attention_gate.verify.world.finding import Finding
 
 #: Seconds that the search for a smaller failing example may take, once there is one.
 SHRINK_SECONDS = 6.0
+
+#: Seconds that the sizes from which on the minimal example fails may take besides.
+_THRESHOLD_SECONDS = 2.0
 
 #: So many times more examples are drawn, until enough distinct ones have been judged: a small space has few.
 _ATTEMPTS = 3
@@ -46,10 +48,6 @@ class Searched:
     finding: Finding | None = None
     example: Example | None = None
     first_failure_after: int | None = None
-
-
-class _Wrong(Exception):
-    """Tells Hypothesis that the example fails."""
 
 
 def search(
@@ -103,46 +101,36 @@ def _searched(
                     some.make_one()
                     missing -= covered_pairs(found.cases[tried:])
     if found.failed:
-        some.shrink()
+        found.reduce(axes, some.simplest())
     return found.result
 
 
 class _Attempts:
     """Examples of one strategy, drawn from bytes that the seed alone decides.
 
-    Hypothesis makes a value from the bytes and later, from the choices that it then made, a smaller one. Its own way
-    to generate varies each example several times, to find bugs in parsers; of a case that yields repetitions and near
-    repetitions, half as many of the rare corners, at three times the cost.
+    Hypothesis makes a value from the bytes. Its own way to generate varies each example several times, to find bugs in
+    parsers; of a case that yields repetitions and near repetitions, half as many of the rare corners, at three times
+    the cost. Its own way to shrink knows bytes alone; attention_gate.verify.run.minimal knows what a simpler case is.
     """
 
     def __init__(self, found: _Search, strategy: st.SearchStrategy[tuple[Case, Parameters]], seed: int) -> None:
         self.made = 0
         self._found = found
-        self._drawing = False
         self._next: bytes | None = None
         self._drawn: tuple[Case, Parameters] | None = None
         self._random = random.Random(f"{found.check.name} {seed}")
 
-        # Outside @seed, which takes the database away.
         @settings(
-            database=InMemoryExampleDatabase(),
-            derandomize=False,
+            database=None,
             deadline=None,
-            phases=(Phase.reuse, Phase.shrink),
+            phases=(Phase.generate,),
             verbosity=Verbosity.quiet,
             suppress_health_check=list(HealthCheck),
-            report_multiple_bugs=False,
-            print_blob=False,
         )
-        @hypothesis_seed(seed)
         @given(strategy)
         def attempt(example: tuple[Case, Parameters]) -> None:
-            if self._drawing:
-                self._drawn = example
-            else:
-                found.attempt(*example)
+            self._drawn = example
 
-        self._attempt = attempt
         self._from_bytes = attempt.hypothesis.fuzz_one_input  # type: ignore[attr-defined]
 
     def make_one(self, simplest: bool = False) -> None:
@@ -151,7 +139,7 @@ class _Attempts:
             self._next = bytes(_BYTES)
             self._drawn = None
         self._draw()
-        chosen, example = self._next, self._drawn
+        example = self._drawn
         self._next = None
         self._drawn = None
         self.made += 1
@@ -161,30 +149,24 @@ class _Attempts:
         session.meanwhile = self._draw_ahead
         try:
             self._found.attempt(*example)
-        except _Wrong:
-            with contextlib.suppress(_Wrong):
-                self._from_bytes(chosen)  # now Hypothesis knows it, to make it smaller
         finally:
             session.meanwhile = None
+
+    def simplest(self) -> Parameters:
+        """The parameters of the simplest example; none if it has none."""
+        self._drawn = None
+        self._from_bytes(bytes(_BYTES))
+        return self._drawn[1] if self._drawn is not None else {}
 
     def _draw(self) -> None:
         """Draw the next example, unless that has been done."""
         if self._drawn is None:
             self._next = self._next or self._random.randbytes(_BYTES)
-            self._drawing = True
-            try:
-                self._from_bytes(self._next)
-            finally:
-                self._drawing = False
+            self._from_bytes(self._next)
 
     def _draw_ahead(self) -> None:
         with contextlib.suppress(Exception):  # it will be raised again where it is needed
             self._draw()
-
-    def shrink(self) -> None:
-        """Look for a smaller example that fails as the last one did."""
-        with contextlib.suppress(_Wrong):
-            self._attempt()
 
 
 class _Search:
@@ -206,23 +188,43 @@ class _Search:
         return self._until is not None
 
     def attempt(self, case: Case, parameters: Parameters) -> None:
-        """Judge the example; raise if it fails in the way that the first failing one did."""
-        key = f"{case!r}{json.dumps(parameters, sort_keys=True)}"
-        if key not in self._findings:
-            if self._until is not None and time.monotonic() > self._until:
-                return  # no more time to look for a smaller one: only what is known to fail still does
-            self._findings[key] = self._judge(case, parameters)
-        finding = self._findings[key]
-        if finding is None:
+        """Judge an example that was drawn, unless it was before."""
+        if _key(case, parameters) in self._findings or self.failed:
             return
-        first = self.result.finding
-        if first is not None and (first.outcome, first.tensor) != (finding.outcome, finding.tensor):
-            return  # another failure: shrinking keeps to one
-        if first is None:
+        finding = self._found(case, parameters)
+        if finding is not None:
             self._until = time.monotonic() + self._shrink_seconds
             self.result.first_failure_after = self.result.examples
-        self.result.finding, self.result.example = finding, Example(self.check.name, case, parameters)
-        raise _Wrong
+            self.result.finding, self.result.example = finding, Example(self.check.name, case, parameters)
+
+    def reduce(self, axes: Space, simplest: Parameters) -> None:
+        """Make the failing example minimal, while there is time for it."""
+        assert self.result.example is not None
+        reduction = Reduction(self._fails, axes, self.session.fitted, simplest)
+        case, parameters = reduction.minimal(self.result.example.case, self.result.example.parameters)
+        finding = self._findings[_key(case, parameters)]
+        assert finding is not None
+        self._until = max(self._until or 0.0, time.monotonic() + _THRESHOLD_SECONDS)
+        thresholds = reduction.thresholds(case, parameters)
+        self.result.finding = replace(finding, details=(*finding.details, *thresholds))
+        self.result.example = Example(self.check.name, case, parameters)
+
+    def _fails(self, case: Case, parameters: Parameters) -> bool | None:
+        """Whether the example fails as the first failing one did; None if there is no time left to try it."""
+        first = self.result.finding
+        assert first is not None
+        if _key(case, parameters) not in self._findings:
+            assert self._until is not None
+            if time.monotonic() > self._until:
+                return None
+        finding = self._found(case, parameters)
+        return finding is not None and (first.outcome, first.tensor) == (finding.outcome, finding.tensor)
+
+    def _found(self, case: Case, parameters: Parameters) -> Finding | None:
+        key = _key(case, parameters)
+        if key not in self._findings:
+            self._findings[key] = self._judge(case, parameters)
+        return self._findings[key]
 
     def _judge(self, case: Case, parameters: Parameters) -> Finding | None:
         shrinking = self.failed
@@ -235,3 +237,7 @@ class _Search:
             self.result.remark = max(self.result.remark, verdict.remark)
             self._progress(self.result.examples)
         return verdict.finding
+
+
+def _key(case: Case, parameters: Parameters) -> str:
+    return f"{case!r}{json.dumps(parameters, sort_keys=True)}"

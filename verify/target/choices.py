@@ -8,6 +8,22 @@ from collections.abc import Iterable
 #: Floating types a target may be judged in, the widest first.
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
+#: Ways of calling, simplest first, and what they are in words; attention_gate.verify.rank.callers has what each does.
+CALLERS = {
+    "plain": "as is",
+    "non-leaf": "on results of other operations",
+    "no-grad": "under no_grad",
+    "inference": "under inference_mode",
+    "checkpoint": "inside activation checkpointing",
+    "checkpoint-reentrant": "inside reentrant activation checkpointing",
+    "autocast": "under autocast",
+    "twice": "with its graph gone through twice",
+    "thread": "from another thread",
+    "saved-elsewhere": "with hooks that keep saved tensors elsewhere",
+    "default-dtype": "under another default dtype",
+    "compiled": "inside torch.compile",
+}
+
 #: Of fewer blocks a root-mean-square error says nothing: rounding each block's result, which is correct, costs as much
 #: there as keeping the running sum in the inputs' dtype, which is not.
 LEAST_BLOCKS = 3

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attention_gate.verify.target.capabilities import NOT_YET, Capability, KnownFailure, NotYet
-from attention_gate.verify.target.choices import DTYPES, LEAST_BLOCKS, one_of
+from attention_gate.verify.target.choices import CALLERS, DTYPES, LEAST_BLOCKS, one_of
 from attention_gate.verify.target.layouts import Layout, layout_function
 
 DIALECTS = ("longnet", "torchscale", "grouped-mean")
 BRANCHES = ("any", "dense")
-CLAIMS = ("wire", "traffic", "overlap", "memory")
+CLAIMS = ("wire", "traffic", "overlap", "memory", "bitwise")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,9 @@ class Target:
     - ``attend``: the callable of the contract; it must be reachable by name, since every process imports it anew.
     - ``layout``: "contiguous", "zigzag", "striped" or a function (rank, world_size, length) -> positions.
     - ``masks``: the values of is_causal it takes; ``branches``: "any", or "dense" for the single branch (length, 1).
+    - ``callers``: the ways in which it may be called, of "plain", "non-leaf", "no-grad", "inference", "checkpoint",
+      "checkpoint-reentrant", "autocast", "twice", "thread", "saved-elsewhere", "default-dtype", "compiled".
+    - ``mixed_dtypes``: whether under autocast query and key may be float32 beside a bfloat16 value (optional).
     - ``dtypes``: names of floating types; ``dialect``: which dilated attention it means.
     - ``grouped_query``, ``value_dim`` (other than head_dim), ``uneven`` shards, ``subgroups``, ``gradients``,
       ``strides``, ``scales`` (any but the default), ``refusals`` (bad arguments raise on every rank): True, False, or
@@ -39,7 +42,7 @@ class Target:
     - ``heads_shared``: so many ranks at a time share the heads of a block out among them, as in Ulysses inside a ring:
       so many times fewer blocks than ranks are merged, on which errors of rounding depend.
     - ``claims``: what it promises besides, of "wire" (no more bytes than a dense ring), "traffic" (each row that is
-      needed once, and no other), "overlap" and "memory"; each is then judged.
+      needed once, and no other), "overlap", "memory" and "bitwise" (the same bits from run to run); each is then judged.
     - ``fit``: a function that changes a case as little as possible into one that the target takes, and leaves alone one
       that it takes already: ``lambda case: case.replace(heads=case.heads * case.shards, kv_heads=…)``.
     - ``because``: reasons by field, for each field that declares a limit; the verdict prints them.
@@ -60,6 +63,8 @@ class Target:
     strides: Capability = True
     scales: Capability = True
     refusals: Capability = True
+    callers: tuple[str, ...] = tuple(CALLERS)
+    mixed_dtypes: Capability = False
     replicated: bool = False
     lse: bool | None = None
     least_ranks: int = 1
@@ -75,12 +80,14 @@ class Target:
         layout_function(self.layout)
         one_of("Target.branches", self.branches, BRANCHES)
         one_of("Target.dialect", self.dialect, DIALECTS)
-        for name, allowed in (("masks", (False, True)), ("dtypes", DTYPES)):
+        for name, allowed in (("masks", (False, True)), ("dtypes", DTYPES), ("callers", CALLERS)):
             value = getattr(self, name)
             if not isinstance(value, tuple) or not value or len(set(value)) != len(value):
                 raise ValueError(f"Target.{name} is {value!r}; it must be a non-empty tuple without repetition")
             for entry in value:
                 one_of(f"an entry of Target.{name}", entry, allowed)
+        if "plain" not in self.callers:
+            raise ValueError(f"Target.callers is {self.callers}; 'plain' must be among them")
         for claim in self.claims:
             one_of("an entry of Target.claims", claim, CLAIMS)
         for name in _CAPABILITIES:
@@ -88,7 +95,7 @@ class Target:
                 raise ValueError(f"Target.{name} is {getattr(self, name)!r}; it must be True, False or NOT_YET")
         if type(self.replicated) is not bool:
             raise ValueError(f"Target.replicated is {self.replicated!r}; it must be True or False")
-        if self.replicated and self.claims:
+        if self.replicated and set(self.claims) - {"bitwise"}:
             raise ValueError(f"Target.claims is {self.claims}; what is replicated sends and holds everything")
         for name in ("least_ranks", "heads_shared"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
@@ -140,6 +147,8 @@ class Target:
         if missing := [dtype for dtype in DTYPES if dtype not in self.dtypes]:
             found.append(("dtypes", f"dtype {', '.join(missing)}"))
         found += [(name, words) for name, words in _CAPABILITIES.items() if not getattr(self, name)]
+        if not_taken := [words for name, words in CALLERS.items() if name not in self.callers]:
+            found.append(("callers", f"calls {', '.join(not_taken)}"))
         if self.replicated:
             found.append(("replicated", "what it sends, since every rank is given the whole sequence"))
         if self.least_ranks > 1:
@@ -164,6 +173,7 @@ _CAPABILITIES = {
     "strides": "inputs that are not contiguous",
     "scales": "scale other than the default",
     "refusals": "refusing bad arguments on every rank",
+    "mixed_dtypes": "query and key in float32 beside a bfloat16 value under autocast (optional)",
 }
 
 
