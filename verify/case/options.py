@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from attention_gate.verify.case.styles import BUFFERS, DATA_STYLES, MIXED, OF_GRADIENTS, UPSTREAMS
+from attention_gate.verify.case.styles import BUFFERS, DATA_STYLES, MIXED, OF_GRADIENTS, UNDER_AUTOCAST, UPSTREAMS
 from attention_gate.verify.target.target import Target
 
 #: An axis' values from the simplest on.
@@ -16,6 +16,9 @@ Row = dict[str, Any]
 REQUIRES_GRAD = ("qkv", "q", "k", "v", "qk", "qv", "kv")
 HEADS = ("single", "several", "grouped", "many", "many grouped", "large groups")
 _GROUPED = ("grouped", "many grouped", "large groups")
+
+#: Dtypes that autocast to bfloat16 takes beside each other: under it torch.cat refuses float64 and float16.
+_CAST = ("float32", "bfloat16")
 
 #: The axes of sizes, each narrowed to what is small: what most checks keep to.
 SMALL: Space = {
@@ -57,8 +60,10 @@ def space(target: Target, world_sizes: Sequence[int], **fixed: Sequence[Any]) ->
 
 def _callers(target: Target) -> tuple[str, ...]:
     """The ways of calling that the target takes and that show something of it."""
-    mixed = (MIXED,) if target.mixed_dtypes and "autocast" in target.callers and "float32" in target.dtypes else ()
-    taken = tuple(caller for caller in target.callers if target.gradients or caller not in OF_GRADIENTS)
+    castable = set(target.dtypes) & set(_CAST)
+    mixed = (MIXED,) if target.mixed_dtypes and "autocast" in target.callers and "float32" in castable else ()
+    taken = (caller for caller in target.callers if target.gradients or caller not in OF_GRADIENTS)
+    taken = (caller for caller in taken if castable or caller not in UNDER_AUTOCAST)
     return (*taken, *mixed)
 
 
@@ -74,6 +79,8 @@ def feasible(row: Mapping[str, Any], largest_world: int) -> bool:
     if row.get("upstream") == "transposed" and row.get("shards") == "sparse":
         return False
     if row.get("rows") == "tiles" and row.get("shards") == "sparse":
+        return False
+    if row.get("caller") in UNDER_AUTOCAST and row.get("dtype", "float32") not in _CAST:
         return False
     if row.get("caller") == MIXED and row.get("dtype", "float32") != "float32":
         return False

@@ -27,7 +27,8 @@ class Failure:
     """A check's failure: what was found in the minimal example, and how often that example failed when repeated.
 
     ``explanation`` names the known mistakes whose formula the output matches; ``replay`` is the saved file's path;
-    ``steadiness`` says in words what repeating it showed.
+    ``steadiness`` says in words what repeating it showed. ``history`` has the examples before it that are part of what
+    failed: in fresh processes it fails after these.
     """
 
     finding: Finding
@@ -36,6 +37,7 @@ class Failure:
     explanation: tuple[str, ...] = ()
     replay: str | None = None
     steadiness: str = ""
+    history: tuple[Example, ...] = ()
 
     @property
     def message(self) -> str:

@@ -42,16 +42,19 @@ def run(options: argparse.Namespace) -> int:
 def _replay(saved: Saved, path: str, worlds: Worlds | LaunchedWorlds) -> int:
     _announce(saved, path)
     target = load(saved.source)
-    case = saved.example.case
     if isinstance(worlds, LaunchedWorlds) and (reason := _misfit(saved, target, worlds.size)):
         raise ValueError(reason)
-    session = Session(target, saved.source, worlds, tuple(range(1, case.world_size + 1)))
+    largest = max(one.case.world_size for one in (saved.example, *saved.history))
+    session = Session(target, saved.source, worlds, tuple(range(1, largest + 1)))
     session.network = SimulatedWorlds(patience=worlds.patience)
     with closing(session.network):
         return _tried(saved, session)
 
 
 def _tried(saved: Saved, session: Session) -> int:
+    for one in saved.history:
+        before = examine(session, one)
+        print(f"called before: {one.check} on {one.case!r}: {'right' if before is None else before.headline}")
     tried = ((call, examine(session, saved.example)) for call in range(1, _CALLS + 1))  # some are right the first time
     call, finding = next((pair for pair in tried if pair[1] is not None), (_CALLS, None))
     if finding is None:
@@ -68,8 +71,9 @@ def _misfit(saved: Saved, target: Target, launched: int) -> str:
 
     Fewer ranks than were launched are a group of the first ones; a simulated network has ranks of its own.
     """
-    needed = saved.example.case.world_size
-    if saved.example.check in SimulatedWorlds.checks or needed == launched:
+    real = [one for one in (saved.example, *saved.history) if one.check not in SimulatedWorlds.checks]
+    needed = max((one.case.world_size for one in real), default=launched)
+    if needed == launched:
         return ""
     if needed > launched:
         return f"this example needs {needed} ranks; {launched} were launched"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attention_gate.verify.case.case import Case
-from attention_gate.verify.case.styles import AUTOCAST, MIXED
+from attention_gate.verify.case.styles import AUTOCAST, MIXED, UNDER_AUTOCAST
 from attention_gate.verify.judge.error_budget import LARGEST
 from attention_gate.verify.judge.location import describe
 from attention_gate.verify.judge.oracle import Answer
@@ -38,15 +38,13 @@ def judge(
     device: str = "cpu",
     names: Iterable[str] = ("out", "lse", "query.grad", "key.grad", "value.grad"),
     purity: bool = False,
-    computed: str | None = None,
 ) -> Verdict:
     """Judge the results of all shards, in their order.
 
-    ``computed`` is the dtype that the output is due in, if that is not the inputs' (under autocast).
+    Under autocast the output may come in the inputs' dtype or in autocast's, as that of torch's own attention does.
     ``names`` are the tensors whose values are judged; with ``purity`` what the call did besides is judged too.
     """
-    computed = computed or case.dtype
-    finding = _form(case, attended, positions, device, computed) or (_remarks(case, attended) if purity else None)
+    finding = _form(case, attended, positions, device) or (_remarks(case, attended) if purity else None)
     if finding:
         return Verdict(np.inf, finding)
     budget_used = 0.0
@@ -58,7 +56,9 @@ def judge(
         if finding := _missing(case, attended, positions, name):
             return Verdict(np.inf, finding)
         got = assemble(case, attended, positions, name)
-        share = shares(got, answer.expected[name], answer.budget[name], computed)
+        share = shares(
+            got, answer.expected[name], answer.budget[name], AUTOCAST if case.caller in UNDER_AUTOCAST else case.dtype
+        )
         budget_used = max(budget_used, float(share.max(initial=0.0)))
         if budget_used > 1.0:
             return Verdict(budget_used, _wrong(case, positions, name, got, answer, share))
@@ -92,9 +92,7 @@ def assemble(case: Case, attended: Sequence[Attended], positions: Sequence[np.nd
     return whole
 
 
-def _form(
-    case: Case, attended: Sequence[Attended], positions: Sequence[np.ndarray], device: str, computed: str
-) -> Finding | None:
+def _form(case: Case, attended: Sequence[Attended], positions: Sequence[np.ndarray], device: str) -> Finding | None:
     """Kind, shape, dtype and device of everything that came back."""
     for part, owned, rank in zip(attended, positions, case.ranks, strict=True):
         n = len(owned)
@@ -106,7 +104,9 @@ def _form(
             "value.grad": (case.batch, n, case.kv_heads, case.value_dim),
         }
         for name, fact in part.facts.items():
-            dtypes: tuple[str, ...] = (computed if name == "out" else case.dtype,)
+            dtypes: tuple[str, ...] = (case.dtype,)
+            if name == "out" and case.caller in UNDER_AUTOCAST:
+                dtypes = (case.dtype, AUTOCAST)
             if name == "lse" and case.dtype != "float64":
                 dtypes = _LSE_DTYPES
             if name == "value.grad" and case.caller == MIXED:

@@ -46,7 +46,7 @@ def inputs_of(case: Case) -> Inputs:
 def answer(case: Case, dialect: str = "longnet", autocast: str | None = None) -> Answer:
     """The oracle's answer in a dialect; it is the same for every world size, all strides and all ways of calling.
 
-    ``autocast`` is the dtype that all is cast to before products are taken in it.
+    ``autocast`` is the dtype of autocast, under which every product may be taken in it, of inputs that are cast to it.
     """
     plain = case.replace(
         world_size=1, group=None, pass_length=True, buffers="contiguous", requires_grad="qkv", caller="plain"

@@ -10,7 +10,7 @@ import numpy as np
 
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.coverage import options_of
-from attention_gate.verify.case.styles import AUTOCAST, MIXED, UNDER_AUTOCAST
+from attention_gate.verify.case.styles import AUTOCAST, UNDER_AUTOCAST
 from attention_gate.verify.judge.comparison import Verdict, judge
 from attention_gate.verify.judge.oracle import Answer, answer
 from attention_gate.verify.judge.tensor_names import VALUES
@@ -30,6 +30,7 @@ from attention_gate.verify.world.local import Worlds
 class Session:
     """What every check works with. ``tried`` collects the cases whose runs returned, for the coverage.
 
+    ``examined`` has the examples that were examined, in their order: check, case and parameters.
     ``network`` has worlds on the simulated network; whoever made the session closes it. ``meanwhile`` is called while
     the ranks work.
     """
@@ -41,6 +42,7 @@ class Session:
     tried: set[Case] = field(default_factory=set)
     network: SimulatedWorlds = field(default_factory=SimulatedWorlds)
     meanwhile: Callable[[], None] | None = None
+    examined: list[tuple[str, Case, dict[str, Any]]] = field(default_factory=list)
     _rows: set[tuple[object, ...]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -92,18 +94,7 @@ class Session:
 
     def answer(self, case: Case) -> Answer:
         """The oracle's answer in the target's dialect."""
-        return answer(case, self.target.dialect)
-
-    def answered(self, case: Case, attended: Sequence[Attended]) -> tuple[Answer, str]:
-        """The answer that those results are judged by, and the dtype that the output is due in.
-
-        Under autocast a call returns what it returns without, or what it returns for inputs that are cast to
-        autocast's dtype, in that dtype, as torch's own attention does: the output's dtype says which.
-        """
-        narrow = all(f" {AUTOCAST} " in part.facts.get("out", "") for part in attended)
-        if case.caller == MIXED or (case.caller in UNDER_AUTOCAST and narrow and case.dtype in ("float32", "float16")):
-            return answer(case, self.target.dialect, AUTOCAST), AUTOCAST
-        return self.answer(case), case.dtype
+        return answer(case, self.target.dialect, AUTOCAST if case.caller in UNDER_AUTOCAST else None)
 
     def run(self, procedure: str, *cases: Case, **options: Any) -> Run:
         """Run a procedure on the ranks; meanwhile the oracle answers here, on the other core."""
@@ -162,6 +153,5 @@ class Session:
         self, case: Case, attended: Sequence[Attended], *, names: Sequence[str] = VALUES, purity: bool = False
     ) -> Verdict:
         """Judge results that are there already."""
-        right, computed = self.answered(case, attended)
-        options: dict[str, Any] = {"device": self.device, "names": names, "purity": purity, "computed": computed}
-        return judge(case, attended, self.positions(case), right, **options)
+        positions, right = self.positions(case), self.answer(case)
+        return judge(case, attended, positions, right, device=self.device, names=names, purity=purity)

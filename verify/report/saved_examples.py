@@ -19,7 +19,7 @@ from attention_gate.verify.report.whole_files import write_whole
 from attention_gate.verify.target.choices import did_you_mean
 from attention_gate.verify.target.source import Source, TargetError, parse_source
 
-SCHEMA: Literal[2] = 2
+SCHEMA: Literal[3] = 3
 _LARGEST_BYTES = 1 << 20
 
 
@@ -28,17 +28,28 @@ class ReplayError(Exception):
 
 
 @dataclass(frozen=True)
-class SavedDocument:
-    """A saved example as JSON has it, schema 2; saved-example.schema.json publishes it.
+class SavedCall:
+    """A call before the failing one, which is part of what failed."""
 
-    ``hypothesis`` is the version that drew it: another one draws other examples from the same seed.
+    check: str
+    case: Case
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SavedDocument:
+    """A saved example as JSON has it, schema 3; saved-example.schema.json publishes it.
+
+    ``history`` has the calls to be made before it, in fresh processes; ``hypothesis`` is the version that drew it:
+    another one draws other examples from the same seed.
     """
 
-    schema: Literal[2]
+    schema: Literal[3]
     target: str
     check: str
     case: Case
     parameters: dict[str, Any]
+    history: tuple[SavedCall, ...]
     device: Literal["cpu", "cuda"]
     headline: str
     hypothesis: str = ""
@@ -46,12 +57,13 @@ class SavedDocument:
 
 @dataclass(frozen=True)
 class Saved:
-    """A saved example: the target that it was found in, the example, the device and what was found."""
+    """A saved example: the target that it was found in, the example, the device, what was found, the calls before."""
 
     source: Source
     example: Example
     device: str
     headline: str
+    history: tuple[Example, ...] = ()
 
 
 def save(folder: str, session: Session, failure: Failure) -> str:
@@ -62,6 +74,7 @@ def save(folder: str, session: Session, failure: Failure) -> str:
         check=failure.example.check,
         case=failure.example.case,
         parameters=failure.example.parameters,
+        history=tuple(SavedCall(one.check, one.case, one.parameters) for one in failure.history),
         device="cuda" if session.device == "cuda" else "cpu",
         headline=failure.finding.headline,
         hypothesis=hypothesis.__version__,
@@ -76,8 +89,13 @@ def load_saved(path: str) -> Saved:
     """Read a saved example; ReplayError says in one line what is wrong with the file."""
     data = _read(Path(path))
     _only_fields(path, data, SavedDocument, "a saved example")
-    if isinstance(data.get("case"), dict):
-        _only_fields(path, data["case"], Case, "a case")
+    calls = data["history"] if isinstance(data.get("history"), list) else []
+    for call in calls:
+        if isinstance(call, dict):
+            _only_fields(path, call, SavedCall, "a call before")
+    for case in (data.get("case"), *(call.get("case") for call in calls if isinstance(call, dict))):
+        if isinstance(case, dict):
+            _only_fields(path, case, Case, "a case")
     try:
         import msgspec
     except ImportError as error:
@@ -87,11 +105,13 @@ def load_saved(path: str) -> Saved:
         source = parse_source(document.target)
     except (msgspec.ValidationError, TargetError) as error:
         raise ReplayError(f"{path}: {error}") from error
-    if document.check not in BY_NAME:
-        near = did_you_mean(document.check, BY_NAME)
-        raise ReplayError(f"{path}: there is no check {document.check!r}; the checks are {', '.join(BY_NAME)}{near}")
+    for check in (document.check, *(call.check for call in document.history)):
+        if check not in BY_NAME:
+            near = did_you_mean(check, BY_NAME)
+            raise ReplayError(f"{path}: there is no check {check!r}; the checks are {', '.join(BY_NAME)}{near}")
     example = Example(document.check, document.case, document.parameters)
-    return Saved(source, example, document.device, document.headline)
+    history = tuple(Example(call.check, call.case, call.parameters) for call in document.history)
+    return Saved(source, example, document.device, document.headline, history)
 
 
 def _only_fields(path: str, data: dict[str, Any], kind: Any, what: str) -> None:

@@ -63,6 +63,9 @@ def failure_text(
     ]
     if failure.example.parameters:
         lines.append(f"                with {', '.join(f'{k}={v!r}' for k, v in failure.example.parameters.items())}")
+    for one in failure.history:
+        with_these = f" with {', '.join(f'{k}={v!r}' for k, v in one.parameters.items())}" if one.parameters else ""
+        lines.append(f"  called before: {one.check} on {one.case!r}{with_these}")
     lines.append(f"  {again}")
     if failure.replay is not None:
         lines.append(f"  replay: python -m attention_gate replay {failure.replay}")

@@ -14,6 +14,7 @@ from attention_gate.verify.run.report_document import (
     CheckEntry,
     CoverageEntry,
     FailureEntry,
+    HistoryEntry,
     ReportDocument,
     StrengthEntry,
 )
@@ -120,6 +121,7 @@ def _failure_entry(failure: Failure) -> FailureEntry:
         example=repr(failure.example.case),
         parameters=failure.example.parameters,
         repeated=failure.repeated,
+        history=tuple(HistoryEntry(one.check, repr(one.case), one.parameters) for one in failure.history),
         steadiness=failure.steadiness,
         explanation=failure.explanation,
         replay=failure.replay,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from attention_gate.verify.case.coverage import covered_pairs
@@ -16,6 +17,7 @@ from attention_gate.verify.explain.explain import explain
 from attention_gate.verify.judge.session import Session
 from attention_gate.verify.rank.jobs import Job
 from attention_gate.verify.run.environment import environment
+from attention_gate.verify.run.history import CONFIRMED, before
 from attention_gate.verify.run.judgement import Coverage, Report, verdict_of
 from attention_gate.verify.run.known_failures import with_known_failures
 from attention_gate.verify.run.observer import NOT_KEPT, Progress, Record
@@ -26,6 +28,7 @@ from attention_gate.verify.target.source import TargetError
 from attention_gate.verify.target.target import Target
 from attention_gate.verify.world.failed_runs import finding_of
 from attention_gate.verify.world.finding import Finding
+from attention_gate.verify.world.local import Worlds
 
 
 def judge(session: Session, options: Options, progress: Progress, record: Record = NOT_KEPT) -> Report:
@@ -193,13 +196,20 @@ def _failure(session: Session, searched: Searched) -> Failure:
     assert searched.example is not None
     example = searched.example
     again = repeat(lambda: examine(session, example), lambda: session.renew(example.case), searched.finding)
-    return Failure(
-        again.finding,
-        example,
-        (again.failed, again.times),
-        explain(session, example, again.finding),
-        steadiness=again.words,
-    )
+    explanation = explain(session, example, again.finding)
+    failure = Failure(again.finding, example, (again.failed, again.times), explanation, steadiness=again.words)
+    if again.failed < again.times and isinstance(session.worlds, Worlds):
+        return _with_history(session, failure)
+    return failure
+
+
+def _with_history(session: Session, failure: Failure) -> Failure:
+    """The failure with the calls before that lead to it, if they can be found again."""
+    if not (history := before(session, failure.example, failure.finding)):
+        return failure
+    calls = "1 call" if len(history) == 1 else f"{len(history)} calls"
+    words = f"in fresh processes it fails after {calls} that came before ({CONFIRMED} of {CONFIRMED})"
+    return replace(failure, history=history, repeated=(CONFIRMED, CONFIRMED), steadiness=words)
 
 
 def examine(session: Session, example: Example) -> Finding | None:

@@ -11,6 +11,15 @@ Outcome = Literal["pass", "fail", "crash", "hang", "unsupported", "blocked", "no
 
 
 @dataclass(frozen=True)
+class HistoryEntry:
+    """A call before a failure that is part of it. ``example`` is the repr of its case."""
+
+    check: str
+    example: str
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class FailureEntry:
     """What failed. ``example`` is the repr of the minimal case; ``repeated`` how often it failed, of how many times."""
 
@@ -18,6 +27,7 @@ class FailureEntry:
     example: str
     parameters: dict[str, Any]
     repeated: tuple[int, int]
+    history: tuple[HistoryEntry, ...]
     steadiness: str
     explanation: tuple[str, ...]
     replay: str | None

@@ -228,6 +228,7 @@ class _Search:
 
     def _judge(self, case: Case, parameters: Parameters) -> Finding | None:
         shrinking = self.failed
+        self.session.examined.append((self.check.name, case, parameters))
         with self.session.worlds.hurried() if shrinking else contextlib.nullcontext():
             verdict: Verdict = self.check.examine(self.session, case, parameters)
         if not shrinking:

@@ -6,10 +6,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # more threads than cores make everything s
 
 import numpy as np  # noqa: F401
 import torch
-import torch.distributed
 
 # The first call inside torch.utils.checkpoint imports this: more than a second that every worker would spend again.
 import torch._dynamo
+import torch.distributed
 
 # The first backward pass of a custom autograd.Function imports this: a second that every worker would spend again.
 import torch.fx.experimental.symbolic_shapes
