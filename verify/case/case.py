@@ -15,7 +15,7 @@ from attention_gate.verify.case.styles import (
     UPSTREAMS,
     WITHOUT_GRADIENTS,
 )
-from attention_gate.verify.target.choices import CALLERS, DTYPES, one_of
+from attention_gate.verify.target.choices import CALLERS, COMPILED, DTYPES, one_of
 
 MAX_WORLD_SIZE = 64
 MAX_LENGTH = 1 << 24
@@ -110,7 +110,7 @@ class Case:
         one_of("Case.data", self.data, (*DATA_STYLES, ONE_SIDED))
         one_of("Case.buffers", self.buffers, BUFFERS)
         one_of("Case.upstream", self.upstream, UPSTREAMS)
-        one_of("Case.caller", self.caller, (*CALLERS, MIXED))
+        one_of("Case.caller", self.caller, (*CALLERS, COMPILED, MIXED))
         if self.caller == MIXED and self.dtype != "float32":
             raise ValueError(f"Case.caller {MIXED!r} has float32 beside bfloat16; Case.dtype is {self.dtype!r}")
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from attention_gate.verify.case.styles import BUFFERS, DATA_STYLES, MIXED, OF_GRADIENTS, UNDER_AUTOCAST, UPSTREAMS
+from attention_gate.verify.target.choices import COMPILED
 from attention_gate.verify.target.target import Target
 
 #: An axis' values from the simplest on.
@@ -64,7 +65,7 @@ def _callers(target: Target) -> tuple[str, ...]:
     mixed = (MIXED,) if target.mixed_dtypes and "autocast" in target.callers and "float32" in castable else ()
     taken = (caller for caller in target.callers if target.gradients or caller not in OF_GRADIENTS)
     taken = (caller for caller in taken if castable or caller not in UNDER_AUTOCAST)
-    return (*taken, *mixed)
+    return (*taken, *mixed, *((COMPILED,) if COMPILED in target.claims else ()))
 
 
 def feasible(row: Mapping[str, Any], largest_world: int) -> bool:

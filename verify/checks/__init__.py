@@ -2,7 +2,7 @@
 
 from attention_gate.verify.checks.bitwise import BITWISE
 from attention_gate.verify.checks.call_sequences import STATE
-from attention_gate.verify.checks.callers import CALLERS_CHECK, COMPILED
+from attention_gate.verify.checks.callers import CALLERS_CHECK, COMPILED_CHECK
 from attention_gate.verify.checks.calling import PURITY, STRIDES, SUB_GROUPS, SUBSETS
 from attention_gate.verify.checks.check import Check
 from attention_gate.verify.checks.dtypes import DTYPES_CHECK
@@ -28,7 +28,7 @@ CHECKS: tuple[Check, ...] = (
     SUB_GROUPS,
     STATE,
     CALLERS_CHECK,
-    COMPILED,
+    COMPILED_CHECK,
     FRESH_MEMORY,
     DTYPES_CHECK,
     PRECISION,

@@ -10,26 +10,28 @@ from attention_gate.verify.case.styles import MIXED
 from attention_gate.verify.checks.check import Axes, Check, Parameters, all_gradients, plain
 from attention_gate.verify.judge.comparison import Verdict
 from attention_gate.verify.judge.session import Session
-from attention_gate.verify.target.choices import CALLERS
+from attention_gate.verify.target.choices import CALLERS, COMPILED
 from attention_gate.verify.target.target import Target
 
-#: It takes seconds to import what compiles, in every rank, and most of one for every shape.
-_COMPILED = "compiled"
+_WORDS = {
+    **CALLERS,
+    COMPILED: "inside torch.compile",
+    MIXED: "under autocast, query and key in float32 beside a bfloat16 value",
+}
 
 
 def _called(session: Session, case: Case, parameters: Parameters) -> Verdict:
     verdict = session.judged(case)
     if (found := verdict.finding) is None or case.caller == "plain":
         return verdict
-    words = CALLERS.get(case.caller, "under autocast, query and key in float32 beside a bfloat16 value")
-    headline = f"called {words}: {found.headline}"
-    if case.caller in session.target.callers and session.judged(case.replace(caller="plain")).finding is None:
+    headline = f"called {_WORDS[case.caller]}: {found.headline}"
+    if case.caller != MIXED and session.judged(case.replace(caller="plain")).finding is None:
         headline += "; called as is, it is right"
     return Verdict(verdict.budget_used, replace(found, headline=headline))
 
 
 def _axes(target: Target, world_sizes: Sequence[int]) -> Axes:
-    callers = tuple(caller for caller in (*target.callers, MIXED) if caller not in ("plain", _COMPILED))
+    callers = tuple(caller for caller in (*target.callers, MIXED) if caller != "plain")
     return plain(
         dtype=target.dtypes,
         caller=callers,
@@ -43,17 +45,13 @@ def _axes(target: Target, world_sizes: Sequence[int]) -> Axes:
 def _compiled_axes(target: Target, world_sizes: Sequence[int]) -> Axes:
     few = [size for size in world_sizes if size >= target.least_ranks]
     return plain(
-        caller=(_COMPILED,),
+        caller=(COMPILED,),
         ranks=tuple(sorted(few)[:2]),
         requires_grad=all_gradients(target),
         shards=("even",),
         scale=("default",),
         data=("normal",),
     )(target, world_sizes)
-
-
-def _needs_compiled(target: Target, world_sizes: Sequence[int]) -> str:
-    return "" if _COMPILED in target.callers else "the target declares no calls inside torch.compile"
 
 
 CALLERS_CHECK = Check(
@@ -65,14 +63,14 @@ CALLERS_CHECK = Check(
     weight=0.6,
     pairwise=True,
 )
-COMPILED = Check(
+COMPILED_CHECK = Check(
     name="compiled",
-    promise="gives the same numbers inside torch.compile",
+    promise="gives the same numbers inside torch.compile (claimed)",
     builds_on=("forward", "gradients"),
     axes=_compiled_axes,
     examine=_called,
     weight=0.04,
     pairwise=True,
-    needs=_needs_compiled,
+    needs=lambda target, sizes: "" if COMPILED in target.claims else "the target does not claim compiled",
     profiles=("standard", "thorough"),
 )

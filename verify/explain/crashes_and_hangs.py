@@ -20,9 +20,23 @@ def of_conduct(session: Session, example: Example, finding: Finding) -> tuple[st
         stacks = _stacks(finding)
         if finding.headline.startswith("ranks ") and stacks and all(_is_in(stack, "send") for stack in stacks):
             return ("every rank that hangs is in a blocking send: nobody receives, and nothing is buffered",)
+        if sentences := _with_other_values(session, example.case):
+            return sentences
     if example.case.group is not None:
         return _in_other_groups(session, example.case)
     return _with_equal_shards(session, example, finding)
+
+
+def _with_other_values(session: Session, case: Case) -> tuple[str, ...]:
+    """Whether the same call of other values returns: what is sent then depends on the values."""
+    with session.worlds.hurried():
+        for seed, data in enumerate(("offset", "sharp", "zeros"), start=case.seed + 1):
+            if _returns(session, case.replace(data=data, seed=seed)):
+                return (
+                    "the same call of other values returns: whether a rank communicates depends on its own data, "
+                    "which the other ranks do not know",
+                )
+    return ()
 
 
 def _with_equal_shards(session: Session, example: Example, finding: Finding) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from attention_gate import reference
 from attention_gate.verify.explain.failing_case import Array, Setting, by_head
+from attention_gate.verify.explain.wrong_layouts import tails_in_the_next_head
 
 Grads = dict[str, Array]
 
@@ -23,6 +24,7 @@ class Parts:
         scale: float | None = None,
         delta: float = 1.0,
         own_lse: str = "",
+        lse_factor: float = 1.0,
         upstream: Array | None = None,
         key: Array | None = None,
         value: Array | None = None,
@@ -33,7 +35,7 @@ class Parts:
         k = s.inputs.key if key is None else key
         v = s.inputs.value if value is None else value
         Q, K, V, dO, out = (by_head(x, case.heads) for x in (s.inputs.query, k, v, dO_given, s.answer.expected["out"]))
-        lse = s.answer.expected["lse"][..., None]
+        lse = lse_factor * s.answer.expected["lse"][..., None]
         self.Q, self.K, self.dO, self.scale = Q, K, dO, used
         scores = used * (Q @ K.swapaxes(-1, -2))
         masks = s.masks[:, None]
@@ -99,6 +101,8 @@ def backward_guesses(s: Setting) -> Iterator[tuple[str, Callable[[], Grads | Non
     if s.ranks > 1:
         yield from _travelling(s, right)
     yield from _read_wrongly(s)
+    for words, formula in tails_in_the_next_head(right.all):
+        yield f"with {words}", formula
 
 
 def _normalised(s: Setting, right: Parts) -> Iterator[tuple[str, Callable[[], Grads | None]]]:
@@ -107,6 +111,15 @@ def _normalised(s: Setting, right: Parts) -> Iterator[tuple[str, Callable[[], Gr
             "with each block normalised by its own lse instead of the lse of all keys",
             partial(lambda blocks: Parts(s, own_lse=blocks).all, blocks),
         )
+    for words, factor in (("a base-2 logarithm", np.log(2.0)), ("one to be turned into base 2", np.log2(np.e))):
+        yield (
+            f"with the lse taken for {words} in the backward pass alone",
+            partial(lambda factor: Parts(s, lse_factor=factor).all, factor),
+        )
+    yield (
+        "for an upstream gradient of ones: the given one is ignored",
+        lambda: Parts(s, upstream=np.ones_like(s.inputs.upstream)).all,
+    )
     yield "without the term D (dS = P dP)", lambda: Parts(s, delta=0.0).all
     yield "without the scale in dK", lambda: {"key.grad": right.dk(right.dS, 1.0)}
     yield "without the scale in dQ", lambda: {"query.grad": right.dq(right.dS, 1.0)}

@@ -8,6 +8,8 @@ from functools import partial
 import numpy as np
 
 from attention_gate.verify.explain.failing_case import Array, Setting, Sight, by_head, summed
+from attention_gate.verify.explain.wrong_denominators import with_a_term_too_many
+from attention_gate.verify.explain.wrong_layouts import placed_wrongly
 from attention_gate.verify.explain.wrong_merges import merged_wrongly
 
 #: A wrong formula: what it does in words, and the tensors that it gives.
@@ -27,6 +29,8 @@ def forward_guesses(s: Setting) -> Iterator[Guess]:
     yield from _mixing(s)
     yield from _numbers(s)
     yield from merged_wrongly(s)
+    yield from with_a_term_too_many(s)
+    yield from placed_wrongly(s)
 
 
 def _masks(s: Setting) -> Iterator[Guess]:

@@ -6,7 +6,7 @@ from attention_gate.verify.mutants.mutant import Mutant
 
 _MERGE = "out, lse = merge(out, lse, block_out, block_lse)"
 _SCORES = '(scale * (q @ k.mT)).masked_fill(~seen, float("-inf"))\n    top = scores.amax'
-_TOP = "top = scores.amax(dim=-1, keepdim=True).clamp(min=torch.finfo(q.dtype).min)"
+_TOP = "top = scores.amax(dim=-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)"
 _SAVED = "ctx.save_for_backward(q, own, out, lse)"
 _DEFAULT = "scale = query.shape[-1] ** -0.5 if scale is None else scale"
 _BRANCHES = "branches = tuple(zip(segment_lengths, dilation_rates, strict=True))"

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils import checkpoint as checkpointing
 
 from attention_gate.verify.case.styles import AUTOCAST, UNDER_AUTOCAST
+from attention_gate.verify.target.choices import COMPILED
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ def called(caller: str, function: Callable[..., T], tensors: list[Tensor]) -> T:
     if caller in _CHECKPOINTED:
         made: T = _CHECKPOINT(function, *tensors, use_reentrant=_CHECKPOINTED[caller])
         return made
-    if caller == "compiled":
+    if caller == COMPILED:
         torch._dynamo.reset()  # or else the eighth shape is not compiled any more
         return torch.compile(lambda *given: _mapped(function(*(tensor * 1.0 for tensor in given))), backend="eager")(
             *tensors

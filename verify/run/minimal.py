@@ -156,7 +156,7 @@ def _simpler(case: Case, axes: Space) -> Iterator[Case]:
 def _fewer_ranks(case: Case) -> Iterator[Case]:
     """In fewer ranks of as small a world as may be; with the same rows, or with as many rows a rank."""
     for shards in range(1, case.shards):
-        worlds = [(shards, None)]
+        worlds: list[tuple[int, tuple[int, ...] | None]] = [(shards, None)]
         if case.group is not None:
             worlds = [(size, tuple(range(size - shards, size))) for size in range(shards + 1, case.world_size + 1)]
         for world_size, group in worlds:

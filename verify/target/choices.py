@@ -21,8 +21,10 @@ CALLERS = {
     "thread": "from another thread",
     "saved-elsewhere": "with hooks that keep saved tensors elsewhere",
     "default-dtype": "under another default dtype",
-    "compiled": "inside torch.compile",
 }
+
+#: The way of calling that is a claim: torch.compile traces no process groups, so that few attentions take it as is.
+COMPILED = "compiled"
 
 #: Of fewer blocks a root-mean-square error says nothing: rounding each block's result, which is correct, costs as much
 #: there as keeping the running sum in the inputs' dtype, which is not.

@@ -14,7 +14,10 @@ from attention_gate.verify.target.layouts import Layout, layout_function
 
 DIALECTS = ("longnet", "torchscale", "grouped-mean")
 BRANCHES = ("any", "dense")
-CLAIMS = ("wire", "traffic", "overlap", "memory", "bitwise")
+CLAIMS = ("wire", "traffic", "overlap", "memory", "bitwise", "compiled")
+
+#: Claims of what is sent and held, which are none of what every rank is given in whole.
+_OF_RESOURCES = ("wire", "traffic", "overlap", "memory")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,7 @@ class Target:
     - ``layout``: "contiguous", "zigzag", "striped" or a function (rank, world_size, length) -> positions.
     - ``masks``: the values of is_causal it takes; ``branches``: "any", or "dense" for the single branch (length, 1).
     - ``callers``: the ways in which it may be called, of "plain", "non-leaf", "no-grad", "inference", "checkpoint",
-      "checkpoint-reentrant", "autocast", "twice", "thread", "saved-elsewhere", "default-dtype", "compiled".
+      "checkpoint-reentrant", "autocast", "twice", "thread", "saved-elsewhere", "default-dtype".
     - ``mixed_dtypes``: whether under autocast query and key may be float32 beside a bfloat16 value (optional).
     - ``dtypes``: names of floating types; ``dialect``: which dilated attention it means.
     - ``grouped_query``, ``value_dim`` (other than head_dim), ``uneven`` shards, ``subgroups``, ``gradients``,
@@ -42,7 +45,8 @@ class Target:
     - ``heads_shared``: so many ranks at a time share the heads of a block out among them, as in Ulysses inside a ring:
       so many times fewer blocks than ranks are merged, on which errors of rounding depend.
     - ``claims``: what it promises besides, of "wire" (no more bytes than a dense ring), "traffic" (each row that is
-      needed once, and no other), "overlap", "memory" and "bitwise" (the same bits from run to run); each is then judged.
+      needed once, and no other), "overlap", "memory", "bitwise" (the same bits from run to run) and "compiled" (right
+      inside torch.compile too, which traces no process groups by itself); each is then judged.
     - ``fit``: a function that changes a case as little as possible into one that the target takes, and leaves alone one
       that it takes already: ``lambda case: case.replace(heads=case.heads * case.shards, kv_heads=…)``.
     - ``because``: reasons by field, for each field that declares a limit; the verdict prints them.
@@ -95,7 +99,7 @@ class Target:
                 raise ValueError(f"Target.{name} is {getattr(self, name)!r}; it must be True, False or NOT_YET")
         if type(self.replicated) is not bool:
             raise ValueError(f"Target.replicated is {self.replicated!r}; it must be True or False")
-        if self.replicated and set(self.claims) - {"bitwise"}:
+        if self.replicated and set(self.claims) & set(_OF_RESOURCES):
             raise ValueError(f"Target.claims is {self.claims}; what is replicated sends and holds everything")
         for name in ("least_ranks", "heads_shared"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:

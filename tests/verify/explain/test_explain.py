@@ -66,6 +66,15 @@ NAMED = {
     "M31": (dense(2, 2), "gradients", "without the sum over the ranks"),
     "M32": (dense(3, 3, is_causal=True), "forward", "the order from the own rank on"),
     "M36": (dense(3, 2, group=(0, 2)), "sub-groups", "one is taken for the other"),
+    "M41": (dense(1, 2), "gradients", "lse taken for a base-2 logarithm in the backward pass alone"),
+    "M42": (dense(1, 1), "forward", "one term too many in the denominator"),
+    "M47": (dense(2, 2, data="flat", requires_grad=""), "forward", "depends on its own data"),
+    "M48": (dense(1, 1), "gradients", "for an upstream gradient of ones: the given one is ignored"),
+    "M51": (
+        dense(1, 2, heads=2, kv_heads=2, head_dim=2, value_dim=18),
+        "gradients",
+        "the columns past the last whole tile written into the next head",
+    ),
     "X06": (branched(1, 4, (4, 2)), "forward", "masked scores of -10000"),
     "X12": (dense(1, 2, heads=4, kv_heads=2), "forward", "kv head h mod kv_heads"),
     "X14": (dense(1, 2, heads=2, kv_heads=1), "gradients", "of the first query head of each kv head alone"),
@@ -170,3 +179,18 @@ def test_what_goes_wrong_while_explaining_stays_there(bench, monkeypatch):
     session = bench.session(BY_NAME["M12"])
     monkeypatch.setattr("attention_gate.verify.explain.wrong_values.fits", None)
     assert explain(session, Example("forward", dense(2, 2, is_causal=True)), Finding("fail", "", tensor="out")) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "case", "words"),
+    [
+        ("local_ratio", dense(2, 2, heads=8, kv_heads=2), "the ratio of query heads to kv heads taken locally"),
+        ("cut_zigzag", dense(2, 9, is_causal=True, pass_length=True), "each shard cut in its middle into two chunks"),
+    ],
+)
+def test_a_mistake_of_how_rows_or_heads_are_shared_is_named(worlds, network, name, case, words):
+    target, source = as_target(f"tests.verify.field.sharing_targets:{name}")
+    session = Session(target, source, worlds, (1, 2, 3), network=network)
+    finding = CHECKS["forward"].examine(session, case, {}).finding
+    sentences = explain(session, Example("forward", case), finding)
+    assert [words in sentence for sentence in sentences] == [True], sentences

@@ -48,7 +48,7 @@ def attend_branch(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float) -
     if not k.shape[2]:  # a sequence without rows; autograd is to hear of the inputs all the same
         return (q @ k.mT) @ v, q.new_zeros(q.shape[:3]), q.new_zeros(q.shape[:3])
     scores = (scale * (q @ k.mT)).masked_fill(~seen, float("-inf"))
-    top = scores.detach().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(q.dtype).min)
+    top = scores.detach().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
     weights = torch.exp(scores - top)
     total = weights.sum(dim=-1, keepdim=True)
     branch_out = (weights @ v) / total.masked_fill(total == 0.0, 1.0)

@@ -141,7 +141,7 @@ def attend_block(q: Tensor, kv: Tensor, seen: Tensor, scale: float) -> tuple[Ten
     if not k.shape[2]:
         return q.new_zeros((*q.shape[:3], v.shape[-1])), q.new_full(q.shape[:3], float("-inf"))
     scores = (scale * (q @ k.mT)).masked_fill(~seen, float("-inf"))
-    top = scores.amax(dim=-1, keepdim=True).clamp(min=torch.finfo(q.dtype).min)
+    top = scores.amax(dim=-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
     weights = torch.exp(scores - top)
     total = weights.sum(dim=-1, keepdim=True)
     block_out = (weights @ v) / total.masked_fill(total == 0.0, 1.0)
