@@ -100,7 +100,7 @@ def _searched(
                 while missing & set(pairs(row)) and some.made < _ATTEMPTS and not found.failed:
                     some.make_one()
                     missing -= covered_pairs(found.cases[tried:])
-    if found.failed:
+    if found.failed and shrink_seconds > 0:
         found.reduce(axes, some.simplest())
     return found.result
 
