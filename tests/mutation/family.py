@@ -42,11 +42,8 @@ def chosen(every: int, first: int) -> Iterator[Mutant]:
     yield from (mutant for number, mutant in enumerate(found) if number % every == first)
 
 
-def noticed_by(
-    mutant: Mutant, folder: Path, number: int, worlds: Worlds, network: SimulatedWorlds, profile: str
-) -> str:
+def noticed_by(mutant: Mutant, path: Path, worlds: Worlds, network: SimulatedWorlds, profile: str) -> str:
     """The first check that notices the mutant, "loading" if it cannot be imported; "" if none does."""
-    path = folder / f"mutant_{number}.py"
     path.write_text(mutant.source)
     source = parse_source(f"{path}:attend")
     try:
@@ -82,7 +79,8 @@ def main() -> int:
             if options.known and mutant.key not in known:
                 continue
             began = time.monotonic()
-            by = noticed_by(mutant, Path(folder), number, worlds, network, options.profile)
+            path = Path(folder) / f"mutant_{number}.py"
+            by = noticed_by(mutant, path, worlds, network, options.profile)
             noticed, survived, new = noticed + bool(by), survived + (not by), new + (not by and mutant.key not in known)
             words = f"noticed by {by}" if by else f"SURVIVED, {known.get(mutant.key, 'NEW')}"
             print(f"{words} | line {mutant.line} | {time.monotonic() - began:.1f} s | {mutant.key}", flush=True)

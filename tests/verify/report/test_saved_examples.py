@@ -15,7 +15,8 @@ from tests.verify.cases import case_of
 
 CASE = case_of(world_size=4, group=(1, 3), length=5, scale=-0.7, is_causal=True, dtype="bfloat16")
 EXAMPLE = Example("state", CASE, {"change": "mask", "order": [2, 0, 1]})
-FAILURE = Failure(Finding("fail", "the output is wrong"), EXAMPLE, (2, 2))
+HISTORY = (Example("forward", case_of(caller="no-grad")), EXAMPLE)
+FAILURE = Failure(Finding("fail", "the output is wrong"), EXAMPLE, (2, 2), history=HISTORY)
 
 
 @pytest.fixture
@@ -27,6 +28,7 @@ def saved(tmp_path):
 def test_what_was_saved_is_loaded_again(saved):
     found = load_saved(saved)
     assert found.example == EXAMPLE
+    assert found.history == HISTORY
     assert (found.source, found.device, found.headline) == (
         Source("my.module", None, "attend"),
         "cpu",
@@ -45,8 +47,8 @@ def _changed(path, **changes):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"schema": 1}, "has schema 1; this version reads schema 2"),
-        ({"schema": "2"}, "has schema '2'; this version reads schema 2"),
+        ({"schema": 1}, "has schema 1; this version reads schema 3"),
+        ({"schema": "2"}, "has schema '2'; this version reads schema 3"),
         ({"check": "everything"}, "there is no check 'everything'; the checks are forward, "),
         ({"check": "foward"}, "did you mean 'forward'?"),
         ({"device": "tpu"}, "Invalid enum value 'tpu' - at `$.device`"),
@@ -62,6 +64,10 @@ def _changed(path, **changes):
         ({"case": {"group": "01"}}, "Expected `array | null`, got `str` - at `$.case.group`"),
         ({"case": {"scale": "half"}}, "got `str` - at `$.case.scale`"),
         ({"case": {"world_size": True}}, "Expected `int`, got `bool` - at `$.case.world_size`"),
+        ({"history": [{"check": "foward", "case": {}, "parameters": {}}]}, "did you mean 'forward'?"),
+        ({"history": [{"check": "forward", "case": {"lenght": 3}, "parameters": {}}]}, "a case has no field 'lenght'"),
+        ({"history": [{"check": "forward", "cases": {}}]}, "a call before has no field 'cases'"),
+        ({"history": None}, "Expected `array`, got `null` - at `$.history`"),
         ({"parameters": None}, "Expected `object`, got `null` - at `$.parameters`"),
         ({"extra": 1}, "a saved example has no field 'extra'"),
     ],
@@ -75,7 +81,7 @@ def test_a_file_that_was_changed_is_refused_in_words(saved, changes, words):
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["schema", "target", "check", "case", "parameters", "device", "headline"])
+@pytest.mark.parametrize("name", ["schema", "target", "check", "case", "parameters", "history", "device", "headline"])
 def test_a_field_that_is_missing_is_named(saved, name):
     with open(saved) as file:
         data = json.load(file)
