@@ -13,8 +13,8 @@ import torch
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.data import Name, rows
 from attention_gate.verify.case.styles import AUTOCAST, MIXED
-from attention_gate.verify.rank.callers import backward, called
 from attention_gate.verify.rank.tensors import in_form, values_of, with_strides
+from attention_gate.verify.rank.ways_to_call import backward, called
 
 INPUTS: tuple[Name, ...] = ("query", "key", "value")
 
