@@ -51,8 +51,9 @@ class Reduction:
     def minimal(self, case: Case, parameters: Parameters) -> tuple[Case, Parameters]:
         """The example with every field as simple as it fails with; sizes come first, as small cases are quick."""
         case = self._smaller(case, parameters)
-        while True:
-            before = case, parameters
+        been: set[tuple[Case, str]] = set()
+        while (case, repr(parameters)) not in been:
+            been.add((case, repr(parameters)))
             for change in _simpler(case, self._axes):
                 if self._still(change, case, parameters):
                     case = self._fitted(change)
@@ -60,8 +61,7 @@ class Reduction:
             else:
                 case = self._smaller(case, parameters)
                 parameters = self._plainer(case, parameters)
-            if (case, parameters) == before:
-                return case, parameters
+        return case, parameters
 
     def thresholds(self, case: Case, parameters: Parameters) -> tuple[str, ...]:
         """For each size past a tile: from which value on the minimal example fails, if the one below is right."""
@@ -144,7 +144,7 @@ def _simpler(case: Case, axes: Space) -> Iterator[Case]:
         changes.append({"pass_length": False})
     if case.kv_heads != case.heads:
         changes.append({"kv_heads": case.heads})  # no groups
-    if case.value_dim != case.head_dim:
+    if case.value_dim != case.head_dim <= max(LARGEST_SMALL["head_dim"], case.value_dim):
         changes.append({"value_dim": case.head_dim})
     if case.head_dim > case.value_dim:
         changes.append({"head_dim": case.value_dim})

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 #: Floating types a target may be judged in, the widest first.
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
-#: Ways of calling, simplest first, and what they are in words; attention_gate.verify.rank.ways_to_call has what each does.
+#: Ways of calling, simplest first, and what they are in words; attention_gate.verify.rank.ways_to_call makes them.
 CALLERS = {
     "plain": "as is",
     "non-leaf": "on results of other operations",
