@@ -13,6 +13,7 @@ from torch import Tensor
 from attention_gate.impls.arguments import Arguments, check, shown
 from attention_gate.impls.exchange import gather_bytes
 from attention_gate.impls.path import chosen
+from attention_gate.impls.scores import Scores
 from attention_gate.impls.tiling import Layout
 
 _KINDS: dict[str, type[Exception]] = {"TypeError": TypeError, "ValueError": ValueError}
@@ -21,9 +22,9 @@ _OBJECTION = bytes(16)
 # On accelerators, what each group has agreed upon: asking again would make the host wait for the device at every call.
 _agreed: WeakKeyDictionary[dist.ProcessGroup, set[bytes]] = WeakKeyDictionary()
 
-# Layout, scale and is_zigzag of calls that were agreed upon there, by all that was given: checking again would take the
-# host longer than a small call takes the device.
-_Known = dict[tuple, tuple[Layout, float, bool]]
+# Layout, scores and is_zigzag of calls that were agreed upon there, by all that was given: checking again would take
+# the host longer than a small call takes the device.
+_Known = dict[tuple, tuple[Layout, Scores, bool]]
 _admitted: WeakKeyDictionary[dist.ProcessGroup, _Known] = WeakKeyDictionary()
 _KEPT_CALLS = 1024
 _PLAIN_TYPES = (bool, int, float, str, type(None))
@@ -34,9 +35,11 @@ class Call:
     """What a call is to do, the same on all ranks but for the rank in the layout."""
 
     layout: Layout
-    scale: float
+    scores: Scores
     is_zigzag: bool
     group: dist.ProcessGroup | None
+    sink: Tensor | None = None
+    optional: tuple[str, ...] = ()  # the names of the optional terms that are on
 
 
 def admit(implementation: str, arguments: Arguments, group: dist.ProcessGroup | None) -> Call:
@@ -56,7 +59,8 @@ def admit(implementation: str, arguments: Arguments, group: dist.ProcessGroup | 
     signature: dict[str, object] = {}
     if objection is None:
         try:
-            layout, scale, signature = check(arguments, rank, world_size)
+            layout, scale, terms, signature = check(arguments, rank, world_size)
+            scores = Scores(scale, terms.softcap, terms.slopes, terms.mask)
         except (TypeError, ValueError) as error:
             objection = error
     if world_size > 1:
@@ -68,8 +72,8 @@ def admit(implementation: str, arguments: Arguments, group: dist.ProcessGroup | 
     if given is not None:
         if len(known) >= _KEPT_CALLS:
             known.clear()
-        known[given] = layout, scale, is_zigzag
-    return Call(layout, scale, is_zigzag, members)
+        known[given] = layout, scores, is_zigzag
+    return Call(layout, scores, is_zigzag, members, terms.sink, arguments.terms.given)
 
 
 def forget() -> None:
@@ -83,8 +87,12 @@ def _as_given(implementation: str, arguments: Arguments) -> tuple | None:
 
     With the types of all options, as True is no 1 and 2.0 no 2, although they are equal.
     """
-    tensors, options = arguments[:3], arguments[3:-1]
-    if arguments.unknown or not all(isinstance(tensor, Tensor) and _is_remembered(tensor) for tensor in tensors):
+    tensors, options = arguments[:3], arguments[3:-2]
+    if (
+        arguments.unknown
+        or arguments.terms.given
+        or not all(isinstance(tensor, Tensor) and _is_remembered(tensor) for tensor in tensors)
+    ):
         return None
     given: list[object] = [implementation, chosen(), torch.is_grad_enabled()]
     given += [(each.shape, each.dtype, each.device, each.layout, each.requires_grad) for each in tensors]

@@ -4,11 +4,13 @@ import math
 import numbers
 import operator
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from attention_gate.impls.optional_terms import Checked, Terms, check_terms, stated
 from attention_gate.impls.tiling import Layout, bounded_branches
 
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -34,6 +36,13 @@ class Arguments(NamedTuple):
     return_lse: Any
     layout: Any
     unknown: dict[str, object]
+    terms: Terms = Terms()
+
+
+def split(options: dict[str, object]) -> tuple[dict[str, object], Terms]:
+    """Return what is no optional term, which must be nothing, and the optional terms."""
+    known = {name: value for name, value in options.items() if name in Terms._fields}
+    return {name: value for name, value in options.items() if name not in known}, Terms(**known)
 
 
 def check_branches(
@@ -66,11 +75,13 @@ def check_scale(scale: float | None) -> float | None:
 
 def check_sequence_length(sequence_length: int | None) -> int | None:
     """Return the sequence length as an int or None, or raise TypeError or ValueError."""
-    if sequence_length is None:
-        return None
-    length = _integer("sequence_length", sequence_length)
+    return None if sequence_length is None else _rows("sequence_length", sequence_length)
+
+
+def _rows(name: str, rows: Any) -> int:
+    length = _integer(name, rows)
     if length < 0:
-        raise ValueError(f"sequence_length: {length} is negative; it counts the rows of all ranks")
+        raise ValueError(f"{name}: {length} is negative; it counts the rows of all ranks")
     return length
 
 
@@ -83,8 +94,8 @@ def check_layout(layout: str) -> str:
     return layout
 
 
-def check(arguments: Arguments, rank: int, world_size: int) -> tuple[Layout, float, dict[str, object]]:
-    """Return the layout and the scale, and what of the arguments must be the same on every rank.
+def check(arguments: Arguments, rank: int, world_size: int) -> tuple[Layout, float, Checked, dict[str, object]]:
+    """Return the layout, the scale and the optional terms, and what of the arguments all ranks must share.
 
     Raises TypeError or ValueError, naming the argument, its value and what is allowed.
     """
@@ -98,17 +109,34 @@ def check(arguments: Arguments, rank: int, world_size: int) -> tuple[Layout, flo
     tensors = {"query": arguments.query, "key": arguments.key, "value": arguments.value}
     _check_kinds(tensors)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    _check_shapes(shapes)
-    batch, local_length, heads, head_dim = shapes["query"]
-    kv_heads, value_dim = shapes["value"][2:]
+    terms = arguments.terms
+    _check_shapes(shapes, terms.query_length is not None)
+    batch, local_queries, heads, head_dim = shapes["query"]
+    local_length, kv_heads, value_dim = shapes["value"][1:]
     total = local_length * world_size if sequence_length is None else sequence_length
+    queries = total if terms.query_length is None else _rows("query_length", terms.query_length)
     branches = bounded_branches(lengths, rates, total, heads)
     layout = Layout(total, world_size, rank, heads, kv_heads, branches, is_causal)
+    checked = check_terms(terms, queries, total, arguments.query, layout.is_dense)
+    layout = replace(
+        layout,
+        query_length=None if terms.query_length is None else queries,
+        documents=checked.documents,
+        window=checked.window,
+        mask=checked.mask,
+    )
+    if shards != "contiguous" and terms.query_length is not None:
+        raise ValueError(f"layout: {shards} takes as many queries as keys, and query_length is given")
     owned = len(layout.shard(rank)) if shards == "contiguous" else sum(map(len, layout.zigzag(rank)))
     if local_length != owned:
         raise ValueError(
             f"sequence_length: of {total} rows rank {rank} of {world_size} owns {owned}; "
             f"query, key and value have {local_length}"
+        )
+    if terms.query_length is not None and local_queries != len(layout.query_shard(rank)):
+        raise ValueError(
+            f"query_length: of {queries} rows rank {rank} of {world_size} owns {len(layout.query_shard(rank))}; "
+            f"query has {local_queries}"
         )
     signature = {
         "sequence_length": total,
@@ -126,7 +154,9 @@ def check(arguments: Arguments, rank: int, world_size: int) -> tuple[Layout, flo
         "scale": scale,
         "requires_grad": [name for name, tensor in tensors.items() if torch.is_grad_enabled() and tensor.requires_grad],
     }
-    return layout, 1 / math.sqrt(head_dim) if scale is None else scale, signature
+    if terms.given:
+        signature |= {"query_length": queries, **stated(checked)}
+    return layout, 1 / math.sqrt(head_dim) if scale is None else scale, checked, signature
 
 
 def _check_kinds(tensors: dict[str, Any]) -> None:
@@ -146,11 +176,14 @@ def _check_kinds(tensors: dict[str, Any]) -> None:
             raise ValueError(f"{what}: {_listed(kinds)}; query, key and value must share one {what}")
 
 
-def _check_shapes(shapes: dict[str, tuple[int, ...]]) -> None:
-    """Raise unless the shapes fit each other."""
+def _check_shapes(shapes: dict[str, tuple[int, ...]], queries_differ: bool) -> None:
+    """Raise unless the shapes fit each other; queries may be fewer or more than keys where their number is given."""
     query, key, value = shapes.values()
     for dimension, meaning in enumerate(("batch", "local_length")):
-        if not query[dimension] == key[dimension] == value[dimension]:
+        if queries_differ and meaning == "local_length":
+            if key[dimension] != value[dimension]:
+                raise ValueError(f"{meaning}: key {key} and value {value} must be the same in dimension {dimension}")
+        elif not query[dimension] == key[dimension] == value[dimension]:
             raise ValueError(f"{meaning}: {_listed(shapes)} must be the same in dimension {dimension}")
     if key[2] != value[2]:
         raise ValueError(f"kv_heads: key {key} and value {value} must be the same in dimension 2")

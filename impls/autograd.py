@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from attention_gate.impls.fused import engine, first_calls
 from attention_gate.impls.fused.engine import Result
 from attention_gate.impls.fused.grid import usable
 from attention_gate.impls.fused.pipeline import Task, Tensors
+from attention_gate.impls.optional_terms import sink_gradient, with_sink
 from attention_gate.impls.path import choose
 from attention_gate.impls.rows import as_rows
 from attention_gate.impls.zigzag import to_contiguous, to_zigzag
@@ -51,17 +53,19 @@ class Scheme(NamedTuple):
 
 def attend_by(scheme: Scheme, query: Tensor, key: Tensor, value: Tensor, call: Call) -> tuple[Tensor, Tensor]:
     """Return out (batch, local_length, heads, value_dim) and lse (batch, heads, local_length), out differentiable."""
-    task = choose(query, value, call.layout, call.is_zigzag, call.scale, call.group, scheme.in_parts)
+    task = choose(
+        query, value, call.layout, call.is_zigzag, call.scores.scale, call.group, scheme.in_parts, call.optional
+    )
     if isinstance(task, Task):
         out, lse = _AttendFused.apply(query, key, value, task)
     elif call.is_zigzag and not call.layout.is_symmetric:
         shards = (to_contiguous(tensor, call.layout, call.group) for tensor in (query, key, value))
-        out, lse = _Attend.apply(*shards, scheme, call)
+        out, lse = _Attend.apply(*shards, call.sink, scheme, call)
         out = to_zigzag(out, call.layout, call.group)
         with torch.no_grad():
             lse = to_zigzag(lse.transpose(1, 2).unsqueeze(-1), call.layout, call.group).squeeze(-1).transpose(1, 2)
     else:
-        out, lse = _Attend.apply(query, key, value, scheme, call)
+        out, lse = _Attend.apply(query, key, value, call.sink, scheme, call)
     return out, lse
 
 
@@ -95,7 +99,7 @@ class _AttendFused(torch.autograd.Function):
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, scheme: Scheme, call: Call
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, sink: Tensor | None, scheme: Scheme, call: Call
     ) -> tuple[Tensor, Tensor]:
         inputs = Inputs(as_rows(query), as_rows(key), as_rows(value))
         batch, local_length, heads, _ = query.shape
@@ -104,10 +108,11 @@ class _Attend(torch.autograd.Function):
         lse = query.new_full((batch, local_length * heads), float("-inf"), dtype=dtype)
         with _exact(query.device):
             scheme.forward(inputs, call, out, lse)
+            out, lse = with_sink(out, lse, sink, local_length)
         out = out.unflatten(1, (local_length, heads)).to(query.dtype)
         lse = lse.unflatten(1, (local_length, heads)).transpose(1, 2).contiguous()
-        ctx.scheme, ctx.call = scheme, call
-        ctx.save_for_backward(query, key, value, out, lse)
+        ctx.scheme, ctx.call = scheme, replace(call, sink=None)
+        ctx.save_for_backward(query, key, value, out, lse, sink)
         ctx.mark_non_differentiable(lse)
         ctx.set_materialize_grads(False)
         return out, lse
@@ -115,7 +120,7 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor | None, _grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-        query, key, value, out, lse = ctx.saved_tensors
+        query, key, value, out, lse, sink = ctx.saved_tensors
         if grad_out is None:  # The other ranks count on this one all the same.
             grad_out = torch.zeros_like(out)
         inputs = Inputs(as_rows(query), as_rows(key), as_rows(value))
@@ -128,11 +133,15 @@ class _Attend(torch.autograd.Function):
         with _exact(query.device):
             upstream = Upstream(as_rows(grad_out), lse_rows, delta)
             ctx.scheme.backward(inputs, upstream, ctx.call, grads, wanted[1] or wanted[2])
+        grad_sink = None
+        if sink is not None and ctx.needs_input_grad[3]:
+            grad_sink = sink_gradient(sink, lse.transpose(1, 2).flatten(1, 2), delta, query.shape[1])
         return (
             *(
                 rows.view(tensor.shape).to(tensor.dtype) if is_wanted else None
                 for rows, tensor, is_wanted in zip(grads, (query, key, value), wanted, strict=True)
             ),
+            grad_sink,
             None,
             None,
         )

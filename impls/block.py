@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from attention_gate.impls.scores import Piece, Scores, finished
 from attention_gate.impls.work import Work
 
 # How many scores exist at a time. Beyond it a block is computed in pieces, so that memory stays bounded at any length.
@@ -19,7 +20,7 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def attend_block(query: Tensor, key: Tensor, value: Tensor, work: Work, scale: float) -> tuple[Tensor, Tensor]:
+def attend_block(query: Tensor, key: Tensor, value: Tensor, work: Work, scores: Scores) -> tuple[Tensor, Tensor]:
     """Return each query's attention to this block's keys alone, and the logarithm of its softmax denominator.
 
     `query` (batch, query_rows, head_dim), `key` (batch, key_rows, head_dim) and `value` (batch, key_rows, value_dim)
@@ -33,13 +34,12 @@ def attend_block(query: Tensor, key: Tensor, value: Tensor, work: Work, scale: f
     for some, pieces in _pieces(work, batch):
         keys, values = _take(key, work.key_index[some], dtype), _take(value, work.key_index[some], dtype)
         for rows, seen in pieces:
-            scores = _take(query, work.query_index[some, rows], dtype).mul_(scale) @ keys[..., :seen, :].mT
-            if work.visible is not None:
-                scores.masked_fill_(_hidden(work.visible[some, rows], seen), float("-inf"))
-            block_lse = torch.logsumexp(scores, -1)
+            products = _take(query, work.query_index[some, rows], dtype).mul_(scores.scale) @ keys[..., :seen, :].mT
+            of_block, _ = finished(products, scores, work, Piece(some, rows, seen))
+            block_lse = torch.logsumexp(of_block, -1)
             # Where all scores are -inf so is their lse, and -inf - -inf would be NaN where nothing is meant.
             shift = block_lse.masked_fill(block_lse.isneginf(), 0.0)
-            out[:, some, rows] = scores.sub_(shift.unsqueeze(-1)).exp_() @ values[..., :seen, :]
+            out[:, some, rows] = of_block.sub_(shift.unsqueeze(-1)).exp_() @ values[..., :seen, :]
             lse[:, some, rows] = block_lse
     out, lse = out.flatten(1, 2), lse.flatten(1, 2)
     if work.kept is not None:
@@ -56,13 +56,14 @@ def attend_block_backward(
     delta: Tensor,
     grads: tuple[Tensor, Tensor, Tensor],
     work: Work,
-    scale: float,
+    scores: Scores,
 ) -> None:
     """Add this block's share of the gradients of query, key and value to `grads`, rows shaped as those three.
 
     `lse` and `delta` = sum(grad_out * out), both (batch, query_rows), are those of the whole attention, which makes
     every block independent of all others (FlashAttention-2, arXiv 2307.08691, algorithm 2):
-    P = exp(s - lse), dV = P^T dO, dS = P * (dO V^T - delta), dQ = scale dS K, dK = scale dS^T Q.
+    P = exp(s - lse), dV = P^T dO, dS = P * (dO V^T - delta), dQ = scale dS K, dK = scale dS^T Q; where scores are
+    capped, dS has the derivative of the cap as a factor.
     """
     dtype = accumulation_dtype(query.dtype)
     grad_query, grad_key, grad_value = grads
@@ -71,15 +72,16 @@ def attend_block_backward(
         grad_keys, grad_values = torch.zeros_like(keys), torch.zeros_like(values)
         for rows, seen in pieces:
             index = work.query_index[some, rows]
-            queries, grad_outs = _take(query, index, dtype).mul_(scale), _take(grad_out, index, dtype)
+            queries, grad_outs = _take(query, index, dtype).mul_(scores.scale), _take(grad_out, index, dtype)
             shift, deltas = _take(lse.unsqueeze(-1), index, dtype), _take(delta.unsqueeze(-1), index, dtype)
-            probabilities = (queries @ keys[..., :seen, :].mT).sub_(shift).exp_()
-            if work.visible is not None:
-                probabilities.masked_fill_(_hidden(work.visible[some, rows], seen), 0.0)
+            of_block, slope = finished(queries @ keys[..., :seen, :].mT, scores, work, Piece(some, rows, seen))
+            probabilities = of_block.sub_(shift).exp_()
             grad_values[..., :seen, :] += probabilities.mT @ grad_outs
             grad_scores = (grad_outs @ values[..., :seen, :].mT).sub_(deltas).mul_(probabilities)
+            if slope is not None:
+                grad_scores *= slope
             grad_keys[..., :seen, :] += grad_scores.mT @ queries
-            grad_queries = (grad_scores @ keys[..., :seen, :]).mul_(scale)
+            grad_queries = (grad_scores @ keys[..., :seen, :]).mul_(scores.scale)
             grad_query.index_add_(1, index.flatten(), grad_queries.flatten(1, 2))
         grad_key.index_add_(1, work.key_index[some].flatten(), grad_keys.flatten(1, 2))
         grad_value.index_add_(1, work.key_index[some].flatten(), grad_values.flatten(1, 2))
@@ -100,8 +102,3 @@ def _pieces(work: Work, batch: int) -> Iterator[tuple[slice, list[tuple[slice, i
 def _take(rows: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a copy of the rows (batch, row, dim) at `index` (problem, slot) as (batch, problem, slot, dim)."""
     return rows.index_select(1, index.flatten()).unflatten(1, index.shape).to(dtype)
-
-
-def _hidden(visible: Tensor, seen: int) -> Tensor:
-    """Return which of the first `seen` keys each query does not see."""
-    return torch.arange(seen, device=visible.device) >= visible.unsqueeze(-1)

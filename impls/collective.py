@@ -20,22 +20,22 @@ from attention_gate.impls.signature import attend_function
 
 
 def _forward(inputs: Inputs, call: Call, out: Tensor, lse: Tensor) -> None:
-    plan = gathering(call.layout, inputs.query.device)
+    plan = gathering(call.layout, inputs.query.device, call.scores.needs_places)
     keys, values = unpack(_gather(inputs, plan, call), inputs.key.shape[-1])
     for work in plan.works:
-        block_out, block_lse = attend_block(inputs.query, keys, values, work, call.scale)
+        block_out, block_lse = attend_block(inputs.query, keys, values, work, call.scores)
         merge_rows(out, lse, work.rows, block_out, block_lse)
 
 
 def _backward(inputs: Inputs, upstream: Upstream, call: Call, grads: Inputs, moves_home: bool) -> None:
-    plan = gathering(call.layout, inputs.query.device)
+    plan = gathering(call.layout, inputs.query.device, call.scores.needs_places)
     gathered = _gather(inputs, plan, call)
     keys, values = unpack(gathered, inputs.key.shape[-1])
     gathered_grads = torch.zeros_like(gathered, dtype=grads.key.dtype)
     grad_keys, grad_values = unpack(gathered_grads, inputs.key.shape[-1])
     for work in plan.works:
         block_grads = (grads.query, grad_keys, grad_values)
-        attend_block_backward(inputs.query, keys, values, *upstream, block_grads, work, call.scale)
+        attend_block_backward(inputs.query, keys, values, *upstream, block_grads, work, call.scores)
     if moves_home:
         _reduce_scatter(gathered_grads, grads, plan, call)
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 from torch import Tensor
 
-from attention_gate.impls.arguments import Arguments, check
+from attention_gate.impls.arguments import Arguments, check, split
 from attention_gate.impls.fused import Task, backend_of, task_for, transport_of
 from attention_gate.impls.fused.kernels import BACKENDS
 from attention_gate.impls.tiling import Layout, any_row_travels
@@ -67,6 +67,7 @@ def path_for(
     sequence_length: int | None = None,
     group: dist.ProcessGroup | None = None,
     layout: str = "contiguous",
+    **terms: Any,
 ) -> Path:
     """Return which way `attend` takes with these arguments, in either implementation; no rank waits for another.
 
@@ -75,15 +76,27 @@ def path_for(
 
     Whether the GPUs of a group share memory is known from its first call on.
 
-    Raises TypeError or ValueError as `attend` does for what this rank's arguments alone show.
+    Optional terms are those of `attend`. Raises TypeError or ValueError as `attend` does for what this rank's arguments
+    alone show.
     """
     arguments = Arguments(
-        query, key, value, segment_lengths, dilation_rates, is_causal, scale, sequence_length, False, layout, {}
+        query,
+        key,
+        value,
+        segment_lengths,
+        dilation_rates,
+        is_causal,
+        scale,
+        sequence_length,
+        False,
+        layout,
+        *split(terms),
     )
     is_ready = dist.is_available() and dist.is_initialized()
     rank, world_size = (dist.get_rank(group), dist.get_world_size(group)) if is_ready else (0, 1)
-    plan, number, _ = check(arguments, rank, world_size)
-    task = choose(query, value, plan, layout == "zigzag" and world_size > 1, number, group, True)
+    plan, number, _, _ = check(arguments, rank, world_size)
+    is_zigzag = layout == "zigzag" and world_size > 1
+    task = choose(query, value, plan, is_zigzag, number, group, True, arguments.terms.given)
     if isinstance(task, Task):
         return Path("fused", "", *backend_of(task, query, value), *transport_of(task, query.device))
     transport = ("messages", "plain products send them") if any_row_travels(plan) else ("", "")
@@ -98,6 +111,7 @@ def choose(
     scale: float,
     group: dist.ProcessGroup | None,
     in_parts: bool,
+    optional: tuple[str, ...] = (),
 ) -> Task | str:
     """Return what the call is to fused kernels, or why it does not run on them: the same answer on every rank."""
     if _chosen == "plain":
@@ -105,7 +119,9 @@ def choose(
     # Without causality dense queries and keys have no order: any even shards are as good as others.
     is_zigzag = is_zigzag and not layout.is_symmetric
     backend = _chosen if _chosen in BACKENDS else "auto"
-    task = task_for(query, value, layout, is_zigzag, scale, group, in_parts, backend)
+    task: Task | str = f"fused kernels take no {', '.join(optional)}"
+    if not optional:
+        task = task_for(query, value, layout, is_zigzag, scale, group, in_parts, backend)
     if _chosen != "auto" and isinstance(task, str):
         raise ValueError(f"kernels: {_chosen} ones are chosen and do not serve: {task}")
     return task

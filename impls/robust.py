@@ -24,10 +24,10 @@ from attention_gate.impls.signature import attend_function
 
 def _forward(inputs: Inputs, call: Call, out: Tensor, lse: Tensor) -> None:
     keys, values = inputs.key, inputs.value
-    for hop, following in ring(call.layout, inputs.query.device).hops():
+    for hop, following in ring(call.layout, inputs.query.device, call.scores.needs_places).hops():
         arriving = _post(following, inputs, call) if following else None
         for work in hop.works:
-            block_out, block_lse = attend_block(inputs.query, keys, values, work, call.scale)
+            block_out, block_lse = attend_block(inputs.query, keys, values, work, call.scores)
             merge_rows(out, lse, work.rows, block_out, block_lse)
         if arriving:
             keys, values = unpack(arriving.wait(), inputs.key.shape[-1])
@@ -37,14 +37,14 @@ def _backward(inputs: Inputs, upstream: Upstream, call: Call, grads: Inputs, mov
     keys, values = inputs.key, inputs.value
     grad_keys, grad_values = grads.key, grads.value
     returning: tuple[Hop, Flight] | None = None
-    for hop, following in ring(call.layout, inputs.query.device).hops():
+    for hop, following in ring(call.layout, inputs.query.device, call.scores.needs_places).hops():
         arriving = _post(following, inputs, call) if following else None
         if hop.steps:
             parcel = new_parcel(hop.received, inputs.key, inputs.value, grads.key.dtype).zero_()
             grad_keys, grad_values = unpack(parcel, inputs.key.shape[-1])
         for work in hop.works:
             block_grads = (grads.query, grad_keys, grad_values)
-            attend_block_backward(inputs.query, keys, values, *upstream, block_grads, work, call.scale)
+            attend_block_backward(inputs.query, keys, values, *upstream, block_grads, work, call.scores)
         if returning:
             _welcome(*returning, grads)
         if hop.steps and moves_home:

@@ -47,8 +47,8 @@ class Ring:
     after the other, as under NCCL.
     """
 
-    def __init__(self, layout: Layout, device: torch.device) -> None:
-        self._layout, self._device = layout, device
+    def __init__(self, layout: Layout, device: torch.device, needs_places: bool = False) -> None:
+        self._layout, self._device, self._needs_places = layout, device, needs_places
         self._kept: dict[int, Hop] = {}
 
     def hops(self) -> Iterator[tuple[Hop, Hop | None]]:
@@ -75,29 +75,31 @@ class Ring:
         if steps:
             leaving, coming = needed_rows(layout, destination, layout.rank), needed_rows(layout, layout.rank, source)
             lookup = _places(coming)
-        works = _works(layout, layout.shard(source), lookup, device)
+        works: tuple[Work, ...] = ()
+        if coming.count(1) or not steps:
+            works = _works(layout, layout.shard(source), lookup, device, self._needs_places)
         return Hop(steps, destination, _marked(leaving).to(device), source, coming.count(1), works)
 
 
 @lru_cache(maxsize=64)
-def ring(layout: Layout, device: torch.device) -> Ring:
-    """Return the ring as the rank of the layout sees it."""
-    return Ring(layout, device)
+def ring(layout: Layout, device: torch.device, needs_places: bool = False) -> Ring:
+    """Return the ring as the rank of the layout sees it; positions are kept if scores need them."""
+    return Ring(layout, device, needs_places)
 
 
-def gathering(layout: Layout, device: torch.device) -> Gathering:
+def gathering(layout: Layout, device: torch.device, needs_places: bool = False) -> Gathering:
     """Return what the rank of the layout gathers and what it computes on it."""
-    made = _small_gathering(layout, device)
-    return made if made is not None else _make_gathering(layout, device)
+    made = _small_gathering(layout, device, needs_places)
+    return made if made is not None else _make_gathering(layout, device, needs_places)
 
 
 @lru_cache(maxsize=64)
-def _small_gathering(layout: Layout, device: torch.device) -> Gathering | None:
-    made = _make_gathering(layout, device)
+def _small_gathering(layout: Layout, device: torch.device, needs_places: bool) -> Gathering | None:
+    made = _make_gathering(layout, device, needs_places)
     return made if made.own.numel() + made.sent.numel() + _elements(made.works) <= _KEPT_ELEMENTS else None
 
 
-def _make_gathering(layout: Layout, device: torch.device) -> Gathering:
+def _make_gathering(layout: Layout, device: torch.device, needs_places: bool) -> Gathering:
     rank = layout.rank
     ranks = range(layout.world_size)
     received = [needed_rows(layout, rank, source) for source in ranks]
@@ -116,15 +118,19 @@ def _make_gathering(layout: Layout, device: torch.device) -> Gathering:
         torch.cat([_marked(bytearray()), *(_marked(sent[other]) for other in others)]).to(device),
         [0 if other == rank else sent[other].count(1) for other in ranks],
         [0 if other == rank else received[other].count(1) for other in ranks],
-        _works(layout, keys, torch.cat([places[source] for source in neighbourhood]), device),
+        _works(layout, keys, torch.cat([places[source] for source in neighbourhood]), device, needs_places)
+        if gathered
+        else (),
     )
 
 
-def _works(layout: Layout, keys: range, lookup: Tensor | None, device: torch.device) -> tuple[Work, ...]:
+def _works(
+    layout: Layout, keys: range, lookup: Tensor | None, device: torch.device, needs_places: bool
+) -> tuple[Work, ...]:
     """Return what the rank of the layout computes on the keys at these positions, branch by branch."""
-    queries = layout.shard(layout.rank)
+    queries = layout.query_shard(layout.rank)
     works = (
-        batch_tiles(tiles(layout, branch, queries, keys), layout, queries, keys, lookup, device)
+        batch_tiles(tiles(layout, branch, queries, keys), layout, queries, keys, lookup, device, needs_places)
         for branch in layout.branches
     )
     return tuple(work for work in works if work is not None)

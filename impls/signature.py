@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from attention_gate.impls.agreement import admit
-from attention_gate.impls.arguments import Arguments
+from attention_gate.impls.arguments import Arguments, split
 from attention_gate.impls.autograd import Scheme, attend_by
 from attention_gate.impls.compiling import uncompiled
 
@@ -21,6 +21,14 @@ local_length, kv_heads, value_dim), heads a multiple of kv_heads, all float64, f
 without `sequence_length` all shards are equal. With `layout="zigzag"` it owns parts r and 2p - 1 - r of 2p. `scale`
 defaults to 1 / sqrt(head_dim). With `return_lse` the result is (out, lse), lse (batch, heads, local_length) the natural
 logarithm of the softmax denominators, at least float32 and not differentiable.
+
+Optional terms, each off by default and the same on every rank: `window` (left, right), how many positions a query sees
+back and ahead, None without bound; `document_lengths`, the rows of packed documents, which see nothing of each other;
+`query_length`, the number of queries where it is not that of keys, sharded by itself, and `query_lengths`, the same by
+document: queries are the last positions of their document; `mask`, a function of (head, query position, key position),
+int64 tensors that broadcast, to booleans; `softcap`; `slopes` (heads,) of ALiBi, taken times the distance from each
+score; `sink`, a tensor (heads,) of logits without values, whose gradient is that of this rank's rows and sums up over
+the ranks. They run on plain products.
 
 Every rank of the group calls this, and backpropagates, in the same order. Bad arguments raise ValueError or TypeError
 on every rank, also where only one rank's are bad; so does any option that is not listed here.
@@ -45,7 +53,7 @@ class Attend(Protocol):
         group: dist.ProcessGroup | None = None,
         return_lse: bool = False,
         layout: str = "contiguous",
-        **unknown: object,
+        **terms: object,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Return this rank's rows of the attention, with `return_lse` also their softmax denominators."""
 
@@ -69,10 +77,10 @@ def attend_function(module: str, scheme: Scheme, summary: str, source: str) -> A
         group: dist.ProcessGroup | None = None,
         return_lse: bool = False,
         layout: str = "contiguous",
-        **unknown: object,
+        **terms: object,
     ) -> Any:
-        given = segment_lengths, dilation_rates, is_causal, scale, sequence_length, return_lse, layout, unknown
-        call = admit(module, Arguments(query, key, value, *given), group)
+        given = segment_lengths, dilation_rates, is_causal, scale, sequence_length, return_lse, layout
+        call = admit(module, Arguments(query, key, value, *given, *split(terms)), group)
         out, lse = attend_by(scheme, query, key, value, call)
         return (out, lse) if return_lse else out
 

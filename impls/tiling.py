@@ -5,9 +5,17 @@ a head selects in a segment, the heads that share an offset. Rank and position n
 position until the very last step, where a buffer is addressed.
 """
 
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Mask = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Whether a head's query at one position may see the key at another: (head, query, key), int64, to booleans."""
 
 
 class Branch(NamedTuple):
@@ -17,16 +25,34 @@ class Branch(NamedTuple):
     dilation_rate: int
 
 
-class Tile(NamedTuple):
-    """One dense attention problem: these heads' queries against these keys, all of one segment and one offset.
+class Document(NamedTuple):
+    """Rows that see each other and no others: so many queries and keys from these rows on.
 
-    Under causality a query of the tile sees the keys at or before its own position; every query sees at least one key
-    and every key is seen by at least one query.
+    The queries are the document's last positions: query row i stands at position i + shift.
+    """
+
+    first_query: int
+    queries: int
+    first_key: int
+    keys: int
+
+    @property
+    def shift(self) -> int:
+        """Return what is added to a query's row for its position."""
+        return self.first_key + self.keys - self.queries - self.first_query
+
+
+class Tile(NamedTuple):
+    """One dense attention problem: these heads' queries against these keys, all of one document, segment and offset.
+
+    Both are positions; a query's row is its position less `shift`. Causality, a window and a mask hide some keys from
+    some queries; but for the mask every query sees at least one key and every key is seen by at least one query.
     """
 
     heads: range
     queries: range
     keys: range
+    shift: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,16 +66,61 @@ class Layout:
     kv_heads: int
     branches: tuple[Branch, ...]
     is_causal: bool
+    query_length: int | None = None  # None: as many queries as keys
+    documents: tuple[Document, ...] | None = None  # None: all rows are one
+    window: tuple[int | None, int | None] = (None, None)
+    mask: Mask | None = None
 
     def shard(self, rank: int) -> range:
         """Return the positions that `rank` owns: the shards of torch.tensor_split, the first ones longer by one."""
         return part(self.sequence_length, self.world_size, rank)
 
+    def query_shard(self, rank: int) -> range:
+        """Return the rows of the queries that `rank` owns."""
+        length = self.sequence_length if self.query_length is None else self.query_length
+        return part(length, self.world_size, rank)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether there is one branch without segments: positions before the first key belong to it, too."""
+        [length, rate], *others = self.branches or ((0, 0),)
+        return not others and rate == 1 and length >= self.sequence_length
+
+    @property
+    def reach(self) -> tuple[int | None, int | None]:
+        """Return how far back and ahead a query sees; None is without bound."""
+        left, right = self.window
+        return left, 0 if self.is_causal else right
+
+    @cached_property
+    def _documents(self) -> tuple[Document, ...]:
+        queries = self.sequence_length if self.query_length is None else self.query_length
+        return (Document(0, queries, 0, self.sequence_length),) if self.documents is None else self.documents
+
+    @cached_property
+    def _first_keys(self) -> list[int]:
+        return [document.first_key for document in self._documents]
+
+    def documents_of(self, queries: range, keys: range) -> Iterator[tuple[Document, range, range]]:
+        """Yield each document with rows of both, and its part of the queries and of the keys."""
+        start = max(0, bisect_right(self._first_keys, keys.start) - 1)
+        while start > 0 and self._first_keys[start - 1] == self._first_keys[start]:
+            start -= 1
+        for document in self._documents[start:]:
+            if document.first_key >= keys.stop and document.keys:
+                return
+            own_keys = _overlap(document.first_key, document.keys, keys)
+            own_queries = _overlap(document.first_query, document.queries, queries)
+            if own_queries and own_keys:
+                yield document, own_queries, own_keys
+
     @property
     def is_symmetric(self) -> bool:
         """Whether the order of the rows means nothing: even shards, in each branch every query sees every key."""
         is_even = self.sequence_length % (2 * self.world_size) == 0
-        return is_even and not self.is_causal and set(self.branches) == {Branch(max(1, self.sequence_length), 1)}
+        is_plain = self.query_length is None and self.documents is None and self.mask is None
+        is_full = is_plain and not self.is_causal and self.window == (None, None)
+        return is_even and is_full and set(self.branches) == {Branch(max(1, self.sequence_length), 1)}
 
     def zigzag(self, rank: int) -> tuple[range, range]:
         """Return the positions that `rank` owns in the zigzag layout: parts rank and 2p - 1 - rank of 2p."""
@@ -82,20 +153,54 @@ def bounded_branches(
 def tiles(layout: Layout, branch: Branch, queries: range, keys: range) -> Iterator[Tile]:
     """Yield the dense problems that make up one branch's attention of the `queries` to the `keys`.
 
-    Both are contiguous ranges of global positions. Each visible (head, query, key) lies in exactly one tile.
+    Both are contiguous ranges of rows. Each (head, query, key) that is visible but for the mask lies in one tile.
     """
+    for document, own_queries, own_keys in layout.documents_of(queries, keys):
+        shift = document.shift
+        positions = range(own_queries.start + shift, own_queries.stop + shift)
+        for offset, selected in _selections(layout, branch, positions, own_keys):
+            seeing = positions if selected is None else _within(selected, positions)
+            seen = own_keys if selected is None else _within(selected, own_keys)
+            seeing, seen = _in_reach(layout.reach, seeing, seen)
+            if seeing and seen:
+                yield Tile(range(offset, layout.heads, branch.dilation_rate), seeing, seen, shift)
+
+
+def _selections(layout: Layout, branch: Branch, queries: range, keys: range) -> Iterator[tuple[int, range | None]]:
+    """Yield the offset and the positions of each selection that both may have part in; None is all positions."""
+    if layout.is_dense:
+        yield 0, None
+        return
     length, rate = branch
     first = max(queries.start, keys.start) // length * length
     last = min(queries.stop, keys.stop)
     for start in range(first, last, length):
         for offset in range(min(rate, layout.heads)):
-            selected = range(start + offset, start + length, rate)
-            seeing, seen = _within(selected, queries), _within(selected, keys)
-            if layout.is_causal and seeing and seen:
-                later, earlier = range(seen[0], queries.stop), range(keys.start, seeing[-1] + 1)
-                seeing, seen = _within(seeing, later), _within(seen, earlier)
-            if seeing and seen:
-                yield Tile(range(offset, layout.heads, rate), seeing, seen)
+            yield offset, range(start + offset, start + length, rate)
+
+
+def _in_reach(reach: tuple[int | None, int | None], seeing: range, seen: range) -> tuple[range, range]:
+    """Return the queries that reach one of the keys, and the keys that one of them reaches."""
+    left, right = reach
+    if reach == (None, None):
+        return seeing, seen
+    if seeing and seen:
+        seen = _within(
+            seen,
+            range(
+                seen.start if left is None else max(seen.start, seeing[0] - left),
+                seen.stop if right is None else min(seen.stop, seeing[-1] + right + 1),
+            ),
+        )
+    if seeing and seen:
+        seeing = _within(
+            seeing,
+            range(
+                seeing.start if right is None else max(seeing.start, seen[0] - right),
+                seeing.stop if left is None else min(seeing.stop, seen[-1] + left + 1),
+            ),
+        )
+    return seeing, seen
 
 
 def needed_rows(layout: Layout, destination: int, source: int) -> bytearray:
@@ -107,7 +212,10 @@ def needed_rows(layout: Layout, destination: int, source: int) -> bytearray:
     group_size = layout.heads // layout.kv_heads
     marks = bytearray(len(owned) * layout.kv_heads)
     for branch in layout.branches:
-        for tile in tiles(layout, branch, layout.shard(destination), owned):
+        for tile in tiles(layout, branch, layout.query_shard(destination), owned):
+            if layout.mask is not None:
+                _mark_allowed(marks, layout, tile, owned.start, layout.mask)
+                continue
             stride = tile.keys.step * layout.kv_heads
             count = len(tile.keys)
             for kv_head in {head // group_size for head in tile.heads}:
@@ -116,10 +224,54 @@ def needed_rows(layout: Layout, destination: int, source: int) -> bytearray:
     return marks
 
 
+#: So many answers of a mask exist at a time.
+_ANSWERS_AT_A_TIME = 1 << 22
+
+
+def _mark_allowed(marks: bytearray, layout: Layout, tile: Tile, first: int, mask: Mask) -> None:
+    """Mark the keys of a tile that the mask lets one of its queries see."""
+    keys = torch.tensor(tile.keys, device="cpu")
+    rows = max(1, _ANSWERS_AT_A_TIME // max(1, len(keys)))
+    for head in tile.heads:
+        seen = torch.zeros(len(keys), dtype=torch.bool, device="cpu")
+        for start in range(0, len(tile.queries), rows):
+            queries = torch.tensor(tile.queries[start : start + rows], device="cpu")[:, None]
+            allowed = mask(torch.tensor(head, device="cpu"), queries, keys).expand(len(queries), len(keys))
+            seen |= (allowed & in_reach(layout.reach, queries, keys)).any(0)
+        kv_head = head // (layout.heads // layout.kv_heads)
+        for position in keys[seen].tolist():
+            marks[(position - first) * layout.kv_heads + kv_head] = 1
+
+
+def in_reach(reach: tuple[int | None, int | None], queries: Tensor, keys: Tensor) -> Tensor:
+    """Return whether keys at these positions are in reach of queries at those, shapes broadcast."""
+    left, right = reach
+    seen = torch.ones(torch.broadcast_shapes(queries.shape, keys.shape), dtype=torch.bool, device=keys.device)
+    if left is not None:
+        seen &= queries - left <= keys
+    if right is not None:
+        seen &= keys <= queries + right
+    return seen
+
+
 def any_row_travels(layout: Layout) -> bool:
-    """Tell whether a segment spans two shards, hence whether rows might travel: the same answer on every rank."""
+    """Tell whether rows might travel, as queries and keys that might see each other lie on two ranks.
+
+    The same answer on every rank; it looks at segments and documents, not at a window or a mask.
+    """
+    if layout.query_length is not None:
+        return layout.world_size > 1
     boundaries = {layout.shard(rank).start for rank in range(layout.world_size)} - {0, layout.sequence_length}
+    if layout.documents is not None:
+        inside = [any(one.first_key < b < one.first_key + one.keys for one in layout.documents) for b in boundaries]
+        return any(inside)
     return any(boundary % branch.segment_length for boundary in boundaries for branch in layout.branches)
+
+
+def _overlap(first: int, count: int, rows: range) -> range:
+    """Return the rows from `first` on, so many, that are among the contiguous `rows`."""
+    start = max(first, rows.start)
+    return range(start, max(start, min(first + count, rows.stop)))
 
 
 def _within(rows: range, bounds: range) -> range:

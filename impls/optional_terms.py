@@ -1,0 +1,194 @@
+"""The optional terms of a call: documents, window, mask, soft cap, slopes and sink, checked and made plain."""
+
+import math
+import numbers
+import operator
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from attention_gate.impls.tiling import Document, Mask
+
+
+class Terms(NamedTuple):
+    """The optional terms as they were given, right or wrong; each is None where it is off."""
+
+    query_length: Any = None
+    document_lengths: Any = None
+    query_lengths: Any = None
+    window: Any = None
+    mask: Any = None
+    softcap: Any = None
+    slopes: Any = None
+    sink: Any = None
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Return the names of those that are on."""
+        return tuple(name for name, value in zip(self._fields, self, strict=True) if value is not None)
+
+
+class Checked(NamedTuple):
+    """The optional terms, sound."""
+
+    documents: tuple[Document, ...] | None
+    window: tuple[int | None, int | None]
+    mask: Mask | None
+    softcap: float | None
+    slopes: tuple[float, ...] | None
+    sink: Tensor | None
+
+
+def check_terms(terms: Terms, queries: int, keys: int, query: Tensor, is_dense: bool) -> Checked:
+    """Return them, or raise TypeError or ValueError with the argument, its value and the rule.
+
+    `queries` and `keys` are the rows of all ranks; `query` is this rank's.
+    """
+    documents = _documents(terms, queries, keys)
+    window = _window(terms.window)
+    mask = terms.mask
+    if mask is not None and not callable(mask):
+        raise TypeError(f"mask: {_shown(mask)} is not a function of head, query position and key position, or None")
+    as_many = queries == keys if documents is None else all(one.queries == one.keys for one in documents)
+    if not as_many and not is_dense:
+        raise ValueError(
+            f"segment_lengths: {queries} queries and {keys} keys, document by document as many of each, are needed by "
+            "branches; only the dense one (length, 1) takes other numbers"
+        )
+    if mask is not None and any(one.queries > one.keys for one in documents or [Document(0, queries, 0, keys)]):
+        raise ValueError("mask: a query stands before the first key; a mask takes no more queries than keys")
+    heads = query.shape[2]
+    return Checked(documents, window, mask, _softcap(terms.softcap), _slopes(terms.slopes, heads), _sink(terms, query))
+
+
+def stated(checked: Checked) -> dict[str, object]:
+    """Return what of them must be the same on every rank, as far as it can be told without waiting for a device."""
+    mask, sink = checked.mask, checked.sink
+    values = sink.detach().tolist() if sink is not None and sink.device.type == "cpu" else None
+    return {
+        "documents": checked.documents,
+        "window": checked.window,
+        "mask": None if mask is None else getattr(mask, "__qualname__", type(mask).__name__),
+        "softcap": checked.softcap,
+        "slopes": checked.slopes,
+        "sink": None if sink is None else [str(sink.dtype), sink.requires_grad, values],
+    }
+
+
+def _documents(terms: Terms, queries: int, keys: int) -> tuple[Document, ...] | None:
+    if terms.document_lengths is None:
+        if terms.query_lengths is not None:
+            raise ValueError(f"query_lengths: {_shown(terms.query_lengths)} are given without document_lengths")
+        return None
+    of_keys = _lengths("document_lengths", terms.document_lengths, keys, "keys")
+    given = terms.document_lengths if terms.query_lengths is None else terms.query_lengths
+    name = "document_lengths" if terms.query_lengths is None else "query_lengths"
+    of_queries = _lengths(name, given, queries, "queries")
+    if len(of_queries) != len(of_keys):
+        raise ValueError(
+            f"query_lengths: {len(of_queries)} entries beside the {len(of_keys)} of document_lengths; there must be as "
+            "many of one as of the other"
+        )
+    found, first_query, first_key = [], 0, 0
+    for q, k in zip(of_queries, of_keys, strict=True):
+        found.append(Document(first_query, q, first_key, k))
+        first_query, first_key = first_query + q, first_key + k
+    return tuple(found)
+
+
+def _lengths(name: str, lengths: Any, most: int, what: str) -> list[int]:
+    if isinstance(lengths, str | bytes) or not isinstance(lengths, Sequence):
+        raise TypeError(f"{name}: {_shown(lengths)} is not a list or tuple of integers of at least 0")
+    found = [_count(name, length) for length in lengths]
+    if sum(found) > most:
+        raise ValueError(f"{name}: {_shown(lengths)} add up to {sum(found)} rows, and there are {most} {what}")
+    return found
+
+
+def _window(window: Any) -> tuple[int | None, int | None]:
+    if window is None:
+        return None, None
+    if not isinstance(window, tuple | list) or len(window) != 2:
+        raise TypeError(f"window: {_shown(window)} is not a pair (left, right) or None")
+    left, right = (None if bound is None else _count("window", bound) for bound in window)
+    return left, right
+
+
+def _softcap(softcap: Any) -> float | None:
+    if softcap is None:
+        return None
+    if isinstance(softcap, bool) or not isinstance(softcap, numbers.Real):
+        raise TypeError(f"softcap: {_shown(softcap)} is not a real number or None")
+    cap = float(softcap)
+    if not 0 < cap < math.inf:
+        raise ValueError(f"softcap: {_shown(softcap)} is not finite and above 0")
+    return cap
+
+
+def _slopes(slopes: Any, heads: int) -> tuple[float, ...] | None:
+    if slopes is None:
+        return None
+    values = slopes.tolist() if isinstance(slopes, Tensor) else slopes
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence):
+        raise TypeError(f"slopes: {_shown(slopes)} is not a list, a tuple or a tensor of real numbers")
+    if any(isinstance(value, bool) or not isinstance(value, numbers.Real) for value in values):
+        raise TypeError(f"slopes: {_shown(slopes)} must hold real numbers")
+    if len(values) != heads:
+        raise ValueError(f"slopes: {len(values)} of them; there must be one for each of the {heads} heads of query")
+    return tuple(float(value) for value in values)
+
+
+def _sink(terms: Terms, query: Tensor) -> Tensor | None:
+    sink = terms.sink
+    if sink is None:
+        return None
+    if not isinstance(sink, Tensor):
+        raise TypeError(f"sink: {_shown(sink)} is not a torch.Tensor or None")
+    if not sink.is_floating_point():
+        raise ValueError(f"sink: dtype {sink.dtype} is not a floating one")
+    if sink.shape != query.shape[2:3]:
+        raise ValueError(f"sink: shape {tuple(sink.shape)} is not (heads,) = ({query.shape[2]},)")
+    if sink.device != query.device:
+        raise ValueError(f"sink: device {sink.device} is not that of query, {query.device}")
+    return sink
+
+
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError(f"{name}: {value} is not an integer")
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: {_shown(value)} is not an integer") from None
+    if count < 0:
+        raise ValueError(f"{name}: {count} is negative; it must be at least 0")
+    return count
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def with_sink(out: Tensor, lse: Tensor, sink: Tensor | None, rows: int) -> tuple[Tensor, Tensor]:
+    """Return rows of out and lse (batch, rows * heads, …) with one term more in each row's denominator."""
+    if sink is None:
+        return out, lse
+    logits = sink.detach().to(lse.dtype).repeat(rows)
+    whole = torch.logaddexp(lse, logits)
+    # A row without any term, not even a sink, stays as it is: 0 and -inf.
+    share = (lse - whole.masked_fill(whole.isneginf(), 0.0)).exp_()
+    return out * share.unsqueeze(-1), whole
+
+
+def sink_gradient(sink: Tensor, lse: Tensor, delta: Tensor, rows: int) -> Tensor:
+    """Return the gradient of the sink (heads,) from this rank's rows: - sum of exp(sink - lse) delta.
+
+    `lse` (batch, rows * heads) includes the sink; `delta` is sum(grad_out * out), of the same shape.
+    """
+    logits = sink.detach().to(lse.dtype).repeat(rows)
+    share = (logits - lse).exp_().masked_fill_(logits.isneginf(), 0.0)
+    of_rows = (share * delta).unflatten(1, (rows, len(sink))) if rows else share.new_zeros((0, 0, len(sink)))
+    return -of_rows.sum((0, 1)).to(sink.dtype)
