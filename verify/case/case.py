@@ -10,8 +10,10 @@ from typing import Any
 from attention_gate.verify.case.styles import (
     BUFFERS,
     DATA_STYLES,
+    MASK_NAMES,
     MIXED,
     ONE_SIDED,
+    SINKS,
     UPSTREAMS,
     WITHOUT_GRADIENTS,
 )
@@ -31,8 +33,9 @@ class Case:
     ``world_size`` processes are launched; ``group`` names those that take part (None: all of them, as the default
     group). ``pass_length`` says whether ``sequence_length`` is given. ``requires_grad`` is a subset of ``"qkv"``, the
     inputs that gradients are asked for; ``data``, ``buffers`` and ``upstream`` name the style of the values, the
-    strides of the inputs and the form of the upstream gradient, ``caller`` the way of calling. Raises ValueError for
-    what is no case.
+    strides of the inputs and the form of the upstream gradient, ``caller`` the way of calling. ``window``,
+    ``document_lengths``, ``mask`` (the name of a mask in masks.py), ``softcap``, ``slopes`` (whether there are any) and
+    ``sink`` (how large beside the scores) are optional terms. Raises ValueError for what is no case.
     """
 
     world_size: int = 1
@@ -48,6 +51,12 @@ class Case:
     dilation_rates: tuple[int, ...] = (1,)
     is_causal: bool = False
     scale: float | None = None
+    window: tuple[int | None, int | None] | None = None
+    document_lengths: tuple[int, ...] | None = None
+    mask: str | None = None
+    softcap: float | None = None
+    slopes: bool = False
+    sink: str | None = None
     dtype: str = "float64"
     data: str = "normal"
     buffers: str = "contiguous"
@@ -106,6 +115,7 @@ class Case:
         # A comparison that NaN fails too.
         if self.scale is not None and not (type(self.scale) in (float, int) and abs(self.scale) <= sys.float_info.max):
             raise ValueError(f"Case.scale is {self.scale!r}; it must be None or a finite number")
+        self._check_terms()
         one_of("Case.dtype", self.dtype, DTYPES)
         one_of("Case.data", self.data, (*DATA_STYLES, ONE_SIDED))
         one_of("Case.buffers", self.buffers, BUFFERS)
@@ -113,6 +123,32 @@ class Case:
         one_of("Case.caller", self.caller, (*CALLERS, COMPILED, MIXED))
         if self.caller == MIXED and self.dtype != "float32":
             raise ValueError(f"Case.caller {MIXED!r} has float32 beside bfloat16; Case.dtype is {self.dtype!r}")
+
+    def _check_terms(self) -> None:
+        if self.window is not None and (
+            not isinstance(self.window, tuple)
+            or len(self.window) != 2
+            or any(bound is not None and (type(bound) is not int or bound < 0) for bound in self.window)
+        ):
+            raise ValueError(f"Case.window is {self.window!r}; it must be None or two integers of at least 0, or None")
+        lengths = self.document_lengths
+        if lengths is not None and (
+            not isinstance(lengths, tuple)
+            or any(type(length) is not int or length < 0 for length in lengths)
+            or sum(lengths) > self.length
+        ):
+            raise ValueError(
+                f"Case.document_lengths is {lengths!r}; it must be None or a tuple of integers of at least 0 that add "
+                f"up to no more than the length, {self.length}"
+            )
+        if self.mask is not None:
+            one_of("Case.mask", self.mask, MASK_NAMES)
+        if self.softcap is not None and not (type(self.softcap) is float and 0 < self.softcap <= sys.float_info.max):
+            raise ValueError(f"Case.softcap is {self.softcap!r}; it must be None or a finite number above 0")
+        if type(self.slopes) is not bool:
+            raise ValueError(f"Case.slopes is {self.slopes!r}; it must be True or False")
+        if self.sink is not None:
+            one_of("Case.sink", self.sink, SINKS)
 
     def __repr__(self) -> str:
         """Valid code; fields at their default are left out, but for the few that every reader looks for."""
@@ -137,6 +173,19 @@ class Case:
     def shards(self) -> int:
         """Number of ranks that the sequence is split over."""
         return len(self.ranks)
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The optional terms that it has, by name."""
+        on = {
+            "window": self.window is not None,
+            "documents": self.document_lengths is not None,
+            "mask": self.mask is not None,
+            "softcap": self.softcap is not None,
+            "slopes": self.slopes,
+            "sink": self.sink is not None,
+        }
+        return tuple(name for name, given in on.items() if given)
 
     @property
     def sequence_length(self) -> int | None:

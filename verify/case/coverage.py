@@ -8,6 +8,7 @@ from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.extents import extents_of
 from attention_gate.verify.case.options import Row, pairs
 from attention_gate.verify.case.strides import buffers_of, upstream_of
+from attention_gate.verify.case.term_axes import values_of_terms
 
 
 def options_of(case: Case) -> Row:
@@ -31,6 +32,7 @@ def options_of(case: Case) -> Row:
         "caller": case.caller,
         "group": "default" if case.group is None else "sub-group",
         "dtype": case.dtype,
+        **values_of_terms(case),
     }
 
 

@@ -16,7 +16,7 @@ from attention_gate.verify.case.styles import ONE_SIDED
 
 Name = Literal["query", "key", "value", "upstream"]
 
-_STREAMS: dict[str, int] = {"query": 1, "key": 2, "value": 3, "upstream": 4}
+_STREAMS: dict[str, int] = {"query": 1, "key": 2, "value": 3, "upstream": 4, "slopes": 5, "sink": 6}
 _WORDS_PER_COUNT = 4  # one step of Philox's counter yields four 64-bit words
 
 
@@ -32,6 +32,23 @@ def rows(case: Case, name: Name, positions: np.ndarray) -> np.ndarray:
         number = _normal_rows(case.seed, _STREAMS[name], np.zeros(1, int), 1)[0, 0]
         return rounded(np.full_like(values, number), case.dtype)
     return rounded(_styled(case, name, values, positions), case.dtype)
+
+
+def per_head(case: Case, name: Literal["slopes", "sink"]) -> np.ndarray:
+    """One number for each query head, float64 (heads,), as the dtype of the sums holds it."""
+    values = _normal_rows(case.seed, _STREAMS[name], np.zeros(1, int), case.heads)[0]
+    if name == "slopes":
+        values = 0.5 * values
+    elif case.sink == "off":
+        values = np.full_like(values, -np.inf)
+    else:
+        values = values + {"near": 0.0, "above": 50.0, "below": -50.0}[case.sink or "near"]
+    return rounded(values, sum_dtype(case))
+
+
+def sum_dtype(case: Case) -> str:
+    """The dtype of sums, which is that of the sink and of its gradient."""
+    return "float64" if case.dtype == "float64" else "float32"
 
 
 def rounded(values: np.ndarray, dtype: str) -> np.ndarray:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from attention_gate.verify.case.styles import BUFFERS, DATA_STYLES, MIXED, OF_GRADIENTS, UNDER_AUTOCAST, UPSTREAMS
+from attention_gate.verify.case.term_axes import AXIS_OF, TERM_AXES
 from attention_gate.verify.target.choices import COMPILED
 from attention_gate.verify.target.target import Target
 
@@ -51,8 +52,11 @@ def space(target: Target, world_sizes: Sequence[int], **fixed: Sequence[Any]) ->
         "group": ("default", "sub-group") if target.subgroups and max(world_sizes) > 1 else ("default",),
         "dtype": target.dtypes,
         "caller": _callers(target),
+        **{AXIS_OF[name]: TERM_AXES[AXIS_OF[name]] for name in target.terms},
     }
     for name, values in fixed.items():
+        if name in TERM_AXES and name not in axes:
+            continue  # a term that the target does not declare
         free = name in ("ranks", "requires_grad")  # a check may ask for what is none of the simple defaults
         axes[name] = tuple(value for value in values if free or value in axes[name])
     axes["ranks"] = tuple(ranks for ranks in axes["ranks"] if ranks >= target.least_ranks)

@@ -20,6 +20,7 @@ from attention_gate.verify.case.extents import (
     WIDE,
 )
 from attention_gate.verify.case.options import Row, Space, feasible
+from attention_gate.verify.case.term_axes import draw_terms
 
 #: One draw in this many takes an option's simplest value instead of the row's, so that shrinking can get there too.
 _SIMPLEST_IN = 256
@@ -85,6 +86,7 @@ def _case(draw: st.DrawFn, options: Row, world_sizes: Sequence[int], max_rows: i
         dilation_rates=dilation_rates,
         is_causal=options["mask"] == "causal",
         scale=_scale(draw, options["scale"]),
+        **draw_terms(draw, options, length, ranks),
         dtype=options["dtype"],
         data=options["data"],
         buffers=options["buffers"],

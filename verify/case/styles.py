@@ -26,3 +26,7 @@ OF_GRADIENTS = ("non-leaf", "checkpoint", "checkpoint-reentrant", "twice", "save
 #: Callers under autocast, and the dtype that it computes in.
 UNDER_AUTOCAST = ("autocast", MIXED)
 AUTOCAST = "bfloat16"
+
+#: Masks by name, and sinks by how large they are beside the scores; "off" is -inf, which is as none.
+MASK_NAMES = ("prefix", "thirds", "by head")
+SINKS = ("near", "above", "below", "off")

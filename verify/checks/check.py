@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.options import SMALL, Space, space
+from attention_gate.verify.case.term_axes import WITHOUT_TERMS
 from attention_gate.verify.checks.profiles import PROFILES
 from attention_gate.verify.judge.comparison import Verdict
 from attention_gate.verify.judge.session import Session
@@ -64,8 +65,11 @@ class Check:
         return f"the target supports no {empty[0]} that this check needs" if empty else ""
 
 
-def plain(**changes: Sequence[Any]) -> Callable[[Target, Sequence[int]], Axes]:
-    """Axes of the simplest call: small contiguous tensors of the widest dtype, the default group, no gradients."""
+def plain(*, terms: bool = False, **changes: Sequence[Any]) -> Callable[[Target, Sequence[int]], Axes]:
+    """Axes of the simplest call: small contiguous tensors of the widest dtype, the default group, no gradients.
+
+    With ``terms`` the optional terms that the target declares are among them.
+    """
 
     def axes(target: Target, world_sizes: Sequence[int]) -> Axes:
         return {
@@ -76,6 +80,7 @@ def plain(**changes: Sequence[Any]) -> Callable[[Target, Sequence[int]], Axes]:
             "requires_grad": ("",),
             "group": ("default",),
             "caller": ("plain",),
+            **({} if terms else WITHOUT_TERMS),
         } | changes
 
     return axes

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from attention_gate import reference
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.masks import visibility
 from attention_gate.verify.checks.check import Check, Parameters, all_gradients, plain
 from attention_gate.verify.judge.comparison import Verdict, assemble, shares
 from attention_gate.verify.judge.oracle import inputs_of
@@ -97,7 +98,9 @@ def _fate(session: Session, case: Case, poison: _Poison) -> tuple[np.ndarray, np
     arrays = {name: getattr(inputs, name).copy() for name in ("query", "key", "value")}
     arrays[poison.input][poison.batch, poison.position, poison.head] = _POISONS[poison.value]
     branches = reference.branches(case.segment_lengths, case.dilation_rates)
-    M = reference.multiplicity(case.length, case.heads, branches, case.is_causal, session.target.dialect)
+    M = reference.multiplicity(
+        case.length, case.heads, branches, case.is_causal, session.target.dialect, **visibility(case)
+    )
     out, _ = reference.attention(arrays["query"], arrays["key"], arrays["value"], M, case.scale)
 
     query, key = (arrays[name].swapaxes(1, 2) for name in ("query", "key"))

@@ -32,7 +32,7 @@ def _lse(session: Session, case: Case, parameters: Parameters) -> Verdict:
 
 
 def _gradients(session: Session, case: Case, parameters: Parameters) -> Verdict:
-    return session.judged(case, names=GRADIENTS)
+    return session.judged(case, names=(*GRADIENTS, "sink.grad"))
 
 
 def _everything(session: Session, case: Case, parameters: Parameters) -> Verdict:
@@ -93,7 +93,7 @@ def _one_rank(target: Target, world_sizes: Sequence[int]) -> Axes:
 FORWARD = Check(
     name="forward",
     promise="returns the oracle's output",
-    axes=plain(),
+    axes=plain(terms=True),
     examine=_forward,
     weight=4,
 )
@@ -101,7 +101,7 @@ LSE = Check(
     name="lse",
     promise="returns the oracle's log-sum-exp (natural logarithm, -inf for rows that see nothing)",
     builds_on=("forward",),
-    axes=plain(),
+    axes=plain(terms=True),
     examine=_lse,
     needs=lambda target, sizes: "" if target.returns_lse else "return_lse, which is optional, is not offered",
 )
@@ -109,7 +109,7 @@ GRADIENTS_CHECK = Check(
     name="gradients",
     promise="returns the oracle's gradients of query, key and value",
     builds_on=("forward",),
-    axes=plain(requires_grad=("qkv",)),
+    axes=plain(terms=True, requires_grad=("qkv",)),
     examine=_gradients,
     weight=5,
     needs=needs_gradients,

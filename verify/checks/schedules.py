@@ -58,7 +58,7 @@ def _axes(target: Target, world_sizes: Sequence[int]) -> Axes:
     groups = ("default", "sub-group") if target.subgroups else ("default",)
     # Where keys and values differ in width, one taken for the other shows in the sizes.
     widths = ("different",) if target.value_dim else ("same",)
-    return plain(ranks=several, requires_grad=wanted, group=groups, value_dim=widths)(target, world_sizes)
+    return plain(terms=True, ranks=several, requires_grad=wanted, group=groups, value_dim=widths)(target, world_sizes)
 
 
 def _large_worlds(target: Target, world_sizes: Sequence[int]) -> st.SearchStrategy[Case] | None:

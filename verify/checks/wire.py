@@ -138,7 +138,9 @@ def _table(trace: Trace, case: Case, bounds: dict[str, list[Allowance]]) -> tupl
 def _axes(target: Target, world_sizes: Sequence[int]) -> Axes:
     wanted = all_gradients(target)
     several = tuple(size for size in sorted(world_sizes) if size > 1)
-    return plain(ranks=several, requires_grad=wanted, data=("normal",), dtype=target.dtypes)(target, world_sizes)
+    return plain(terms=True, ranks=several, requires_grad=wanted, data=("normal",), dtype=target.dtypes)(
+        target, world_sizes
+    )
 
 
 def claimed(name: str) -> Callable[[Target, Sequence[int]], str]:

@@ -17,6 +17,7 @@ from attention_gate.verify.report.text import text
 from attention_gate.verify.report.whole_files import write_whole
 from attention_gate.verify.run.judgement import Report
 from attention_gate.verify.run.request import DEFAULT_WORLD_SIZES, Options
+from attention_gate.verify.target.choices import TERMS
 from attention_gate.verify.target.target import CLAIMS
 from attention_gate.verify.world.launched_ranks import LaunchedWorlds, launched_by_torchrun
 from attention_gate.verify.world.patience import BUSY, FIRST
@@ -54,6 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"seconds that a call may work without an end (default: {BUSY:.0f}; the first call of a process "
         f"{FIRST:.0f}); all other limits are stretched by as much",
     )
+    parser.add_argument(
+        "--terms",
+        type=terms,
+        default=(),
+        metavar="A,B",
+        help=f"optional terms that it takes: all, or some of {', '.join(TERMS)} (default: those that it declares)",
+    )
     parser.add_argument("--fail-fast", action="store_true", help="stop at the first check that fails")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
     parser.add_argument("--junit", metavar="FILE", help="write the report as JUnit XML")
@@ -86,7 +94,7 @@ def _judge_launched(options: argparse.Namespace, worlds: LaunchedWorlds) -> int:
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
     """What is judged in the same way wherever the ranks come from."""
-    names = ("profile", "device", "seed", "checks", "fail_fast", "save", "claims", "patience")
+    names = ("profile", "device", "seed", "checks", "fail_fast", "save", "claims", "terms", "patience")
     return {name: getattr(options, name) for name in names}
 
 
@@ -136,6 +144,11 @@ def patience(text: str) -> float:
 def claims(text: str) -> tuple[str, ...]:
     """ "traffic,memory" as claims; argparse reports what is wrong."""
     return _names(text, "claim", CLAIMS)
+
+
+def terms(text: str) -> tuple[str, ...]:
+    """ "window,sink" as terms, "all" as all of them; argparse reports what is wrong."""
+    return tuple(TERMS) if text == "all" else _names(text, "term", TERMS)
 
 
 def checks(text: str) -> tuple[str, ...]:

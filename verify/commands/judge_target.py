@@ -35,6 +35,7 @@ def check(
     fail_fast: bool = False,
     save: str | None = None,
     claims: Sequence[str] = (),
+    terms: Sequence[str] = (),
     patience: float | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -45,10 +46,10 @@ def check(
     'pass'
 
     ``target`` is a Target, a callable of the contract at the top level of a module, or what the command line takes;
-    ``claims`` are added to those of the Target; ``patience`` stretches all limits of time, so that a call may work for
-    as many seconds (the first one of a process for longer). The same arguments judge the same examples. Raises
-    TargetError if the target does not load and ValueError for bad options; a world that cannot be started is the
-    report's ``error``.
+    ``claims`` and ``terms`` are added to those of the Target; ``patience`` stretches all limits of time, so that a call
+    may work for as many seconds (the first one of a process for longer). The same arguments judge the same examples.
+    Raises TargetError if the target does not load and ValueError for bad options; a world that cannot be started is
+    the report's ``error``.
     """
     options = Options(
         profile=profile,
@@ -59,6 +60,7 @@ def check(
         fail_fast=fail_fast,
         save=save,
         claims=tuple(claims),
+        terms=tuple(terms),
         patience=patience,
     )
     with Worlds(device=device, patience=patience) as worlds:
@@ -89,7 +91,11 @@ def check_launched(target: str, worlds: LaunchedWorlds, options: Options, progre
 
 
 def _claiming(target: Target, options: Options) -> Target:
-    return replace(target, claims=tuple(dict.fromkeys((*target.claims, *options.claims))))
+    return replace(
+        target,
+        claims=tuple(dict.fromkeys((*target.claims, *options.claims))),
+        terms=tuple(dict.fromkeys((*target.terms, *options.terms))),
+    )
 
 
 def import_elsewhere(source: Source, worlds: Worlds, world_sizes: Sequence[int]) -> None:

@@ -16,11 +16,14 @@ def explain(session: Session, example: Example, finding: Finding) -> tuple[str, 
     """Sentences on the known mistakes whose formula gives what the target returned; none if none fits."""
     from attention_gate.verify.explain.crashes_and_hangs import of_conduct
     from attention_gate.verify.explain.earlier_calls import of_sequence
+    from attention_gate.verify.explain.ignored_terms import of_terms
     from attention_gate.verify.explain.wrong_values import of_values
 
     explanations: tuple[Callable[[Session, Example, Finding], tuple[str, ...]], ...]
     if finding.outcome != "fail":
         explanations = (of_conduct,)
+    elif example.case.terms:  # the other formulas know none
+        explanations = (of_terms,)
     elif example.check == "state":
         explanations = (of_sequence, of_values)
     else:

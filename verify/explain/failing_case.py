@@ -9,6 +9,7 @@ import numpy as np
 
 from attention_gate import reference
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.masks import visibility
 from attention_gate.verify.judge.oracle import Answer, Inputs
 
 Array = np.ndarray
@@ -41,7 +42,9 @@ class Setting:
     @cached_property
     def masks(self) -> Array:
         """The right masks (branches, heads, length, length)."""
-        return reference.branch_masks(self.case.length, self.case.heads, self.pairs, self.case.is_causal, self.dialect)
+        return reference.branch_masks(
+            self.case.length, self.case.heads, self.pairs, self.case.is_causal, self.dialect, **visibility(self.case)
+        )
 
     def sight(
         self,

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.data import sum_dtype
 from attention_gate.verify.case.styles import AUTOCAST, MIXED, UNDER_AUTOCAST
 from attention_gate.verify.judge.error_budget import LARGEST
 from attention_gate.verify.judge.location import describe
 from attention_gate.verify.judge.oracle import Answer
-from attention_gate.verify.judge.tensor_names import in_words
+from attention_gate.verify.judge.tensor_names import GRADIENTS, VALUES, in_words
 from attention_gate.verify.rank.attended import Attended
 from attention_gate.verify.world.finding import Finding, ranks
 
@@ -36,8 +37,9 @@ def judge(
     answer: Answer,
     *,
     device: str = "cpu",
-    names: Iterable[str] = ("out", "lse", "query.grad", "key.grad", "value.grad"),
+    names: Iterable[str] = VALUES,
     purity: bool = False,
+    sink_gradient: str = "own-rows",
 ) -> Verdict:
     """Judge the results of all shards, in their order.
 
@@ -49,7 +51,14 @@ def judge(
         return Verdict(np.inf, finding)
     budget_used = 0.0
     for name in names:
-        if name.endswith(".grad") and name[0] not in case.gradients:
+        if name in GRADIENTS and name[0] not in case.gradients:
+            continue
+        if name == "sink.grad":
+            if any(name in part.facts for part in attended):
+                judged = _of_sink(case, attended, answer, sink_gradient)
+                if judged.finding:
+                    return judged
+                budget_used = max(budget_used, judged.budget_used)
             continue
         if name in ("out", "lse") and not any(name in part.arrays for part in attended):
             continue
@@ -63,6 +72,29 @@ def judge(
         if budget_used > 1.0:
             return Verdict(budget_used, _wrong(case, positions, name, got, answer, share))
     return Verdict(budget_used)
+
+
+def _of_sink(case: Case, attended: Sequence[Attended], answer: Answer, sink_gradient: str) -> Verdict:
+    """Judge the gradient of the sink: the ranks' parts sum up to it, or each rank has the whole of it."""
+    name = "sink.grad"
+    parts = [part.arrays.get(name) for part in attended]
+    if without := [rank for rank, part in zip(case.ranks, parts, strict=True) if part is None]:
+        return Verdict(np.inf, Finding("fail", f"{in_words(name)} did not arrive on {ranks(without)}", tensor=name))
+    arrays = [np.asarray(part, dtype=np.float64) for part in parts if part is not None]
+    found = arrays if sink_gradient == "total" else [np.sum(arrays, axis=0)]
+    judged = [shares(got, answer.expected[name], answer.budget[name], case.dtype) for got in found]
+    worst = max(range(len(found)), key=lambda k: float(judged[k].max(initial=0.0)))
+    budget_used = float(judged[worst].max(initial=0.0))
+    if budget_used <= 1.0:
+        return Verdict(budget_used)
+    head = int(np.argmax(judged[worst]))
+    what = "the sum of the ranks' parts" if sink_gradient != "total" else f"that of rank {case.ranks[worst]}"
+    line = f"head {head}: expected {answer.expected[name][head]:.9g}, {what} is {found[worst][head]:.9g}"
+    wrong = int((judged[worst] > 1.0).sum())
+    return Verdict(
+        budget_used,
+        Finding("fail", f"{in_words(name)} is wrong in {wrong} of {case.heads} heads", (line,), tensor=name),
+    )
 
 
 @np.errstate(all="ignore")
@@ -102,6 +134,7 @@ def _form(case: Case, attended: Sequence[Attended], positions: Sequence[np.ndarr
             "query.grad": (case.batch, n, case.heads, case.head_dim),
             "key.grad": (case.batch, n, case.kv_heads, case.head_dim),
             "value.grad": (case.batch, n, case.kv_heads, case.value_dim),
+            "sink.grad": (case.heads,),
         }
         for name, fact in part.facts.items():
             dtypes: tuple[str, ...] = (case.dtype,)
@@ -109,6 +142,8 @@ def _form(case: Case, attended: Sequence[Attended], positions: Sequence[np.ndarr
                 dtypes = (case.dtype, AUTOCAST)
             if name == "lse" and case.dtype != "float64":
                 dtypes = _LSE_DTYPES
+            if name == "sink.grad":
+                dtypes = (sum_dtype(case),)
             if name == "value.grad" and case.caller == MIXED:
                 dtypes = (AUTOCAST,)
             allowed = [f"tensor {shapes[name]} {dtype} {device}" for dtype in dtypes]

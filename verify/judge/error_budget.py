@@ -31,6 +31,9 @@ as there are pairs. The constant in front is in `CONSTANT`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from attention_gate import reference
@@ -68,6 +71,7 @@ def error_budget(
     dtype: str,
     expected: dict[str, np.ndarray],
     narrow_products: bool = False,
+    terms: Mapping[str, Any] | None = None,
 ) -> Budget:
     """The largest error allowed in each element of "out", "lse", "query.grad", "key.grad" and "value.grad".
 
@@ -78,7 +82,9 @@ def error_budget(
     heads, head_dim, value_dim = query.shape[2], query.shape[3], value.shape[3]
     group = heads // key.shape[2]
     u, a, tiny = UNIT_ROUNDOFF[dtype], ACCUMULATOR[dtype], SMALLEST[dtype]
-    P, lse = reference.weights(query, key, multiplicity, scale)
+    terms = terms or {}
+    softcap, slopes, sink = (terms.get(name) for name in ("softcap", "slopes", "sink"))
+    P, lse = reference.weights(query, key, multiplicity, scale, softcap=softcap, slopes=slopes, sink=sink)
     scale = abs(head_dim**-0.5 if scale is None else scale)
     seen = np.broadcast_to(multiplicity > 0, P.shape)
     pairs = np.broadcast_to(multiplicity, P.shape)  # branches may be computed, and underflow, one by one
@@ -88,12 +94,17 @@ def error_budget(
     Q, dO, out_size = (np.abs(x).swapaxes(1, 2) for x in (query, upstream, expected["out"]))
     K, V = (np.repeat(np.abs(x).swapaxes(1, 2), group, axis=1) for x in (key, value))
     magnitude = scale * (Q @ K.mT)
-    top = np.where(seen, magnitude, 0.0).max(axis=-1, keepdims=True, initial=0.0)
+    size = magnitude + _farthest(slopes, P.shape)
+    top = np.where(seen, size, 0.0).max(axis=-1, keepdims=True, initial=0.0)
     lse_size = np.where(np.isneginf(lse), 0.0, np.abs(lse))
     merges = a * keys_seen[..., None]
     sigma = a * ((head_dim + 2) * magnitude + 2 * top + 2 * lse_size[..., None]) + merges * top
+    if terms:  # a cap and slopes are a few operations more on each score
+        sigma += 6 * a * size
     sigma += u * magnitude if narrow_products else 0.0
     mean_sigma = (P * sigma).sum(axis=-1)
+    share, sink_size = _of_sink(sink, lse)
+    mean_sigma = mean_sigma + share * a * (4 + 2 * sink_size + 2 * lse_size)
     rho = u + merges + sigma + mean_sigma[..., None]
 
     V_seen, K_seen = _largest_seen(seen, V), _largest_seen(seen, K)
@@ -106,7 +117,9 @@ def error_budget(
     delta = (dO * out).sum(axis=-1, keepdims=True) + a * value_dim * D_size
     dP_and_D = dP_size + D_size
     dS = P * dP_and_D
-    epsilon = dS * (rho + u) + P * (a * value_dim * dP_size + delta) + tiny * pairs * (1 + dP_and_D)
+    # The factor 1 - tanh^2, at most 1, is off by twice the error of the tanh, and rounded.
+    dS_of_cap = 0.0 if softcap is None else dS * a * (2 * (head_dim + 4) * magnitude / softcap + 6)
+    epsilon = dS_of_cap + dS * (rho + u) + P * (a * value_dim * dP_size + delta) + tiny * pairs * (1 + dP_and_D)
     dV = (P * (rho + u + a * queries_seen) + merges * seen).mT @ dO + tiny * (1 + queries_seen.mT + pairs.mT @ dO)
     dQ = scale * ((epsilon + merges * dS) @ K + merges * D_size * K_seen) + tiny * (1 + keys_seen[..., None])
     dK = scale * ((epsilon + a * queries_seen * dS + merges * D_size * seen).mT @ Q) + tiny * (1 + queries_seen.mT)
@@ -117,7 +130,28 @@ def error_budget(
         "key.grad": _over_groups(dK, group) + u * np.abs(expected["key.grad"]),
         "value.grad": _over_groups(dV, group) + u * np.abs(expected["value.grad"]),
     }
+    if sink is not None:
+        u_sink = a if dtype != "float64" else u
+        of_rows = share * (D_size[..., 0] * (mean_sigma + lse_error + a * (8 + 2 * sink_size)) + delta[..., 0])
+        summed = a * np.prod(lse.shape[::2]) * (share * D_size[..., 0]).sum(axis=(0, 2))
+        budget["sink.grad"] = of_rows.sum(axis=(0, 2)) + summed + u_sink * np.abs(expected["sink.grad"]) + tiny
     return {name: CONSTANT * bound for name, bound in budget.items()}
+
+
+def _farthest(slopes: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+    """What slopes may add to the size of a score, (heads, queries, keys): at most the slope times the distance."""
+    queries, keys = shape[-2:]
+    if slopes is None:
+        return np.zeros(())
+    return np.abs(slopes)[:, None, None] * np.abs(np.arange(queries)[:, None] - np.arange(keys))
+
+
+def _of_sink(sink: np.ndarray | None, lse: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The sink's weight in each row (batch, heads, queries), and its size (heads, 1)."""
+    if sink is None:
+        return np.zeros_like(lse), np.zeros((lse.shape[1], 1))
+    finite = np.isfinite(sink)[:, None]
+    return np.where(finite, np.exp(sink[:, None] - lse), 0.0), np.where(finite, np.abs(sink)[:, None], 0.0)
 
 
 def _largest_seen(seen: np.ndarray, rows: np.ndarray) -> np.ndarray:

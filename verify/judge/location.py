@@ -8,6 +8,7 @@ import numpy as np
 
 from attention_gate import reference
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.masks import visibility
 from attention_gate.verify.judge.oracle import Answer
 
 _SHOWN = 8
@@ -40,7 +41,7 @@ def describe(
 def _sight(case: Case, positions: Sequence[np.ndarray], position: int, head: int, kv: bool, dialect: str) -> list[str]:
     """What that row has to do with the others: for a query the keys it sees, for a key the queries that see it."""
     branches = reference.branches(case.segment_lengths, case.dilation_rates)
-    masks = reference.branch_masks(case.length, case.heads, branches, case.is_causal, dialect)
+    masks = reference.branch_masks(case.length, case.heads, branches, case.is_causal, dialect, **visibility(case))
     group = case.heads // case.kv_heads
     if kv:
         seen = np.asarray(masks[:, head * group : (head + 1) * group, :, position].any(axis=1))

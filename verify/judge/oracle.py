@@ -10,7 +10,8 @@ import numpy as np
 
 from attention_gate import reference
 from attention_gate.verify.case.case import Case
-from attention_gate.verify.case.data import rounded, rows
+from attention_gate.verify.case.data import per_head, rounded, rows
+from attention_gate.verify.case.masks import visibility
 from attention_gate.verify.judge.error_budget import Budget, error_budget
 
 
@@ -54,6 +55,15 @@ def answer(case: Case, dialect: str = "longnet", autocast: str | None = None) ->
     return _answer(plain, dialect, autocast)
 
 
+def score_terms(case: Case) -> dict[str, Any]:
+    """The case's cap, slopes and sink, as reference.attention takes them."""
+    return {
+        "softcap": case.softcap,
+        "slopes": per_head(case, "slopes") if case.slopes else None,
+        "sink": None if case.sink is None else per_head(case, "sink"),
+    }
+
+
 @lru_cache(maxsize=16)
 def _answer(case: Case, dialect: str, autocast: str | None = None) -> Answer:
     inputs = inputs_of(case)
@@ -66,18 +76,23 @@ def _answer(case: Case, dialect: str, autocast: str | None = None) -> Answer:
         "is_causal": case.is_causal,
         "scale": case.scale,
         "dialect": dialect,
+        **visibility(case),
+        **score_terms(case),
     }
     out, lse = reference.dilated_attention(*tensors, **options)
     grads = reference.dilated_attention_gradients(*tensors, inputs.upstream, **options)
     expected = {"out": out, "lse": lse}
     expected |= {"query.grad": grads.query, "key.grad": grads.key, "value.grad": grads.value}
+    if isinstance(grads, reference.GradientsWithSink):
+        expected["sink.grad"] = grads.sink
     branches = reference.branches(case.segment_lengths, case.dilation_rates)
-    M = reference.multiplicity(case.length, case.heads, branches, case.is_causal, dialect)
+    M = reference.multiplicity(case.length, case.heads, branches, case.is_causal, dialect, **visibility(case))
     share = 1.0 / len(branches) if dialect == "grouped-mean" else 1.0
     rounding: dict[str, Any] = {
         "scale": case.scale,
         "dtype": autocast or case.dtype,
         "narrow_products": autocast is not None,
+        "terms": score_terms(case),
     }
     budget = error_budget(*tensors, inputs.upstream, M, expected=expected, **rounding)
     return Answer(

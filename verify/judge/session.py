@@ -154,4 +154,13 @@ class Session:
     ) -> Verdict:
         """Judge results that are there already."""
         positions, right = self.positions(case), self.answer(case)
-        return judge(case, attended, positions, right, device=self.device, names=names, purity=purity)
+        return judge(
+            case,
+            attended,
+            positions,
+            right,
+            device=self.device,
+            names=names,
+            purity=purity,
+            sink_gradient=self.target.sink_gradient,
+        )

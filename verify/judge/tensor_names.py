@@ -6,7 +6,7 @@ from __future__ import annotations
 GRADIENTS = ("query.grad", "key.grad", "value.grad")
 
 #: All that is judged, in the order in which it is.
-VALUES = ("out", "lse", *GRADIENTS)
+VALUES = ("out", "lse", *GRADIENTS, "sink.grad")
 
 
 def in_words(name: str) -> str:

@@ -14,6 +14,7 @@ import torch
 
 from attention_gate import reference
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.masks import visibility
 
 #: Bytes that a rank may exchange with each other rank besides rows, such as digests of the arguments.
 METADATA = 1024
@@ -65,7 +66,9 @@ def most(case: Case, positions: Sequence[np.ndarray], stage: str) -> float:
 def needed_rows(case: Case, dialect: str, positions: Sequence[np.ndarray]) -> np.ndarray:
     """How many pairs (row, kv head) of each shard each shard's queries see: int64 (shards, shards), [who, whose]."""
     branches = reference.branches(case.segment_lengths, case.dilation_rates)
-    seen = np.greater(reference.multiplicity(case.length, case.heads, branches, case.is_causal, dialect), 0)
+    seen = np.greater(
+        reference.multiplicity(case.length, case.heads, branches, case.is_causal, dialect, **visibility(case)), 0
+    )
     grouped = seen.reshape(case.kv_heads, case.heads // case.kv_heads, case.length, case.length)
     by_kv_head = np.any(grouped, axis=1)
     need = np.zeros((case.shards, case.shards), dtype=np.int64)

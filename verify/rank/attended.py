@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from attention_gate.verify.case.case import Case
-from attention_gate.verify.case.data import Name, rows
+from attention_gate.verify.case.data import Name, per_head, rows, sum_dtype
+from attention_gate.verify.case.masks import visibility
 from attention_gate.verify.case.styles import AUTOCAST, MIXED
 from attention_gate.verify.rank.tensors import in_form, values_of, with_strides
 from attention_gate.verify.rank.ways_to_call import backward, called
@@ -53,6 +54,7 @@ class Inputs:
         self.case = call.cases[index]
         self.positions = call.positions[index]
         self.tensors = [self._input(name) for name in INPUTS]
+        self.sink = self._sink()
         self._before = [tensor.detach().clone() for tensor in self.tensors]
         self._versions = [tensor._version for tensor in self.tensors]
         self.result = Attended()
@@ -69,7 +71,29 @@ class Inputs:
             "scale": case.scale,
             "sequence_length": case.sequence_length,
             "group": self.call.group,
+            **self._terms(),
         }
+
+    def _terms(self) -> dict[str, Any]:
+        """The optional terms that the case has."""
+        case = self.case
+        found: dict[str, Any] = {name: value for name, value in visibility(case).items() if value is not None}
+        if case.document_lengths is not None:
+            found["document_lengths"] = list(case.document_lengths)
+        if case.softcap is not None:
+            found["softcap"] = case.softcap
+        if case.slopes:
+            found["slopes"] = per_head(case, "slopes").tolist()
+        if self.sink is not None:
+            found["sink"] = self.sink
+        return found
+
+    def _sink(self) -> torch.Tensor | None:
+        if self.case.sink is None:
+            return None
+        values = torch.from_numpy(per_head(self.case, "sink")).to(getattr(torch, sum_dtype(self.case)))
+        # Under other callers it would be a tensor that the function closes over.
+        return values.to(self.call.device).requires_grad_(bool(self.case.gradients) and self.case.caller == "plain")
 
     def forward(self) -> None:
         """Call the target, and note what came back."""
@@ -100,12 +124,17 @@ class Inputs:
             self.result.remarks.append("the result does not require gradients although an input does")
             return
         tensor = in_form(self._tensor(upstream).to(self.out.dtype), self.case.upstream)
-        wanted = [t for t in self.tensors if t.requires_grad]
+        named: list[tuple[str, torch.Tensor]] = [
+            (n, t) for n, t in zip(INPUTS, self.tensors, strict=True) if n[0] in self.case.requires_grad
+        ]
+        if self.sink is not None and self.sink.requires_grad:
+            named.append(("sink", self.sink))
+        wanted = [t for _, t in named]
         kept = tensor.clone()
         grads = backward(self.case.caller, self.out, wanted, tensor)
         if not torch.equal(kept, tensor) and not bool(torch.isnan(kept).any()):
             self.result.remarks.append("the upstream gradient was modified")
-        for name, grad in zip([n for n in INPUTS if n[0] in self.case.requires_grad], grads, strict=True):
+        for (name, _), grad in zip(named, grads, strict=True):
             if grad is None:
                 self.result.arrays[f"{name}.grad"] = None
             else:

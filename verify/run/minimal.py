@@ -129,6 +129,12 @@ def _simpler(case: Case, axes: Space) -> Iterator[Case]:
     yield from _fewer_ranks(case)
     yield from _simpler_branches(case)
     plain: dict[str, Any] = {
+        "window": None,
+        "document_lengths": None,
+        "mask": None,
+        "softcap": None,
+        "slopes": False,
+        "sink": None,
         "is_causal": False,
         "scale": None,
         "data": "normal",
@@ -211,7 +217,18 @@ def with_length(case: Case, length: int) -> Case:
         for segment, rate in zip(case.segment_lengths, case.dilation_rates, strict=True)
     )
     passed = case.pass_length or bool(length % case.shards)
-    return case.replace(length=length, segment_lengths=segments, pass_length=passed)
+    documents = case.document_lengths and _documents_within(case.document_lengths, length, sum(case.document_lengths))
+    return case.replace(length=length, segment_lengths=segments, pass_length=passed, document_lengths=documents)
+
+
+def _documents_within(documents: tuple[int, ...], length: int, before: int) -> tuple[int, ...]:
+    """The documents cut off at a shorter length; a longer one makes the last of them longer."""
+    kept: list[int] = []
+    for document in documents:
+        kept.append(min(document, max(0, length - sum(kept))))
+    if length > before and kept:
+        kept[-1] += length - before
+    return tuple(kept)
 
 
 def _with_heads(case: Case, heads: int) -> Case:

@@ -8,7 +8,7 @@ import torch
 
 from attention_gate.verify.checks import BY_NAME
 from attention_gate.verify.checks.profiles import PROFILES
-from attention_gate.verify.target.choices import one_of
+from attention_gate.verify.target.choices import TERMS, one_of
 from attention_gate.verify.target.target import CLAIMS
 from attention_gate.verify.world.launched_ranks import launched_by_torchrun
 
@@ -19,7 +19,8 @@ DEFAULT_WORLD_SIZES = (1, 2, 3, 4)
 class Options:
     """How to judge: ``profile`` "quick", "standard" or "thorough"; ``checks`` by name, None for all of them.
 
-    ``save`` is the folder for failing examples, ``claims`` what the target promises besides what it declares itself.
+    ``save`` is the folder for failing examples, ``claims`` and ``terms`` what the target promises and takes besides
+    what it declares itself.
     ``patience`` is how many seconds a call may work without an end, None for the usual.
     Raises ValueError for what there is not.
     """
@@ -32,9 +33,12 @@ class Options:
     fail_fast: bool = False
     save: str | None = None
     claims: tuple[str, ...] = ()
+    terms: tuple[str, ...] = ()
     patience: float | None = None
 
     def __post_init__(self) -> None:
+        for term in self.terms:
+            one_of("term", term, TERMS)
         for claim in self.claims:
             one_of("claim", claim, CLAIMS)
         one_of("profile", self.profile, PROFILES)

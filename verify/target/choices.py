@@ -31,6 +31,20 @@ COMPILED = "compiled"
 LEAST_BLOCKS = 3
 
 
+#: The optional terms of attention, in words, by the name that a target declares.
+TERMS = {
+    "window": "a sliding window (window)",
+    "documents": "packed documents (document_lengths)",
+    "mask": "any mask (mask)",
+    "softcap": "a soft cap of the scores (softcap)",
+    "slopes": "ALiBi slopes (slopes)",
+    "sink": "a sink for each head (sink)",
+}
+
+#: Whose part of a sink's gradient a rank returns: that of its own rows, or of all ranks' rows.
+SINK_GRADIENTS = ("own-rows", "total")
+
+
 def one_of(what: str, value: object, allowed: Iterable[object]) -> None:
     """Raise ValueError unless value is among the allowed ones; it names the nearest one.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attention_gate.verify.target.capabilities import NOT_YET, Capability, KnownFailure, NotYet
-from attention_gate.verify.target.choices import CALLERS, DTYPES, LEAST_BLOCKS, one_of
+from attention_gate.verify.target.choices import CALLERS, DTYPES, LEAST_BLOCKS, SINK_GRADIENTS, TERMS, one_of
 from attention_gate.verify.target.layouts import Layout, layout_function
 
 DIALECTS = ("longnet", "torchscale", "grouped-mean")
@@ -38,6 +38,10 @@ class Target:
     - ``grouped_query``, ``value_dim`` (other than head_dim), ``uneven`` shards, ``subgroups``, ``gradients``,
       ``strides``, ``scales`` (any but the default), ``refusals`` (bad arguments raise on every rank): True, False, or
       NOT_YET, which the verdict tells apart.
+    - ``terms``: the optional terms that it takes, of "window", "documents", "mask", "softcap", "slopes" and "sink"; no
+      other is passed.
+    - ``sink_gradient``: "own-rows", each rank returns the part of its rows and the parts sum up, or "total".
+    - ``lse_with_sink``: whether the lse that it returns has the sink's term in it.
     - ``replicated``: whether every rank is given the whole sequence, as by ``gather_rows``; what that sends is then not
       judged.
     - ``lse``: whether ``return_lse=True`` is supported; None: if the signature has that parameter.
@@ -69,6 +73,9 @@ class Target:
     refusals: Capability = True
     callers: tuple[str, ...] = tuple(CALLERS)
     mixed_dtypes: Capability = False
+    terms: tuple[str, ...] = ()
+    sink_gradient: str = "own-rows"
+    lse_with_sink: bool = True
     replicated: bool = False
     lse: bool | None = None
     least_ranks: int = 1
@@ -84,6 +91,13 @@ class Target:
         layout_function(self.layout)
         one_of("Target.branches", self.branches, BRANCHES)
         one_of("Target.dialect", self.dialect, DIALECTS)
+        one_of("Target.sink_gradient", self.sink_gradient, SINK_GRADIENTS)
+        if not isinstance(self.terms, tuple) or len(set(self.terms)) != len(self.terms):
+            raise ValueError(f"Target.terms is {self.terms!r}; it must be a tuple without repetition")
+        for entry in self.terms:
+            one_of("an entry of Target.terms", entry, TERMS)
+        if "sink" in self.terms and self.dialect != "longnet":
+            raise ValueError(f"Target.terms has 'sink' in the dialect {self.dialect}; only 'longnet' has one")
         for name, allowed in (("masks", (False, True)), ("dtypes", DTYPES), ("callers", CALLERS)):
             value = getattr(self, name)
             if not isinstance(value, tuple) or not value or len(set(value)) != len(value):
@@ -164,6 +178,8 @@ class Target:
             found.append(("fit", "cases that do not fit it"))
         if not self.returns_lse:
             found.append(("lse", "return_lse (optional)"))
+        if missing := [words for name, words in TERMS.items() if name not in self.terms]:
+            found.append(("terms", f"{', '.join(missing)} (optional)"))
         return found
 
 

@@ -1,0 +1,113 @@
+"""Explains wrong values of a case with optional terms: which of them the target ignores or takes otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from attention_gate.verify.case.case import Case
+from attention_gate.verify.checks.results import Example
+from attention_gate.verify.explain.fit import fits
+from attention_gate.verify.explain.wrong_values import returned, setting_of
+from attention_gate.verify.judge.tensor_names import GRADIENTS
+from attention_gate.verify.world.finding import Finding
+
+if TYPE_CHECKING:
+    from attention_gate.verify.judge.session import Session
+
+#: How each term reads in a sentence, and the field that holds it.
+_WORDS = {
+    "window": ("the window", "window"),
+    "documents": ("the documents' boundaries", "document_lengths"),
+    "mask": ("the mask", "mask"),
+    "softcap": ("the soft cap", "softcap"),
+    "slopes": ("the slopes", "slopes"),
+    "sink": ("the sink", "sink"),
+}
+
+
+def of_terms(session: Session, example: Example, finding: Finding) -> tuple[str, ...]:
+    """A sentence on the term without which, or with whose other meaning, the reference gives the target's values.
+
+    It is given only if it fits longer cases, too: one that fits a few elements may fit by chance.
+    """
+    subject = finding.tensor if finding.tensor in ("out", "lse") else "out"
+    if finding.tensor in GRADIENTS:
+        subject = "gradients"
+    judged = GRADIENTS if subject == "gradients" else (subject,)
+    noun = {"out": "the output equals", "lse": "the log-sum-exp equals"}.get(subject, "the gradients equal")
+    refuted: set[str] = set()
+    confirmed: dict[str, None] = {}
+    for case in _longer(session, example.case):
+        found = _fitting(session, case, judged)
+        if found is None:
+            break
+        refuted |= {words for words, fit in found.items() if fit is False}
+        confirmed |= dict.fromkeys(words for words, fit in found.items() if fit)
+    return tuple(f"{noun} the reference {words}" for words in confirmed if words not in refuted)[:1]
+
+
+def _longer(session: Session, case: Case) -> Iterator[Case]:
+    """The case, and the same with more rows on each rank: the last document is longer by them."""
+    yield case
+    for rows in (3, 5, 8):
+        documents = case.document_lengths
+        more = rows * case.shards
+        if documents:
+            documents = (*documents[:-1], documents[-1] + more)
+        segments = tuple(length + more if length == max(case.length, 1) else length for length in case.segment_lengths)
+        yield session.fitted(
+            case.replace(
+                length=case.length + more,
+                segment_lengths=segments,
+                document_lengths=documents,
+                heads=2 * case.kv_heads if case.heads == case.kv_heads and session.target.grouped_query else case.heads,
+                seed=case.seed + rows,
+            )
+        )
+
+
+def _fitting(session: Session, case: Case, judged: tuple[str, ...]) -> dict[str, bool | None] | None:
+    """Whether each other meaning gives what the target returned, None where this case cannot tell.
+
+    None as a whole if the target did not return.
+    """
+    got = returned(session, case)
+    if got is None or not set(judged) & set(got):
+        return None
+    setting = setting_of(session, case)
+    names = tuple(name for name in judged if name in got)
+    right = session.answer(case).expected
+    found: dict[str, bool | None] = {}
+    for words, other in _others(case):
+        answer = session.answer(other).expected
+        same = all(np.array_equal(answer[name], right[name]) for name in names)
+        found[words] = None if same else fits(setting, got, {name: answer[name] for name in names}, names)
+    return found
+
+
+def _others(case: Case) -> Iterator[tuple[str, Case]]:
+    """The case with a term left out, or meant as libraries differ on it."""
+    for term in case.terms:
+        words, field = _WORDS[term]
+        yield (
+            f"without {words}: it is accepted and ignored",
+            case.replace(**{field: False if term == "slopes" else None}),
+        )
+    if case.window is not None:
+        left, right = case.window
+        if left is not None:
+            yield (
+                f"with a window of ({left + 1}, {right}): it holds one key more",
+                case.replace(window=(left + 1, right)),
+            )
+        if left:
+            yield (
+                f"with a window of ({left - 1}, {right}): it holds one key less",
+                case.replace(window=(left - 1, right)),
+            )
+    if len(case.terms) > 1:
+        without = {_WORDS[term][1]: False if term == "slopes" else None for term in case.terms}
+        yield "without any of its optional terms", case.replace(**without)
