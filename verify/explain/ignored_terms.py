@@ -34,7 +34,7 @@ def of_terms(session: Session, example: Example, finding: Finding) -> tuple[str,
     It is given only if it fits longer cases, too: one that fits a few elements may fit by chance.
     """
     subject = finding.tensor if finding.tensor in ("out", "lse") else "out"
-    if finding.tensor in GRADIENTS:
+    if finding.tensor in (*GRADIENTS, "sink.grad"):
         subject = "gradients"
     judged = GRADIENTS if subject == "gradients" else (subject,)
     noun = {"out": "the output equals", "lse": "the log-sum-exp equals"}.get(subject, "the gradients equal")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -92,6 +93,45 @@ def clamped_sink(query: Any, key: Any, value: Any, *, sink: Any = None, **option
     return ring(query, key, value, sink=None if sink is None else sink.clamp(max=20.0), **options)
 
 
+class _WithGradientsOf(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, result: Any, other: Any) -> Any:
+        return result.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        return None, grad
+
+
+def _forward_only(term: str) -> Any:
+    """The term counts in the forward pass alone: the gradients are those without it (aiter#3742)."""
+
+    def attend(query: Any, key: Any, value: Any, **options: Any) -> Any:
+        given = ring(query, key, value, **options)
+        plain = ring(query, key, value, **{name: value for name, value in options.items() if name != term})
+        if options.get("return_lse"):
+            return _WithGradientsOf.apply(given[0].detach(), plain[0]), given[1]
+        return _WithGradientsOf.apply(given.detach(), plain)
+
+    return attend
+
+
+window_forward_only_attend = _forward_only("window")
+cap_forward_only_attend = _forward_only("softcap")
+
+
+def sink_in_every_branch(query: Any, key: Any, value: Any, *, sink: Any = None, **options: Any) -> Any:
+    """The sink is added to the denominator of each branch, and so counts as often as there are branches."""
+    more = math.log(len(options["segment_lengths"]))
+    return ring(query, key, value, sink=None if sink is None else sink + more, **options)
+
+
+def lse_of_nothing_is_zero(query: Any, key: Any, value: Any, **options: Any) -> Any:
+    """The lse of a row that sees nothing is 0 (pytorch#134650)."""
+    result = ring(query, key, value, **options)
+    return (result[0], result[1].masked_fill(result[1].isneginf(), 0.0)) if options.get("return_lse") else result
+
+
 def _of(attend: Any) -> Target:
     return replace(robust, attend=attend)
 
@@ -109,3 +149,7 @@ no_sink_gradient = _of(sink_without_gradient)
 total_sink_gradient = _of(sink_gradient_on_every_rank)
 total_sink_gradient_declared = replace(total_sink_gradient, sink_gradient="total")
 sink_clamped = _of(clamped_sink)
+window_forward_only = _of(window_forward_only_attend)
+cap_forward_only = _of(cap_forward_only_attend)
+sink_by_branch = _of(sink_in_every_branch)
+lse_zero = replace(_of(lse_of_nothing_is_zero), lse=True)

@@ -24,12 +24,16 @@ WRONG = {
     "no_sink_gradient": "the gradient of sink is wrong in",
     "total_sink_gradient": "the gradient of sink is wrong in",
     "sink_clamped": "the output is wrong in",
+    "window_forward_only": "the gradients equal the reference without the window",
+    "cap_forward_only": "the gradients equal the reference without the soft cap",
+    "sink_by_branch": "the output is wrong in",
+    "lse_zero": "the log-sum-exp is wrong in",
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_program_is_rejected_and_named(name: str) -> None:
-    report = attention_gate.check(f"{HERE}:{name}", profile="quick", checks=["forward", "gradients"])
+    report = attention_gate.check(f"{HERE}:{name}", profile="quick", checks=["forward", "lse", "gradients"])
     assert report.verdict == "fail", attention_gate.text(report)
     assert WRONG[name] in attention_gate.text(report)
 
