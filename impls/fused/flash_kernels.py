@@ -133,7 +133,7 @@ def _fault(
         _log.warning("cuDNN's kernels are used: %s", fault)
     else:
         _log.info(
-            "%s %s compiled and tried for %s, head_dim %d, value_dim %d%s in %.1f s; the package keeps kernels for other "
+            "%s %s compiled and tried for %s, head_dim %d, value_dim %d%s in %.1f s; it keeps kernels for other "
             "processes if FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED is 1",
             PACKAGE, _version(), dtype, head_dim, value_dim, ", causal" if is_causal else "",
             time.perf_counter() - start,

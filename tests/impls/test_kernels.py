@@ -211,6 +211,8 @@ class Package:
         if self.fault == "own out":
             out, _ = plain_products.attend(query, key, value, causal, softmax_scale)
         grads = plain_products.attend_backward(query, key, value, out, lse, grad_out, causal, softmax_scale)
+        if self.fault == "a gradient not a number":
+            grads = (*grads[:2], grads[2] * float("nan"))
         if self.fault == "gradients of one head of a group":
             times = query.shape[1] // key.shape[1]
             grads = (grads[0], grads[1] / times, grads[2])
@@ -233,7 +235,7 @@ def flash_attention(package: Package | None, capability: tuple[int, int] = (9, 0
         kept.cache_clear()
 
 
-FAULTS = ("raises", "zeros", "not a number", "lse of base 2", "own lse", "own out")
+FAULTS = ("raises", "zeros", "not a number", "a gradient not a number", "lse of base 2", "own lse", "own out")
 
 
 @pytest.mark.parametrize("times", [1, 2])
