@@ -22,7 +22,7 @@ from attention_gate.verify.judge.rms_error import ELEMENTS, RMS_LIMITS, regime, 
 from attention_gate.verify.judge.session import Session
 from attention_gate.verify.judge.significant_digits import BITS, Short, shortened
 from attention_gate.verify.judge.simulation import simulate
-from attention_gate.verify.judge.tensor_names import GRADIENTS, in_words
+from attention_gate.verify.judge.tensor_names import VALUES, in_words
 from attention_gate.verify.rank.attended import Attended
 from attention_gate.verify.target.choices import LEAST_BLOCKS
 from attention_gate.verify.target.target import Target
@@ -48,7 +48,7 @@ def _precision(session: Session, case: Case, parameters: Parameters) -> Verdict:
     positions, right = session.positions(case), session.answer(case)
     got = {
         name: assemble(case, attended, positions, name)
-        for name in ("out", "lse", *GRADIENTS)
+        for name in VALUES
         if any(part.arrays.get(name) is not None for part in attended)
     }
     for name, array in got.items():

@@ -13,6 +13,7 @@ from typing import Any
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.coverage import options_of
 from attention_gate.verify.case.options import space
+from attention_gate.verify.case.term_axes import OFF
 from attention_gate.verify.checks import BY_NAME
 from attention_gate.verify.checks.profiles import examples
 from attention_gate.verify.target.target import Target
@@ -97,7 +98,7 @@ def _shows(minimal: str | None, target: Target) -> bool:
     # What is the simplest anyway stands for any other: a case without a mask was not made smaller by having none. But
     # a case with gradients needs them.
     return all(
-        value in axes[name]
+        value in axes.get(name, (OFF,))  # a term that the target does not declare is off
         or name in ("ranks", "dtype", "data")
         or (value == "" if name == "requires_grad" else value == simplest[name][0])
         for name, value in options_of(case).items()

@@ -13,7 +13,7 @@ from attention_gate.verify.case.styles import AUTOCAST, MIXED, UNDER_AUTOCAST
 from attention_gate.verify.judge.error_budget import LARGEST
 from attention_gate.verify.judge.location import describe
 from attention_gate.verify.judge.oracle import Answer
-from attention_gate.verify.judge.tensor_names import GRADIENTS, VALUES, in_words
+from attention_gate.verify.judge.tensor_names import ALL_VALUES, GRADIENTS, in_words
 from attention_gate.verify.rank.attended import Attended
 from attention_gate.verify.world.finding import Finding, ranks
 
@@ -37,7 +37,7 @@ def judge(
     answer: Answer,
     *,
     device: str = "cpu",
-    names: Iterable[str] = VALUES,
+    names: Iterable[str] = ALL_VALUES,
     purity: bool = False,
     sink_gradient: str = "own-rows",
 ) -> Verdict:

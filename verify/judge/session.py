@@ -13,7 +13,7 @@ from attention_gate.verify.case.coverage import options_of
 from attention_gate.verify.case.styles import AUTOCAST, UNDER_AUTOCAST
 from attention_gate.verify.judge.comparison import Verdict, judge
 from attention_gate.verify.judge.oracle import Answer, answer
-from attention_gate.verify.judge.tensor_names import VALUES
+from attention_gate.verify.judge.tensor_names import ALL_VALUES
 from attention_gate.verify.network.simulated_worlds import SimulatedWorlds
 from attention_gate.verify.rank.attended import Attended
 from attention_gate.verify.rank.jobs import Job, Run
@@ -139,7 +139,7 @@ class Session:
         self,
         case: Case,
         *,
-        names: Sequence[str] = VALUES,
+        names: Sequence[str] = ALL_VALUES,
         purity: bool = False,
         **options: Any,
     ) -> Verdict:
@@ -150,7 +150,7 @@ class Session:
         return self.judge(case, attended, names=names, purity=purity)
 
     def judge(
-        self, case: Case, attended: Sequence[Attended], *, names: Sequence[str] = VALUES, purity: bool = False
+        self, case: Case, attended: Sequence[Attended], *, names: Sequence[str] = ALL_VALUES, purity: bool = False
     ) -> Verdict:
         """Judge results that are there already."""
         positions, right = self.positions(case), self.answer(case)

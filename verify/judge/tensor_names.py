@@ -5,8 +5,11 @@ from __future__ import annotations
 #: The gradients that are judged.
 GRADIENTS = ("query.grad", "key.grad", "value.grad")
 
-#: All that is judged, in the order in which it is.
-VALUES = ("out", "lse", *GRADIENTS, "sink.grad")
+#: What every call has, in the order in which it is judged.
+VALUES = ("out", "lse", *GRADIENTS)
+
+#: All that is judged, with what only some calls have.
+ALL_VALUES = (*VALUES, "sink.grad")
 
 
 def in_words(name: str) -> str:
