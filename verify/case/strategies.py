@@ -128,7 +128,8 @@ def _branches(draw: st.DrawFn, branches: str, length: int) -> tuple[tuple[int, .
 def _tiles(draw: st.DrawFn, shards: str, ranks: int, width: int) -> int:
     """A length for which each rank owns more rows than a tile has, and perhaps a remainder."""
     longest = max(int((MOST_SCORES / width) ** 0.5), ranks * (ROW_TILES[0] + 1)) // ranks
-    tile = draw(st.sampled_from([tile for tile in ROW_TILES if tile < longest]))
+    tiles = [tile for tile in ROW_TILES if tile < longest]
+    tile = draw(st.sampled_from([*tiles, *tiles[-1:] * 3]))  # the largest that the rest of the case leaves room for
     length = ranks * draw(st.integers(tile + 1, min(longest, 2 * tile + 8)))
     return length + draw(st.integers(1, ranks - 1)) if shards == "uneven" else length
 

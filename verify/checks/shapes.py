@@ -25,7 +25,7 @@ def _axes(target: Target, world_sizes: Sequence[int]) -> Axes:
         scale=("default",),
         data=("normal",),
         rows=("small", "tiles"),
-        heads=HEADS[1:],
+        heads=HEADS,
         head_dim=("small", "wide"),
         value_dim=("same", "different", "wide"),
         batch=("few", "many"),

@@ -34,6 +34,7 @@ def drawn(check, examples, target=None, seed=0, sizes=SIZES):
         largest_world=max(sizes),
         fitted=lambda case: case,
         device="cpu",
+        examined=[],
     )
     search(dataclasses.replace(check, examine=examine), session, examples=examples, seed=seed)
     return found
