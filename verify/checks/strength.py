@@ -100,7 +100,7 @@ def _shows(minimal: str | None, target: Target) -> bool:
     return all(
         value in axes.get(name, (OFF,))  # a term that the target does not declare is off
         or name in ("ranks", "dtype", "data")
-        or (value == "" if name == "requires_grad" else value == simplest[name][0])
+        or (value == "" if name == "requires_grad" else value == simplest.get(name, (OFF,))[0])
         for name, value in options_of(case).items()
     )
 
