@@ -1,7 +1,7 @@
-"""How many bytes a pass must move and may move, per rank, computed from who sees whom and who owns what.
+"""How many bytes a pass must move and may move, per rank, from the rows that each rank sees and owns.
 
 A rank needs a row of key and value (of one kv head) if one of its queries sees it. Forward, rows that another rank owns
-must come in once each; backward, once more, and the gradients of the rank's own rows come home from whoever used them.
+must come in once each; backward, once more, and the gradients of the rank's own rows come home from their users.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from attention_gate import reference
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.masks import visibility
 
-#: Bytes that a rank may exchange with each other rank besides rows, such as digests of the arguments.
+#: Bytes that a rank may exchange with each other rank in addition to rows, such as digests of the arguments.
 METADATA = 1024
 
 
@@ -64,7 +64,7 @@ def most(case: Case, positions: Sequence[np.ndarray], stage: str) -> float:
 
 
 def needed_rows(case: Case, dialect: str, positions: Sequence[np.ndarray]) -> np.ndarray:
-    """How many pairs (row, kv head) of each shard each shard's queries see: int64 (shards, shards), [who, whose]."""
+    """How many pairs (row, kv head) of each shard each shard's queries see: int64 (shards, shards), [user, owner]."""
     branches = reference.branches(case.segment_lengths, case.dilation_rates)
     seen = np.greater(
         reference.multiplicity(case.length, case.heads, branches, case.is_causal, dialect, **visibility(case)), 0
@@ -72,15 +72,15 @@ def needed_rows(case: Case, dialect: str, positions: Sequence[np.ndarray]) -> np
     grouped = seen.reshape(case.kv_heads, case.heads // case.kv_heads, case.length, case.length)
     by_kv_head = np.any(grouped, axis=1)
     need = np.zeros((case.shards, case.shards), dtype=np.int64)
-    for who, own in enumerate(positions):
+    for user, own in enumerate(positions):
         visible = np.any(by_kv_head[:, own], axis=1)
-        for whose, owned in enumerate(positions):
-            need[who, whose] = visible[:, owned].sum()
+        for owner, owned in enumerate(positions):
+            need[user, owner] = visible[:, owned].sum()
     return need
 
 
 def _row_bytes(case: Case) -> tuple[int, int]:
-    """Bytes of one row of key and value of one kv head, over the batch: as inputs, and as gradients under way."""
+    """Bytes of one row of key and value of one kv head, over the batch: as inputs, and as gradients in flight."""
     elements = case.batch * (case.head_dim + case.value_dim)
     item = _itemsize(case.dtype)
     return elements * item, elements * max(4, item)

@@ -1,4 +1,4 @@
-"""Who waits for whom when nothing can happen any more: the cycle, or the chain that ends at a rank that is gone."""
+"""Deadlocks: the cycle of ranks that wait for each other, or the chain that ends at a rank that is gone."""
 
 from __future__ import annotations
 
@@ -30,19 +30,20 @@ def deadlock(members: Sequence[RankState], matcher: Matcher, model: str) -> Find
         if rank in reasons:
             details += [f"rank {rank} {line}" if k == 0 else f"  {line}" for k, line in enumerate(reasons[rank].lines)]
         else:
-            details.append(f"rank {rank} has finished: nothing more comes from it")
+            details.append(f"rank {rank} has finished and sends nothing more")
     return Finding("hang", f"deadlock: {chain}", tuple(details), "deadlock")
 
 
 _MODELS = {
     "eager": "a send completes at once",
     "rendezvous": "a send completes when it is received",
-    "stream": "as on NCCL: a group's operations run in the order of issue, each holding up the next, except in a batch",
+    "stream": "as on NCCL: a group's operations run in the order of issue, each waits for the one before it, except "
+    "within a batch",
 }
 
 
 class _Reason:
-    """Why a rank waits: for which other rank, and the lines that tell it."""
+    """Why a rank waits: for which other rank, and the lines that explain it."""
 
     def __init__(self, peer: int, lines: list[str]) -> None:
         self.peer = peer
@@ -59,7 +60,8 @@ def _reason(member: RankState, members: Sequence[RankState], matcher: Matcher) -
     holder = wanted
     if held_up := matcher.holding_up(wanted):
         holder = held_up[0]
-        lines.append(f"which is held up by its own {describe(holder.post, member.rank)}, posted at {holder.post.line}")
+        earlier = f"{describe(holder.post, member.rank)}, posted at {holder.post.line}"
+        lines.append(f"which must wait for this rank's own earlier {earlier}")
     absent = matcher.absent(holder)
     if absent:
         peer = next((rank for rank in absent if members[rank].state != "end"), absent[0])
@@ -81,12 +83,12 @@ def _what_is_missing(operation: Operation, peer: int) -> str:
     if post.kind not in POINT_TO_POINT:
         return f"which rank {peer} has not joined"
     if post.peer == ANY:
-        return "which nobody has sent"
+        return "which no rank has sent"
     return f"which rank {peer} has not {'received' if post.kind == 'send' else 'sent'}"
 
 
 def _follow(start: int, reasons: dict[int, _Reason]) -> tuple[list[int], bool]:
-    """The ranks from one on to the next that it waits for; if they run in a circle, that circle alone."""
+    """The ranks from one on to the next that it waits for; the cycle alone if there is one."""
     path = [start]
     while path[-1] in reasons:
         following = reasons[path[-1]].peer

@@ -1,7 +1,7 @@
-"""Ranks that exchange messages for ever: how many operations a case can need, and which calls repeat beyond that.
+"""Ranks that exchange messages forever: how many operations a case can need, and which calls repeat beyond that.
 
-A ring that steps by 2 and ends where it began never comes back to rank 1: every wait is over at once, nobody is ever
-blocked, and no deadlock tells. In such a run there is always something to do, so that time alone ends it late.
+A ring that steps by 2 and ends where it began never comes back to rank 1: every wait is over at once, no rank is ever
+blocked, and no deadlock shows. In such a run there is always something to do, so that time alone ends it late.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from attention_gate.verify.network.rank_state import RankState
 from attention_gate.verify.rank.network_messages import Post, describe
 from attention_gate.verify.world.finding import Finding, ranks
 
-#: Operations besides rows: to agree about arguments, to begin and to end.
-_BESIDES = 500
+#: Operations that carry no rows: to agree about arguments, to begin and to end.
+_WITHOUT_ROWS = 500
 
 #: Tensors that may travel by themselves: query, key, value, output, lse, D, and the gradients of the first four.
 _TENSORS = 10
@@ -31,7 +31,7 @@ def most_operations(cases: Sequence[Case]) -> int | None:
     """
     if not cases:
         return None
-    return sum(_BESIDES + 2 * 2 * _TENSORS * _messages(case) for case in cases)
+    return sum(_WITHOUT_ROWS + 2 * 2 * _TENSORS * _messages(case) for case in cases)
 
 
 def _messages(case: Case) -> int:
@@ -58,7 +58,7 @@ def repeating(members: Sequence[RankState], words: str) -> Finding | None:
     counts = [len(members[rank].operations) for rank in periods]
     who = ranks(sorted(periods))
     repeats = "repeats its" if len(periods) == 1 else "repeat their"
-    headline = f"livelock: {who} {repeats} messages for ever: {max(counts):,} operations, and no end; {words}"
+    headline = f"livelock: {who} {repeats} messages forever: {max(counts):,} operations without an end; {words}"
     details = []
     for rank, period in periods.items():
         details.append(f"rank {rank} repeats")

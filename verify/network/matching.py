@@ -60,7 +60,7 @@ class Matcher:
         return sorted(found, key=lambda transfer: transfer.order)
 
     def completed(self, transfer: Transfer) -> None:
-        """Take note that a transfer is through: what it held up may go on."""
+        """Record a completed transfer; operations that waited for it become active."""
         if transfer in self._possible:
             self._possible.remove(transfer)
         else:  # a receive from any rank, matched only now
@@ -98,7 +98,7 @@ class Matcher:
         return []
 
     def _key(self, rank: int, post: Post) -> tuple[str, int, int, int]:
-        tag = 0 if self.model == "stream" else post.tag  # NCCL knows no tags
+        tag = 0 if self.model == "stream" else post.tag  # NCCL ignores tags
         sender, receiver = (rank, post.peer) if post.kind == "send" else (post.peer, rank)
         return post.group, sender, receiver, tag
 

@@ -1,4 +1,4 @@
-"""What is wrong with operations beside each other, in words: mismatches, self-sends, what is left behind at the end."""
+"""Findings about misused operations: mismatches, messages to oneself, operations that are left over at the end."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def _tags(sender: int, send: Post, receiver: int, receive: Post) -> Finding:
     """Two that meet by their order alone, as under "stream", and would not by their tags."""
     return Finding(
         "fail",
-        f"rank {sender} sends with tag {send.tag} what rank {receiver} receives with tag {receive.tag}",
+        f"rank {sender} sends with tag {send.tag}, but rank {receiver} receives with tag {receive.tag}",
         (
             f"rank {sender}: {describe(send, sender)}",
             f"  at {send.line}",
             f"rank {receiver}: {describe(receive, receiver)}",
             f"  at {receive.line}",
-            "NCCL knows no tags: it matches the messages between two ranks in the order of posting, so that what is "
-            "sent first goes into the buffer that is posted first",
+            "NCCL ignores tags. It matches messages between two ranks in the order of posting: the first send goes "
+            "into the first receive buffer",
         ),
         "wire",
     )
@@ -64,8 +64,8 @@ def _swapped(sender: int, send: Post, receiver: int, receive: Post, waiting: Seq
             receive.receives[0].elements,
         ):
             return [
-                f"operation {other.number} of rank {sender}, sent next, is what fits this buffer: "
-                "the receives are in another order than the sends"
+                f"operation {other.number} of rank {sender}, sent next, is the message that fits this buffer: "
+                "receives are posted in another order than sends"
             ]
         if other.kind == "receive" and (other.receives[0].dtype, other.receives[0].elements) == (
             send.sends[0].dtype,
@@ -73,13 +73,13 @@ def _swapped(sender: int, send: Post, receiver: int, receive: Post, waiting: Seq
         ):
             return [
                 f"operation {other.number} of rank {receiver}, posted next, is the buffer for this message: "
-                "the receives are in another order than the sends"
+                "receives are posted in another order than sends"
             ]
     return []
 
 
 def written_to(rank: int, post: Post, line: str) -> Finding:
-    """A buffer that the target wrote to while its operation was under way."""
+    """A buffer that the target wrote to while its operation was in flight."""
     what = "sends" if post.kind == "send" else "receives into"
     return Finding(
         "fail",
@@ -88,7 +88,7 @@ def written_to(rank: int, post: Post, line: str) -> Finding:
         else f"rank {rank} writes to a buffer of {describe(post, rank)} before its wait",
         (
             f"  posted at {post.line}",
-            f"  seen by {line or 'the end of the call'}",
+            f"  detected at {line or 'the end of the call'}",
             "until its wait returns, an operation's buffers may neither be read nor be written",
         ),
         "wire",
@@ -134,14 +134,14 @@ def to_itself(rank: int, post: Post) -> Finding:
         (
             f"rank {rank}: {describe(post, rank)}",
             f"  at {post.line}",
-            "a transport may refuse that or wait for ever; in a group of one there is nothing to communicate",
+            "a transport may raise or wait forever; in a group of one there is nothing to communicate",
         ),
         "wire",
     )
 
 
 def left_behind(members: Sequence[RankState]) -> Finding | None:
-    """Messages that nobody received and handles that nobody waited for, once every rank has ended."""
+    """Messages that no rank received and handles that no rank waited for, once every rank has ended."""
     for member in members:
         if member.remarks:
             return Finding("fail", f"rank {member.rank}: {member.remarks[0]}", (), "wire")

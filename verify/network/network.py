@@ -21,19 +21,19 @@ from attention_gate.verify.rank.network_messages import Signal, Stop, Wait, Wake
 from attention_gate.verify.world.finding import Finding
 
 #: Delivery models, from the most forgiving on. "eager": a send completes at once. "rendezvous": it completes with its
-#: receive. "stream": besides, a rank's operations in one group run in the order of issue, each holding up the next,
+#: receive. "stream": in addition, a rank's operations in one group run in the order of issue, each waits for the last,
 #: and only those of one batch run together, as on NCCL.
 MODELS = ("eager", "rendezvous", "stream")
 
-#: So many answers in a row tell pollers "not yet" while nothing moves, before the network calls it a deadlock.
+#: Answers "not yet" in a row that pollers get while nothing moves, before the network reports a deadlock.
 _PATIENCE = 100
-#: So many times in a row the schedule may tell pollers "not yet" although a transfer could complete.
+#: How often in a row the schedule may answer pollers "not yet" although a transfer could complete.
 _TEASING = 3
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Who comes when: a delivery model, and at each turn which of the transfers that could complete do.
+    """A delivery model and a list of choices: which possible transfers complete at each turn.
 
     The choices are used over and over, one for each turn. 0: all complete; odd, 2 k + 1: the k-th alone, in the order
     of posting; even, 2 k + 2: all but the k-th, which is held back. No choices at all: always all.
@@ -43,7 +43,7 @@ class Schedule:
     choices: tuple[int, ...] = ()
 
     def choose(self, turn: int, possible: int) -> list[int]:
-        """Which of so many possible transfers complete at that turn: at least one."""
+        """Which of ``possible`` transfers complete in this turn: at least one."""
         choice = self.choices[turn % len(self.choices)] if self.choices else 0
         if choice % 2:
             return [choice // 2 % possible]
@@ -87,7 +87,7 @@ class Network:
             self._inbox.pop(rank, None)
 
     def step(self) -> list[tuple[int, Wake | Stop]]:
-        """What to tell which ranks, now that nobody runs; at least one, unless all have ended."""
+        """Messages for the ranks once none is running; at least one unless all have ended."""
         self._absorb()
         while self.finding is None:
             answers = self._answers()
@@ -179,7 +179,7 @@ class Network:
         )
 
     def _conclude(self) -> list[tuple[int, Wake | Stop]]:
-        """Nothing can happen any more, or enough has been seen: judge what is left, and stop who still waits."""
+        """Nothing more can happen, or enough has been seen: judge what is left, then stop the ranks that still wait."""
         waiting = [member for member in self.members if member.state in ("wait", "poll")]
         if self.finding is None and waiting and not any(m.state == "failed" for m in self.members):
             self.finding = deadlock(self.members, self._matcher, self.schedule.model)

@@ -41,7 +41,7 @@ class Simulation:
 class SimulatedWorld(LocalWorld):
     """Processes for the ranks 0 … size-1, joined by the simulated network in place of a real transport.
 
-    The options "model" and "choices" of a job are its schedule. What a job's run amounted to besides its replies is in
+    The options "model" and "choices" of a job are its schedule. What the run produced beyond the replies is in
     ``simulation``. The processes outlive a deadlock: the network ends the calls that hang in it.
     """
 
@@ -116,7 +116,7 @@ class SimulatedWorld(LocalWorld):
             for reply in replies.values()
         )
         for rank in stopped:
-            if isinstance(replies[rank], Raised):  # that it was stopped is no mistake of its own
+            if isinstance(replies[rank], Raised):  # the network stopped it: not its mistake
                 replies[rank] = Stuck(f"  {network.where(rank)}", "")
         return replies, sound, limit
 

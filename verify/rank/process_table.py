@@ -11,7 +11,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-#: In the environment of the keeper and so of every process that descends from it.
+#: In the environment of the fork server and so of every process that descends from it.
 MARK = "ATTENTION_GATE_KEEPER"
 
 #: More threads than cores make everything several times slower, and a process that forks should have one.
@@ -71,7 +71,7 @@ def reap(spared: Container[int]) -> None:
 
 
 def sweep(mark: str) -> None:
-    """End every process whose environment has that mark, but this one: what is left when the keeper is gone."""
+    """End every process whose environment has that mark, but this one: what is left when the fork server is gone."""
     wanted = f"{MARK}={mark}".encode()
     for process in table():
         with contextlib.suppress(OSError):

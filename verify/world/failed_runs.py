@@ -1,4 +1,4 @@
-"""The finding in a run that did not return on every rank: who crashed, who hung, and where."""
+"""The finding in a run that did not return on every rank: which ranks crashed or hung, and where."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _hang(run: Run) -> Finding:
     finished = f"; {ranks(done)} had finished" if done else ""
     return Finding(
         "hang",
-        f"{ranks(stuck)} never finished{finished} (given up after {run.seconds:.1f} s{_limit(run)})",
+        f"{ranks(stuck)} did not finish{finished} (stopped after {run.seconds:.1f} s{_limit(run)})",
         (*_stacks(run), *_longer(run)),
     )
 
@@ -32,7 +32,7 @@ def _limit(run: Run) -> str:
 
 
 def _longer(run: Run) -> list[str]:
-    """What to do if it was no hang: of work alone nobody can tell."""
+    """What to do if it was not a hang, which work alone does not show."""
     return ["should it need longer: --patience SECONDS stretches all limits"] if "at work" in run.limit else []
 
 
@@ -54,14 +54,14 @@ def _crash(run: Run) -> Finding:
     if isinstance(reply, Raised) and reply.traceback:
         details += [f"rank {first} raised at", *own_frames(reply.traceback)]
     if isinstance(reply, Died) and reply.output.strip():
-        details += [f"the last that rank {first} printed", *_tail(reply.output)]
+        details += [f"last output of rank {first}", *_tail(reply.output)]
     if isinstance(reply, Died) and reply.stack:
         details += [f"rank {first} was at", *own_frames(reply.stack)]
     return Finding("crash", headline, tuple(details + list(_stacks(run))))
 
 
 def _stacks(run: Run) -> list[str]:
-    """Where the ranks were; those that were at the same place are told together."""
+    """Stacks of the ranks; ranks with the same stack are listed together."""
     places: dict[tuple[str, ...], list[int]] = {}
     lines = []
     for rank, reply in enumerate(run.replies):
@@ -71,7 +71,7 @@ def _stacks(run: Run) -> list[str]:
         lines += [f"{ranks(where)} {_were(where)} at", *place]
     for rank, reply in enumerate(run.replies):
         if isinstance(reply, Stuck) and reply.output.strip():
-            lines += [f"the last that rank {rank} printed", *_tail(reply.output)]
+            lines += [f"last output of rank {rank}", *_tail(reply.output)]
     return lines
 
 

@@ -1,4 +1,4 @@
-"""The gate's end of the keeper: starting it once, forking ranks from it, hearing how they end, having them cleared."""
+"""Client of the fork server: start it once, fork ranks, collect exit statuses, kill what they leave."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _REQUEST_SECONDS = 20.0
 
 
 class ForkServerError(Exception):
-    """The keeper could not be started, or could not fork; the message says why."""
+    """The fork server could not be started, or could not fork; the message says why."""
 
 
 class ForkedProcess:
@@ -54,7 +54,7 @@ class ForkedProcess:
 
 
 class ForkServer:
-    """A keeper that runs. There is one for each gate; ``keeper()`` gives it."""
+    """A fork server that runs. There is one for each gate; ``keeper()`` gives it."""
 
     def __init__(self) -> None:
         self.owner = os.getpid()
@@ -107,10 +107,10 @@ class ForkServer:
         try:
             self._request(("end", [rank.pid for rank in ranks]))
         except ForkServerError:
-            processes.sweep(self._mark)  # a target has killed the keeper, and with it every rank
+            processes.sweep(self._mark)  # a target has killed the fork server, and with it every rank
 
     def close(self) -> None:
-        """End the keeper, and with it every rank."""
+        """End the fork server, and with it every rank."""
         if self.owner == os.getpid():
             self._end()
 
@@ -127,7 +127,7 @@ class ForkServer:
         return value
 
     def _end(self) -> str:
-        """Close the channel, by which the keeper ends; returns the last that it printed."""
+        """Close the channel, by which the fork server ends; returns the last that it printed."""
         with shielded():
             self._channel.close()
             if self._process is None:
@@ -153,13 +153,13 @@ _shared: ForkServer | None = None
 
 
 def shut_down() -> None:
-    """End this process's keeper, if there is one, and with it every rank."""
+    """End this process's fork server, if there is one, and with it every rank."""
     if _shared is not None:
         _shared.close()
 
 
 def keeper() -> ForkServer:
-    """This process's keeper, started if there is none; ForkServerError if it cannot be."""
+    """This process's fork server, started if there is none; ForkServerError if it cannot be."""
     global _shared
     if _shared is None or not _shared.alive:
         if _shared is not None:

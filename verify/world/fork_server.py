@@ -1,7 +1,7 @@
-"""The keeper: a process that has torch loaded, forks the ranks from itself, and clears away whatever they leave.
+"""The fork server: a process that has torch loaded, forks the ranks from itself, and ends what they leave.
 
-It runs no target's code. When the gate ends, however that happens, the keeper ends every rank and everything that the
-ranks have started, and then itself.
+It runs no target's code. When the gate ends, however that happens, the fork server ends every rank and everything that
+the ranks have started, and then itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from attention_gate.verify.rank.channel import Channel
 
 STATUS = struct.Struct("!i")
 
-_TOLD = -1
+_REPORTED = -1
 _CLEAR_SECONDS = 5.0
 _LOOK_SECONDS = 1.0
 
@@ -84,13 +84,13 @@ class _Keeper:
         until = time.monotonic() + _CLEAR_SECONDS
         while True:
             self._tell()
-            # Where orphans are adopted, a child that is no rank was left behind by one.
+            # Where orphans are adopted, a child that is not a rank was left behind by one.
             doomed = processes.left_by(ranks, spared=set(self.ranks) - set(ranks))
             for pid in doomed:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
             processes.reap(self.ranks)
-            left = [pid for pid in ranks if self.ranks[pid] != _TOLD]
+            left = [pid for pid in ranks if self.ranks[pid] != _REPORTED]
             if not (left or set(doomed) - set(ranks)) or time.monotonic() > until:
                 break
             time.sleep(0.002)
@@ -127,7 +127,7 @@ class _Keeper:
             signal.signal(signal.SIGHUP, signal.SIG_DFL)
             self._channel.close()
             for descriptor in (status, *self._own, *self.ranks.values()):
-                if descriptor != _TOLD:
+                if descriptor != _REPORTED:
                     os.close(descriptor)
             from attention_gate.verify.rank import worker
 
@@ -138,7 +138,7 @@ class _Keeper:
     def _tell(self) -> None:
         """Write down the exit status of every rank that has ended since."""
         for pid, pipe in self.ranks.items():
-            if pipe == _TOLD:
+            if pipe == _REPORTED:
                 continue
             ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended is not None:
@@ -146,4 +146,4 @@ class _Keeper:
                 with contextlib.suppress(OSError):
                     os.write(pipe, STATUS.pack(status))
                 os.close(pipe)
-                self.ranks[pid] = _TOLD
+                self.ranks[pid] = _REPORTED

@@ -1,6 +1,6 @@
-"""A world that somebody else launched (torchrun, Slurm): judge on the machines and over the transport that are there.
+"""A world that a launcher started (torchrun, Slurm): judge on the machines and over the transport that are there.
 
-Each launched process keeps one rank: a process of its own that runs the target, so that it can be replaced after a
+Each launched process keeps one rank: a separate process that runs the target, so that it can be replaced after a
 crash or a hang, on all machines at once. Jobs and replies travel through the launcher's rendezvous store, beside the
 transport that the target uses.
 """
@@ -47,7 +47,7 @@ def launched_by_torchrun() -> bool:
 
 
 class LaunchedWorlds:
-    """The launched world in the place of worlds of its own: rank 0 judges, the others ``serve``.
+    """The launched world in the place of its own worlds: rank 0 judges, the others ``serve``.
 
     >>> with LaunchedWorlds("cpu") as worlds:
     ...     if worlds.rank != 0:
@@ -84,7 +84,7 @@ class LaunchedWorlds:
         return self
 
     def place(self, case: Case) -> Case:
-        """The same case in the launched world: a smaller world of its own becomes a group of the first ranks."""
+        """The same case in the launched world: a smaller world becomes a group of the first ranks."""
         if case.world_size == self.size:
             return case
         group = case.group if case.group is not None else tuple(range(case.world_size))
@@ -100,7 +100,7 @@ class LaunchedWorlds:
 
     @contextlib.contextmanager
     def hurried(self) -> Iterator[None]:
-        """Within: a hang is declared sooner, as when many cases that are likely to hang are tried in a row."""
+        """Context manager: shorter hang limits inside, for many cases in a row that are likely to hang."""
         before, self.pace.hurried = self.pace.hurried, True
         try:
             yield
@@ -118,7 +118,7 @@ class LaunchedWorlds:
             self._begun = self._generation
             self._first = True
             if job.procedure != "load":
-                # Ranks that are new import the target anew, which may take long and is no part of the job.
+                # Ranks that are new import the target anew, which may take long and is not part of the job.
                 run = self._exchange(Job("load", job.source, (), ()), self._patient())
                 if run.outcome != "returned":
                     self._early = run
@@ -174,10 +174,10 @@ class LaunchedWorlds:
             self._put(f"reply/{self._count}/{self.rank}", reply)
 
     def dismiss(self, status: int) -> None:
-        """End ``serve`` on all other ranks with that exit status; waits until they have come and heard.
+        """End ``serve`` on all other ranks with that exit status; waits until they have received it.
 
-        No process ends before: with the first one that fails a launcher ends all of its machine, the store among them,
-        and who came later would look for it in vain.
+        No process ends first: a launcher ends the whole node with the first failed process, the store included, and
+        ranks that came later would not find it.
         """
         self._count += 1
         self._put(f"job/{self._count}", status)
@@ -262,7 +262,7 @@ class LaunchedWorlds:
         return reply
 
     def _pace_of(self, rank: int) -> tuple[float, float]:
-        """For how long the rank has been at rest, and at work on this job, as its keeper saw it last."""
+        """For how long the rank has been at rest, and at work on this job, as its launched process saw it last."""
         if rank == self.rank:
             return self._host.look()
         key = f"pace/{self._count}/{rank}"

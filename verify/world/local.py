@@ -27,7 +27,7 @@ START_SECONDS = 120.0
 LOAD_SECONDS = 120.0
 _POLL_SECONDS = 0.1
 
-#: A rank may hold so much more than after its first call before its world is replaced; looked at every few runs.
+#: Memory that a rank may hold beyond that after its first call before its world is replaced; checked every few runs.
 LEAK_BYTES = 512 << 20
 _RUNS_PER_LOOK = 8
 
@@ -43,7 +43,7 @@ class LocalWorld:
     ...     run = world.run(job)
 
     ``device`` is "cpu" (gloo) or "cuda" (NCCL, one GPU per rank). After a run that did not return on every rank the
-    processes are replaced, as nobody knows what state they are in.
+    processes are replaced, as their state is unknown.
     """
 
     #: What the ranks may send; a world whose ranks send more than replies names it here.
@@ -116,7 +116,7 @@ class LocalWorld:
         self.start()
         self._job = job
         if job.procedure != "load" and job.source not in self._loaded:
-            # A world that was replaced imports the target anew, which may take long and is no part of the job.
+            # A world that was replaced imports the target anew, which may take long and is not part of the job.
             run = self._submit_and_collect(Job("load", job.source, (), ()), self._patient(LOAD_SECONDS, "an import"))
             if run.outcome != "returned":
                 self._early = run
@@ -166,7 +166,7 @@ class LocalWorld:
 
     @contextlib.contextmanager
     def hurried(self) -> Iterator[None]:
-        """Within: a hang is declared sooner, as when many cases that are likely to hang are tried in a row."""
+        """Context manager: shorter hang limits inside, for many cases in a row that are likely to hang."""
         before, self.pace.hurried = self.pace.hurried, True
         try:
             yield

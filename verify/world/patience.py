@@ -1,4 +1,4 @@
-"""When to give up waiting: a world at rest, a busy one and one that the machine keeps waiting are told apart.
+"""Time limits: they distinguish an idle world, a busy world, and one that waits for CPU time.
 
 >>> Patience().limits(first=True)
 Limits(resting=3.0, busy=60.0, what='the first call')
@@ -23,10 +23,10 @@ BUSY, BUSY_HURRIED, BUSY_CUDA = 8.0, 3.0, 60.0
 #: more once it is known how long first calls take here.
 FIRST, FIRST_CUDA, _FIRST_AGAIN = 60.0, 120.0, 2.0
 
-#: Whoever wants the processor for a smaller part of the time is at rest: a loop that sleeps, a timer.
+#: A process that wants the processor for a smaller part of the time is at rest: a loop that sleeps, a timer.
 _AT_REST = 0.03
 
-#: A world that waits for processors that others use is given at most so many times the patience.
+#: A world that waits for processors that others use is given at most this many times the patience.
 _STRETCH = 4.0
 
 #: What passed between two looks counts for no more: the gate itself was kept waiting, or stopped by Ctrl-Z.
@@ -43,7 +43,7 @@ class Patience:
     A world rests when no unfinished rank, nor anything it started, has used or wanted a processor for ``resting``
     seconds: nothing will ever happen in it. A busy world (an endless loop) is given up after ``busy`` seconds, in
     which the time that it had to wait for a processor does not count. Both grow with the slowest run seen. The first
-    call of a process has a limit of work of its own. ``seconds`` is what a user grants a busy world in the place of
+    call of a process has its own limit of work. ``seconds`` is what a user grants a busy world in the place of
     `BUSY`; all limits are stretched by as much.
     """
 
@@ -84,7 +84,7 @@ class Patience:
 
     @property
     def busy_at_first(self) -> float:
-        """The same of the first call of a process: long as long as nobody knows how long it takes, then as it took."""
+        """The same of the first call of a process: long until it is known how long it takes, then as it took."""
         if self.slowest_first is not None:
             return max(self.busy, _FIRST_AGAIN * self.slowest_first)
         if self.hurried or not self.first_ends:  # a failure is known: what is asked now is whether it is one again
@@ -112,7 +112,7 @@ class Limits:
         return self.passed_by(activity.resting, activity.working)
 
     def passed_by(self, resting: float, working: float) -> str:
-        """The same for so many seconds of rest and of work."""
+        """The same for these seconds of rest and of work."""
         if resting > self.resting:
             return f"at rest for {self.resting:.1f} s, the limit of {self.what}"
         if working > self.busy:

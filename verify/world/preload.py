@@ -1,4 +1,4 @@
-"""Imported once by the keeper: what every worker needs, so that a worker starts in milliseconds."""
+"""Imported once by the fork server: what every worker needs, so that a worker starts in milliseconds."""
 
 import os
 

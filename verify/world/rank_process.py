@@ -27,7 +27,7 @@ _END_SECONDS = 0.5
 
 
 class RankProcess:
-    """One rank of a world. The keeper forks its process; ``close`` lets go of it once the keeper has cleared it."""
+    """One rank of a world. The fork server forks its process; ``close`` after the fork server has cleared it."""
 
     #: What a worker may send.
     accepted: tuple[type, ...] = (Returned, Raised, Died)
@@ -76,7 +76,7 @@ class RankProcess:
         except EOFError:
             return self._died(closed=True)
         except BadMessage:
-            return Died("wrote something of its own to the descriptor by which it answers the gate", self.output())
+            return Died("wrote its own data to the file descriptor by which it answers the gate", self.output())
         if message is None:
             return self._died() if ended else None
         (reply,) = message
@@ -141,7 +141,7 @@ class _Drain:
                 break
 
     def _read(self) -> bool:
-        """Take what is in the pipe now, though not for ever; False once it has ended."""
+        """Take what is in the pipe now, but not forever; False once it has ended."""
         with self._reading:
             for _ in range(_READS):
                 try:
@@ -169,7 +169,7 @@ class _Drain:
 def how_it_ended(exit_status: int | None) -> str:
     """An exit status, negative for a signal, in words that follow "rank 1"."""
     if exit_status is None:
-        return "ended, and nobody could see how"
+        return "ended with an unknown exit status"
     if exit_status == -signal.SIGKILL:
         return "was killed by SIGKILL (which Linux also does to a process when memory runs out)"
     if exit_status < 0:
@@ -181,7 +181,7 @@ def how_it_ended(exit_status: int | None) -> str:
     return f"ended its process with exit status {exit_status}"
 
 
-_NO_STACK = "  (in the harness itself, or in no Python code)"
+_NO_STACK = "  (in the harness itself, or not in Python code)"
 _FRAME = re.compile(r'^\s*File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*)$')
 _START = re.compile(r"<frozen|^<string>$|/runpy\.py$")
 

@@ -14,7 +14,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def shielded() -> Iterator[None]:
-    """Within: signals wait. Python handles them in the main thread alone, so elsewhere there is nothing to shield."""
+    """Context manager: signals wait inside. Does nothing outside the main thread, where Python handles no signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -140,4 +140,4 @@ def test_what_takes_longer_than_the_limit_is_given_up(capsys: pytest.CaptureFixt
     hanging = "tests.verify.hostile.targets.hangs:sleeps"
     assert main(["compare", hanging, "--workload", "tiny,tiny-causal", "--world-size", "2", "--limit", "3"]) == 1
     table = capsys.readouterr().out
-    assert table.count("never finished") + table.count("did not finish within 3 s") == 2
+    assert table.count("did not finish") == 2

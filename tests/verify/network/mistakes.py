@@ -148,7 +148,7 @@ class _GathersUnwaited(Ring):
 
 
 class _ReducesBehindTheHop(Ring):
-    """Rank 0 reduces before it posts its hop, the others after they have posted theirs: on GPUs both wait for ever."""
+    """Rank 0 reduces before it posts its hop, the others after they have posted theirs: on GPUs both wait forever."""
 
     def start(self, outgoing: list[Tensor], incoming: list[Tensor]) -> list[Any]:
         if self.rank == 0:

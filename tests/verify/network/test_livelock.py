@@ -1,4 +1,4 @@
-"""Ranks that exchange messages for ever are stopped, and the calls that repeat are named."""
+"""Ranks that exchange messages forever are stopped, and the calls that repeat are named."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_ring_that_never_comes_back_is_a_livelock(session_of: Callable[..., Se
     assert finding is not None
     assert most is not None
     assert (finding.outcome, finding.tensor) == ("hang", "livelock")
-    assert "repeat their messages for ever" in finding.headline
+    assert "repeat their messages forever" in finding.headline
     assert f"at most {most:,}" in finding.headline
     assert any("a send to rank 2" in line and "test_livelock.py" in line for line in finding.details)
     assert max(len(simulation.trace.posts(rank)) for rank in range(4)) <= most + 2

@@ -35,7 +35,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
             ["forward: the output is wrong", "is_causal=True", "world_size=2, length=4", "known mistake"],
         ),
         ("last_hop_left_out", "fail", ["gradients: the gradient of", "world_size=2", "forward", "CONFORM"]),
-        ("hangs_on_rank_2", "hang", ["never finished", "rank 2 was at", "ranks 0", "threading.py"]),
+        ("hangs_on_rank_2", "hang", ["did not finish", "rank 2 was at", "ranks 0", "threading.py"]),
         ("raises_on_rank_1", "crash", ["rank 1 raised RuntimeError: out of luck", "rank 1 raised at", "world_size=2"]),
     ],
 )

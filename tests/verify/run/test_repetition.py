@@ -6,7 +6,7 @@ from attention_gate.verify.run.repetition import repeat
 from attention_gate.verify.world.finding import Finding
 
 WRONG = Finding("fail", "wrong")
-HANG = Finding("hang", "rank 0 never finished (given up after 0.6 s)")
+HANG = Finding("hang", "rank 0 did not finish (stopped after 0.6 s)")
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_the_counts_are_told_in_words(seen, counts, words):
 
 
 def test_a_hang_is_repeated_once_and_told_as_seen_with_full_patience():
-    patient = Finding("hang", "rank 0 never finished (given up after 3.0 s)")
+    patient = Finding("hang", "rank 0 did not finish (stopped after 3.0 s)")
     again = repeat(lambda: patient, lambda: None, HANG)
     assert (again.failed, again.times) == (1, 1)
     assert again.finding is patient
