@@ -117,7 +117,7 @@ def test_a_project_is_installed_and_a_folder_of_files_is_not(tmp_path: Path, is_
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", "mine.py:attend", "--folder", str(tmp_path)]) == 0
-    assert f"note: {tmp_path}/mine.py is not there yet" in capsys.readouterr().out
+    assert f"note: {tmp_path}/mine.py does not exist yet" in capsys.readouterr().out
 
 
 def test_it_says_how_to_run_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,16 +135,16 @@ def test_what_is_there_is_left_alone_and_the_lines_are_printed(
     assert main(["init", "my.module:attend", "--folder", str(tmp_path)]) == 0
     assert (tmp_path / "tox.ini").read_text() == "mine"
     told = capsys.readouterr().out
-    assert "tox.ini is there and left alone" in told
-    assert "what belongs into it:\n\n[testenv:attention]\n" in told
+    assert "tox.ini exists and was not changed" in told
+    assert "add these lines:\n\n[testenv:attention]\n" in told
 
 
 def test_what_it_wrote_itself_it_need_not_print_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         assert main(["init", "my.module:attend", "--folder", str(tmp_path)]) == 0
     told = capsys.readouterr().out
-    assert told.count("is there already") == 3
-    assert "left alone" not in told
+    assert told.count("exists and needs no change") == 3
+    assert "was not changed" not in told
 
 
 def test_a_folder_that_is_a_file_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,7 +92,10 @@ def test_it_is_safe_under_xdist(tmp_path):
         (("-n", "2"), "there is nothing to judge without --attention-target"),
         (("--attention-target", "nowhere_at_all:attend"), "no module named 'nowhere_at_all'"),
         (("--attention-target", "math:floor", "--attention-profile", "fast"), "profile is 'fast'; it must be one of"),
-        (("--attention-target", "math:floor", "--attention-world-sizes", "1,x"), "is no list of numbers from 1 to 64"),
+        (
+            ("--attention-target", "math:floor", "--attention-world-sizes", "1,x"),
+            "is not a list of numbers from 1 to 64",
+        ),
     ],
 )
 def test_an_error_of_use_is_one_line(tmp_path, options, words):

@@ -27,7 +27,7 @@ CONFORMS, DOES_NOT, CANNOT_BE_JUDGED, NOT_FINISHED = range(4)
 
 
 class UsageError(Exception):
-    """Something the user can mend: one line that says what to do."""
+    """A usage error: one line that says what to do."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def entry() -> NoReturn:
     """What the console script calls: ``main``, then the end of the process, whatever the target left running in it."""
-    with contextlib.suppress(OSError):  # a current folder that is gone has no modules
+    with contextlib.suppress(OSError):  # a current folder that no longer exists has no modules
         put_first(os.getcwd())
     try:
         try:
@@ -64,7 +64,7 @@ def entry() -> NoReturn:
 
 
 def _ignore_interruptions() -> None:
-    """All is said: whoever ends this process now, a user or a launcher, must not break off the end of its ranks."""
+    """Ignore signals from now on: the output is complete, and its ranks must be ended without interruption."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)

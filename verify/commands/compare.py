@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure the floor and each target, print a table for each workload, write the files.
 
-    Returns 1 if a target failed at it, 0 if none did, 3 if it was ended before all was measured: what there is by then
+    Returns 1 if a target failed at it, 0 if none did, 3 if it was stopped early: what was measured so far
     is printed and written.
     """
     size = _world_size(options)
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
         _measure_all(options, targets, size, rows)
     except KeyboardInterrupt:  # SIGTERM too
         ended = True
-        print("ended before all was measured; what there is:\n")
+        print("stopped early; measured so far:\n")
         print(tables.text({name: measured for name, measured in rows.items() if measured}))
     if options.json is not None:
         report = {"schema": 1, "world_size": size, "device": where, "torch": torch.__version__, "rows": rows}
@@ -109,7 +109,7 @@ def _check_file(path: str) -> None:
     """ValueError if no file can be written there, before anything is measured."""
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
-        raise ValueError(f"the folder of {path} is not there")
+        raise ValueError(f"the folder of {path} does not exist")
     if os.path.isdir(path):
         raise ValueError(f"{path} is a folder, not a file that could be written")
     try:
@@ -121,5 +121,5 @@ def _check_file(path: str) -> None:
 def _workloads(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
     if unknown := [name for name in names if name not in WORKLOADS]:
-        raise argparse.ArgumentTypeError(f"there is no workload {unknown[0]!r}; there are {', '.join(WORKLOADS)}")
+        raise argparse.ArgumentTypeError(f"unknown workload {unknown[0]!r}; choose from {', '.join(WORKLOADS)}")
     return names

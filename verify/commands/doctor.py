@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Find out and print; 0 if the gate can run on the CPU."""
     if options.json is not None and not os.path.isdir(os.path.dirname(os.path.abspath(options.json))):
-        raise ValueError(f"the folder of {options.json} is not there")
+        raise ValueError(f"the folder of {options.json} does not exist")
     found = []
     for fact in facts():
         found.append(fact)
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def line(fact: Fact) -> str:
-    """One fact; what to do stands below it."""
+    """One fact, with the advice on the next line."""
     mark = "ok" if fact.good else "MISSING" if fact.needed else "-"
     text = f"{mark:>8}  {fact.name:<14} {fact.found}"
     return f"{text}\n{'':>10}{fact.advice}" if fact.advice else text

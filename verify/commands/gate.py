@@ -37,16 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=world_sizes,
         default=DEFAULT_WORLD_SIZES,
         metavar="1,2,3,4",
-        help="numbers of ranks (default: 1,2,3,4); no other worlds are launched, and a sub-group is part of one "
-        "of these; only simulated worlds may be larger, which the report then says",
+        help="numbers of ranks (default: 1,2,3,4); sub-groups are formed inside these worlds; the simulated network "
+        "may use more ranks, which the report says",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="gloo or NCCL (default: cpu)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="which examples are tried (default: 0)")
+    parser.add_argument("--checks", type=checks, metavar="A,B", help=f"only these checks, of {', '.join(BY_NAME)}")
     parser.add_argument(
-        "--checks", type=checks, metavar="A,B", help=f"only these checks; there are {', '.join(BY_NAME)}"
-    )
-    parser.add_argument(
-        "--claims", type=claims, default=(), metavar="A,B", help=f"what it promises besides, of {', '.join(CLAIMS)}"
+        "--claims", type=claims, default=(), metavar="A,B", help=f"additional promises to check: {', '.join(CLAIMS)}"
     )
     parser.add_argument(
         "--patience",
@@ -69,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--save",
         metavar="DIR",
         default="attention-gate-failures",
-        help="folder for failing examples, made if there are any (default: attention-gate-failures)",
+        help="folder for failing examples, created when one is found (default: attention-gate-failures)",
     )
 
 
@@ -77,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
     """Judge the target, print the report, write the files; returns the exit status."""
     for path in (options.json, options.junit):
         if path is not None and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
-            raise ValueError(f"the folder of {path} is not there")
+            raise ValueError(f"the folder of {path} does not exist")
     if launched_by_torchrun():
         return in_launched_ranks(options.device, lambda worlds: _judge_launched(options, worlds), options.patience)
     with ProgressLine() as progress:
@@ -93,7 +91,7 @@ def _judge_launched(options: argparse.Namespace, worlds: LaunchedWorlds) -> int:
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
-    """What is judged in the same way wherever the ranks come from."""
+    """Options that are the same for local and launched ranks."""
     names = ("profile", "device", "seed", "checks", "fail_fast", "save", "claims", "terms", "patience")
     return {name: getattr(options, name) for name in names}
 
@@ -126,7 +124,7 @@ def world_sizes(text: str) -> tuple[int, ...]:
     except ValueError:
         sizes = ()
     if not sizes or any(not 1 <= size <= 64 for size in sizes):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers from 1 to 64, such as 1,2,4")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers from 1 to 64, such as 1,2,4")
     return tuple(sorted(set(sizes)))
 
 
@@ -137,7 +135,7 @@ def patience(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, such as 30")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, such as 30")
     return seconds
 
 
@@ -159,5 +157,5 @@ def checks(text: str) -> tuple[str, ...]:
 def _names(text: str, what: str, allowed: Collection[str]) -> tuple[str, ...]:
     names = tuple(text.split(","))
     if unknown := [name for name in names if name not in allowed]:
-        raise argparse.ArgumentTypeError(f"there is no {what} {unknown[0]!r}; there are {', '.join(allowed)}")
+        raise argparse.ArgumentTypeError(f"unknown {what} {unknown[0]!r}; choose from {', '.join(allowed)}")
     return names

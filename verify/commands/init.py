@@ -1,4 +1,4 @@
-"""Write the test, the tox environment and the GitHub Actions workflow that judge an implementation; they are yours."""
+"""Write the test, tox environment and GitHub Actions workflow that judge an implementation, for the user to keep."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "target", metavar="TARGET", help="module:name or path/to/file.py:name, as seen from the project's folder"
     )
     parser.add_argument("--folder", metavar="DIR", default=".", help="the project's folder (default: this one)")
-    parser.epilog = "A file that is there already is left alone, and what belongs into it is printed."
+    parser.epilog = "Existing files are not changed; the lines to add are printed."
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write what is not there yet, say what was done."""
+    """Write the files that do not exist yet and print what was done."""
     target = options.target
     parse_source(target)
     if not re.fullmatch(r"[\w./:-]+", target):
-        raise ValueError(f"target {target!r} has signs that would need quoting in tox.ini and in a workflow")
+        raise ValueError(f"target {target!r} contains characters that need quoting in tox.ini and in a workflow")
     folder = Path(options.folder)
     if not folder.is_dir():
-        raise ValueError(f"the folder {options.folder} is not there")
+        raise ValueError(f"the folder {options.folder} does not exist")
     is_project = any((folder / name).is_file() for name in ("pyproject.toml", "setup.py"))
     gate, torch = _gate(), _torch()
     place, _, name = target.rpartition(":")
@@ -56,19 +56,19 @@ def run(options: argparse.Namespace) -> int:
     workflow = _filled("attention.yml.j2", facts)
     _write(folder / ".github/workflows/attention.yml", workflow, workflow)
     if place.endswith(".py") and not (folder / place).is_file():
-        print(f"note: {folder / place} is not there yet; {name} belongs into it")
+        print(f"note: {folder / place} does not exist yet; define {name} in it")
     if "file:" in gate:
         print(
-            "note: attention-gate was installed from this machine, where no other finds it: change its line in tox.ini"
+            "note: attention-gate was installed from a local path, which other machines do not have: change its line in"
         )
-        print("      and in the workflow once it is where others can install it from")
+        print("      tox.ini and in the workflow")
     print(f"now: python -m pytest {folder / 'tests/test_attention.py'}, or tox, or one test for each check:")
     print(f"     pytest --pyargs attention_gate --attention-target {target}")
     return CONFORMS
 
 
 def _filled(template: str, facts: dict[str, Any]) -> str:
-    """A file as the template has it for this project."""
+    """The text of a template, filled in for this project."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -101,12 +101,12 @@ def _torch() -> str:
 
 
 def _write(path: Path, whole: str, part: str) -> None:
-    """Write a whole file where there is none; print the part of it that belongs into one that is there."""
+    """Write a whole file where none exists; print the lines to add where one exists."""
     if path.is_file() and path.read_text(errors="replace") == whole:
-        print(f"{path} is there already")
+        print(f"{path} exists and needs no change")
         return
     if path.exists():
-        print(f"{path} is there and left alone; what belongs into it:\n\n{part}")
+        print(f"{path} exists and was not changed; add these lines:\n\n{part}")
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A command in the ranks that torchrun launched: rank 0 carries it out, the others keep theirs until it is done."""
+"""A command under torchrun: rank 0 runs it, the other ranks serve until it is done."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attention_gate.verify.world.launched_ranks import LaunchedWorlds
 
 
 def in_launched_ranks(device: str, carry_out: Callable[[LaunchedWorlds], int], patience: float | None = None) -> int:
-    """The exit status that ``carry_out`` gives on rank 0, on every rank; what cannot be judged is told by rank 0."""
+    """On every rank, the exit status of ``carry_out`` on rank 0, which prints why a target cannot be judged."""
     with LaunchedWorlds(device, patience=patience) as worlds:
         if worlds.rank != 0:
             return worlds.serve()
@@ -22,7 +22,7 @@ def in_launched_ranks(device: str, carry_out: Callable[[LaunchedWorlds], int], p
             status = CANNOT_BE_JUDGED
             print(f"attention-gate: {' '.join(str(error).split())}", file=sys.stderr)
         finally:
-            # All is said before the others leave: their launcher ends this process as soon as one of them has failed.
+            # Output must be complete now: the launcher ends this process as soon as one of them has failed.
             sys.stdout.flush()
             sys.stderr.flush()
             worlds.dismiss(status)

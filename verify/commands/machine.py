@@ -1,4 +1,4 @@
-"""What this machine can run, found out by trying: versions, backends, devices, and a real exchange in real worlds."""
+"""What this machine can run: versions, backends, devices, and a small real exchange in each world size."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MEMORY_NEEDED = 2 << 30
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing about this machine: its name, what was found, whether that will do, and what to do if not.
+    """One fact about this machine: name, value, whether it is good enough, and advice.
 
     ``needed`` says whether the gate on the CPU depends on it.
     """
@@ -106,11 +106,11 @@ def world_fact(size: int, device: str = "cpu", backend: str | None = None) -> Fa
         wanted = rows(case, "query", owned[rank - 1])
         got = run.value(rank).arrays["out"]
         if got is None or not np.array_equal(got, wanted):
-            return Fact(name, f"rank {rank} received other rows than its neighbour sent", False, _ASK, needed)
+            return Fact(name, f"rank {rank} did not receive the rows that its neighbour sent", False, _ASK, needed)
     return Fact(name, f"started in {started:.1f} s, exchanged in {1000 * run.seconds:.0f} ms", needed=needed)
 
 
-_ASK = "the transport does not deliver what it is given; try another build of torch"
+_ASK = "the transport corrupts messages; try another build of torch"
 
 
 def exchange(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Judge the gate itself: every known mistake must be caught, and what is no mistake must not."""
+"""Judge the gate itself: every known mistake must be caught, and a change without effect must not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from attention_gate.verify.mutants.matrix_table import line, matrix, summary
 from attention_gate.verify.mutants.trial import Bench, Trial
 from attention_gate.verify.report.whole_files import write_whole
 
-#: So many seeds draw examples until a known mistake is caught, unless the user says how many.
+#: Number of seeds that draw examples for each known mistake, unless the user says how many.
 KNOWN_SEEDS = 10
 
 
@@ -28,11 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seeds",
         type=int,
         metavar="N",
-        help=f"how many seeds (default: {KNOWN_SEEDS} for the known mistakes, 1 for their relatives)",
+        help=f"how many seeds (default: {KNOWN_SEEDS} for the known mistakes, 1 for their variants)",
     )
     parser.add_argument("--only", metavar="M08,X12", help="only these mutants, or those whose names begin so")
     parser.add_argument("--brief", action="store_true", help="no matrix and no minimal cases: only what catches each")
-    parser.add_argument("--json", metavar="FILE", help="write all figures as JSON")
+    parser.add_argument("--json", metavar="FILE", help="write all numbers as JSON")
     parser.add_argument("--record", action="store_true", help="keep the matrix as the one that reports quote")
 
 
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     if options.seeds is not None and options.seeds < 1:
         raise ValueError(f"--seeds is {options.seeds}; it must be at least 1")
     if options.json is not None and not os.path.isdir(os.path.dirname(os.path.abspath(options.json))):
-        raise ValueError(f"the folder of {options.json} is not there")
+        raise ValueError(f"the folder of {options.json} does not exist")
     wanted = _wanted(options.only)
     start = time.monotonic()
     trials: list[Trial] = []
@@ -82,10 +82,10 @@ def _conclude(trials: list[Trial], seed: int, seconds: float, whole: bool) -> No
         print()
         print("\n".join(matrix([trial for trial in trials if trial.seed == seed and trial.mutant not in OTHERS])))
     print()
-    for mutants, what in ((KNOWN, "known mistakes"), (OTHERS, "relatives of theirs")):
+    for mutants, what in ((KNOWN, "known mistakes"), (OTHERS, "variants of them")):
         for text in summary([trial for trial in trials if trial.mutant in mutants], what):
             print(text)
     kept = [trial for trial in trials if trial.mutant.keeps]
     if kept:
-        print(f"{sum(not trial.caught for trial in kept)} of {len(kept)} changes that change nothing were let through")
+        print(f"{sum(not trial.caught for trial in kept)} of {len(kept)} changes without effect passed")
     print(f"{seconds:.0f} s in all")

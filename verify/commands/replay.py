@@ -69,7 +69,7 @@ def _tried(saved: Saved, session: Session) -> int:
 def _misfit(saved: Saved, target: Target, launched: int) -> str:
     """Why the example cannot be tried in that many launched ranks; empty if it can.
 
-    Fewer ranks than were launched are a group of the first ones; a simulated network has ranks of its own.
+    Fewer ranks than were launched are a group of the first ones; a simulated network starts its own ranks.
     """
     real = [one for one in (saved.example, *saved.history) if one.check not in SimulatedWorlds.checks]
     needed = max((one.case.world_size for one in real), default=launched)

@@ -44,13 +44,13 @@ class Drawing:
 
 
 def check_size(world_size: int) -> None:
-    """ValueError if that many ranks make no picture."""
+    """ValueError if there are too many ranks to draw."""
     if world_size > MOST_RANKS:
         raise ValueError(f"--timelines draws at most {MOST_RANKS} ranks, and --world-size is {world_size}")
 
 
 def drawings(targets: Sequence[str], workloads: Sequence[str], world_size: int) -> list[Drawing]:
-    """Run each target once on a small case of each workload's shape; none is judged, but what hangs is told."""
+    """Run each target once on a small case of each workload; a hang is reported, values are not judged."""
     found = []
     for path in targets:
         target, source = as_target(path)

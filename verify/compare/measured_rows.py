@@ -1,4 +1,4 @@
-"""The rows of the tables, each in processes of its own: one that crashes or hangs costs itself alone."""
+"""The rows of the tables, each measured in separate processes: one that crashes or hangs costs only itself."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def measure(
     >>> for workload, entry in measure("impls.robust:attend", ["tiny"], "cpu", 2, seconds=120.0):
     ...     entry.get("both_ms"), entry.get("error")
 
-    All workloads together may take so many seconds. What could not be measured has the reason as "error", and what the
+    All workloads together may take ``seconds``. What could not be measured has the reason as "error", and what the
     target does not support as "refused". WorldError if the ranks cannot be started.
     """
     deadline = time.monotonic() + seconds

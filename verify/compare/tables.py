@@ -15,8 +15,8 @@ def text(rows: Rows) -> str:
         width = max(map(len, measured))
         lines.append(f"{workload:{width}}   fwd ms  of floor  fwd+bwd ms  of floor  peak GiB  outside GiB  sent MiB")
         for row, entry in measured.items():
-            if told := entry.get("error") or entry.get("refused"):
-                lines.append(f"{row:{width}}   {'not supported: ' if 'refused' in entry else ''}{told}")
+            if detail := entry.get("error") or entry.get("refused"):
+                lines.append(f"{row:{width}}   {'not supported: ' if 'refused' in entry else ''}{detail}")
                 continue
             shares = [_share(measured, entry, kind) for kind in ("forward_ms", "both_ms")]
             lines.append(
@@ -30,8 +30,8 @@ def text(rows: Rows) -> str:
 
 def brief(entry: dict[str, Any]) -> str:
     """One row in a few words, as it comes in."""
-    if told := entry.get("error") or entry.get("refused"):
-        return f"{'not supported: ' if 'refused' in entry else ''}{told}"
+    if detail := entry.get("error") or entry.get("refused"):
+        return f"{'not supported: ' if 'refused' in entry else ''}{detail}"
     return f"forward {entry['forward_ms']:.2f} ms, forward and backward {entry['both_ms']:.2f} ms"
 
 

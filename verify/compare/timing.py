@@ -20,7 +20,7 @@ from attention_gate.verify.target.target import Target
 
 _ROUNDS, _WARM_UPS = 5, 2
 
-#: Calls in a row, within so many seconds if they are many.
+#: The least and the most calls in a row, and the seconds that they should fill.
 _LEAST, _MOST, _SECONDS = 3, 10, 0.1
 
 
@@ -96,8 +96,7 @@ def target(name: str, path: str, device: torch.device) -> dict[str, Any]:
 def timed(call: Callable[[], Any], device: torch.device) -> float:
     """The median time of a call in milliseconds, on the slowest rank, of calls in a row, as in training.
 
-    The host runs ahead of the device: what it needs to begin a call is not waited for unless it needs longer than the
-    device does.
+    The host runs ahead of the device: host time counts only where it exceeds device time.
     """
     for _ in range(_WARM_UPS):
         once = _round(call, 1, device)

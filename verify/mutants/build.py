@@ -1,4 +1,4 @@
-"""Mutants as files: each a module of its own that any process can import by its path."""
+"""Mutants as files: each a separate module that any process can import by its path."""
 
 from __future__ import annotations
 

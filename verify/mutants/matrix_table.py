@@ -1,4 +1,4 @@
-"""The kill matrix as a person reads it."""
+"""The kill matrix as text."""
 
 from __future__ import annotations
 

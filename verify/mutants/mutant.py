@@ -8,13 +8,13 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Mutant:
-    """One mistake, and what is to be expected of it.
+    """One mistake, and the checks that are expected to catch it.
 
     ``name`` is its number. ``mistake`` says in words what is wrong. ``base`` names the implementation that it changes;
     every ``old`` of ``changes`` occurs there exactly once. ``source`` says where the mistake was seen. ``world`` is
     the smallest number of ranks at which it shows. ``caught_by`` names checks that must each catch it, the one meant
-    for it first. ``capabilities`` are those of its Target. ``keeps``: it changes nothing that may be observed, so that
-    a check that catches it is wrong. ``waits_for`` says what must be there before it can be caught.
+    for it first. ``capabilities`` are those of its Target. ``keeps``: the change has no observable effect, so every
+    check must pass. ``waits_for``: the feature that a check needs first.
     """
 
     name: str

@@ -118,7 +118,7 @@ SAME = (
     ),
     Mutant(
         name="E07",
-        mistake="the lse can be differentiated, which nobody does",
+        mistake="the lse can be differentiated, which no call does",
         base="gather",
         changes=(("return (out, lse.detach()) if return_lse else out", "return (out, lse) if return_lse else out"),),
         keeps=True,

@@ -28,7 +28,7 @@ from attention_gate.verify.target.target import Target
 from attention_gate.verify.world.finding import Finding
 from attention_gate.verify.world.local import Worlds
 
-#: Examples that a check gets which need not catch the mutant: enough for the matrix to be told apart, few enough.
+#: Examples for a check that need not catch the mutant: enough to fill the matrix, few enough to be quick.
 GLANCE = 10
 _SHORT_GLANCES = {
     "wire": 2,

@@ -54,8 +54,8 @@ def _testcase(check: CheckResult, report: Report) -> ElementTree.Element:
     if check.failure is not None:
         kind = "failure" if check.outcome == "fail" else "error"
         headline = check.failure.finding.headline
-        told = ElementTree.SubElement(case, kind, type=check.outcome, message=_legal(headline))
-        told.text = _legal(failure_text(check, check.failure, report.target))
+        entry = ElementTree.SubElement(case, kind, type=check.outcome, message=_legal(headline))
+        entry.text = _legal(failure_text(check, check.failure, report.target))
     elif check.outcome == "stale":
         ElementTree.SubElement(case, "failure", type="stale", message=_legal(f"stale: {check.reason}"))
     elif check.outcome in ("unsupported", "blocked", "known"):

@@ -40,7 +40,7 @@ class ProgressLine:
         self.advanced(0)
 
     def advanced(self, examples: int) -> None:
-        """So many of its examples are judged."""
+        """Show how many of its examples are judged."""
         now = time.monotonic()
         if self._terminal and self._check is not None and now - self._drawn > _REDRAW_SECONDS:
             self._drawn = now

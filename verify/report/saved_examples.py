@@ -24,7 +24,7 @@ _LARGEST_BYTES = 1 << 20
 
 
 class ReplayError(Exception):
-    """The file is no saved example: it is not there, damaged, too large or of a newer schema."""
+    """The file is not a saved example: it does not exist, is damaged, too large or of a newer schema."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def load_saved(path: str) -> Saved:
     for check in (document.check, *(call.check for call in document.history)):
         if check not in BY_NAME:
             near = did_you_mean(check, BY_NAME)
-            raise ReplayError(f"{path}: there is no check {check!r}; the checks are {', '.join(BY_NAME)}{near}")
+            raise ReplayError(f"{path}: unknown check {check!r}; the checks are {', '.join(BY_NAME)}{near}")
     example = Example(document.check, document.case, document.parameters)
     history = tuple(Example(call.check, call.case, call.parameters) for call in document.history)
     return Saved(source, example, document.device, document.headline, history)
@@ -125,14 +125,14 @@ def _only_fields(path: str, data: dict[str, Any], kind: Any, what: str) -> None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _LARGEST_BYTES:
-            raise ReplayError(f"{path} is larger than {_LARGEST_BYTES} bytes; a saved example never is")
+            raise ReplayError(f"{path} is not a saved example: it is larger than {_LARGEST_BYTES} bytes")
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ReplayError(f"{path} is not there") from error
+        raise ReplayError(f"{path} does not exist") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ReplayError(f"{path} is no saved example: {error}") from error
+        raise ReplayError(f"{path} is not a saved example: {error}") from error
     if not isinstance(data, dict) or "schema" not in data:
-        raise ReplayError(f"{path} is no saved example: it has no 'schema'")
+        raise ReplayError(f"{path} is not a saved example: it has no 'schema'")
     if data["schema"] != SCHEMA:
         raise ReplayError(f"{path} has schema {data['schema']!r}; this version reads schema {SCHEMA}")
     return data

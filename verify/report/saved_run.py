@@ -17,12 +17,12 @@ from attention_gate.verify.run.observer import NOT_KEPT, Record
 
 
 def record_in(folder: str | None, session: Session) -> Record:
-    """The record of a judgement in that folder; None keeps nothing."""
+    """The record of a run in that folder; None keeps nothing."""
     return NOT_KEPT if folder is None else SavedRun(folder, session.source.name)
 
 
 class SavedRun(Record):
-    """Saves each failing example at once, and after each check what was judged so far, should the run be broken off.
+    """Saves each failing example at once, and the results after each check, so that an interrupted run leaves them.
 
     >>> record = SavedRun("failures", "attend")
     >>> record.so_far(report)  # failures/attend-unfinished.json
@@ -57,7 +57,7 @@ class SavedRun(Record):
                 self._made_folder = True
             write_whole(self.path, json.dumps(report.to_json(), indent=2) + "\n")
         except OSError as error:
-            self.trouble = f"what was judged so far could not be kept in {os.path.dirname(self.path)}: {error.strerror}"
+            self.trouble = f"could not write intermediate results to {os.path.dirname(self.path)}: {error.strerror}"
 
     def ended(self, report: Report) -> Report:
         """Keep the report if it has an error; otherwise remove the file, and its folder if nothing else is in it."""

@@ -1,4 +1,4 @@
-"""The report as a person reads it: a verdict, a line per check, and each failure as a bug report."""
+"""The report as text: a verdict, a line per check, and each failure as a bug report."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _VERDICTS = {
 def text(report: Report) -> str:
     """The whole report, without a newline at its end."""
     lines = []
-    told: dict[tuple[str, ...], str] = {}
+    shown: dict[tuple[str, ...], str] = {}
     dense = report.declared is not None and report.declared.branches == "dense"
     for check in report.checks:
         if check.failure is not None:
-            lines += [failure_text(check, check.failure, report.target, told=told, dense=dense), ""]
+            lines += [failure_text(check, check.failure, report.target, shown=shown, dense=dense), ""]
     lines += [_line(check) for check in report.checks if check.outcome != "blocked"]
     lines += _blocked(report)
     lines += ["", *_summary(report)]
@@ -44,20 +44,20 @@ def failure_text(
     failure: Failure,
     target: str,
     *,
-    told: dict[tuple[str, ...], str] | None = None,
+    shown: dict[tuple[str, ...], str] | None = None,
     dense: bool = False,
 ) -> str:
     """One failure as a bug report: what was promised, what happened, the minimal case, and how to see it again.
 
-    ``told`` has the tracebacks that other failures have shown, by check; those of this one are added. ``dense``: the
-    target takes the dense branch alone, so that a case's branches say nothing.
+    ``shown`` has the tracebacks that other failures have shown, by check; those of this one are added. ``dense``: the
+    target takes the dense branch alone, so that a case's branches need not be shown.
     """
     failed, times = failure.repeated
     again = failure.steadiness or f"repeated, it failed {failed} of {times} times"
     lines = [
         f"{_MARKS[check.outcome]}  {check.name}: {failure.finding.headline}",
         f"  expected: the target {check.promise}",
-        *(f"  {line}" for line in _once(failure.finding.details, check.name, {} if told is None else told)),
+        *(f"  {line}" for line in _once(failure.finding.details, check.name, {} if shown is None else shown)),
         *(f"  known mistake: {sentence}" for sentence in failure.explanation),
         f"  minimal case: {failure.example.case.text(branches=not dense)}",
     ]
@@ -72,7 +72,7 @@ def failure_text(
     return "\n".join(lines)
 
 
-def _once(details: tuple[str, ...], check: str, told: dict[tuple[str, ...], str]) -> list[str]:
+def _once(details: tuple[str, ...], check: str, shown: dict[tuple[str, ...], str]) -> list[str]:
     """The lines of a finding; frames that have been shown before are not shown again."""
     lines: list[str] = []
     frames: list[str] = []
@@ -81,10 +81,10 @@ def _once(details: tuple[str, ...], check: str, told: dict[tuple[str, ...], str]
             frames.append(line)
             continue
         block = tuple(frames)
-        if any(one.lstrip().startswith("File ") for one in block) and block in told:
-            lines.append(f"  (where {told[block]} was, above)" if told[block] != check else "  (the same place)")
+        if any(one.lstrip().startswith("File ") for one in block) and block in shown:
+            lines.append(f"  (where {shown[block]} was, above)" if shown[block] != check else "  (the same place)")
         else:
-            told[block] = check
+            shown[block] = check
             lines += frames
         frames = []
         lines += [line] if line else []
@@ -95,15 +95,15 @@ def _line(check: CheckResult) -> str:
     line = f"{_MARKS[check.outcome]:>8}  {check.name:<13}"
     if check.outcome == "pass":
         used = f"{check.budget_used:.0%} of the error budget used" if check.budget_used else ""
-        told = "; ".join(words for words in (used, check.remark) if words)
-        return f"{line} {check.examples:>6} examples {check.seconds:>6.1f} s  {told}".rstrip()
+        detail = "; ".join(words for words in (used, check.remark) if words)
+        return f"{line} {check.examples:>6} examples {check.seconds:>6.1f} s  {detail}".rstrip()
     if check.failure is not None:
         return f"{line} {check.examples:>6} examples {check.seconds:>6.1f} s  {check.failure.finding.headline}"
     return f"{line} {check.reason}"
 
 
 def _blocked(report: Report) -> list[str]:
-    """The blocked checks in a line for each check that blocks them: they say nothing, and are no failures."""
+    """The blocked checks in a line for each check that blocks them: they were not tried, so they are not failures."""
     blocked: dict[str, list[str]] = {}
     for check in report.checks:
         if check.outcome == "blocked":
@@ -116,16 +116,16 @@ def _summary(report: Report) -> list[str]:
     worlds = f"world sizes {', '.join(map(str, sizes))}" if len(sizes) > 1 else f"world size {sizes[0]}"
     lines = []
     if report.unsupported:
-        lines.append(f"not judged, as the target does not support it: {'; '.join(report.unsupported)}")
+        lines.append(f"not judged (declared as unsupported): {'; '.join(report.unsupported)}")
     if report.error is not None:
-        lines.append(f"the judgement did not finish: {report.error}")
+        lines.append(f"the run did not finish: {report.error}")
     lines += [f"note: {note}" for note in report.notes]
     coverage = report.coverage
     lines += [
         f"ran {report.ran} of {len(report.checks)} checks, {report.examples:,} examples, {worlds}, "
         f"{coverage.covered:,} of {coverage.pairs:,} pairs of options, "
         f"profile {report.profile}, seed {report.seed}, {report.seconds:.0f} s",
-        *([f"what this is worth: {report.strength}"] if report.verdict == "pass" and report.strength else []),
+        *([f"strength of this profile: {report.strength}"] if report.verdict == "pass" and report.strength else []),
         f"{report.target}: {_VERDICTS[report.verdict]}",
     ]
     return lines

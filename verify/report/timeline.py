@@ -1,8 +1,8 @@
 """A run laid out in time, so that it can be drawn: when each rank computed, waited, and what travelled meanwhile.
 
-The simulated network has no clock; this one is made up, and the same for the same trace. A rank takes time for what it
-computes (as far as that was counted) and a little for each call; a message takes some for its bytes and a little
-besides, and starts once both ends are ready. What never completed has no end.
+The simulated network has no clock; the time axis is synthetic: the same trace gives the same times. A rank takes time
+for what it computes (as far as that was counted) and a little for each call; a message takes some for its bytes and a
+little more, and starts once both ends are ready. What never completed has no end.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class _Clock:
         self.result.spans.append(Span(rank, kind, start, end, stage, text, never_ended))
 
     def _end(self, operation: tuple[int, int]) -> float | None:
-        """When an operation ended; None as long as that cannot be told."""
+        """When an operation ended; None if that is not known yet."""
         message = self.messages.get(operation)
         if message is None:
             post = self.trace.posts(operation[0])[operation[1]]

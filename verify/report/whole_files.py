@@ -8,11 +8,11 @@ import secrets
 
 
 def write_whole(path: str, text: str) -> None:
-    """Write a file so that it is there whole or not at all; OSError names the path if it cannot be written."""
+    """Write a file so that it exists whole or not at all; OSError names the path if it cannot be written."""
     folder = os.path.dirname(os.path.abspath(path))
     temporary = os.path.join(folder, f".{os.path.basename(path)}.{secrets.token_hex(4)}")
     try:
-        # Not by tempfile, whose files nobody else may read.
+        # Not by tempfile: other users may not read its files.
         with open(temporary, "x", encoding="utf-8") as file:
             file.write(text)
         os.replace(temporary, path)

@@ -45,7 +45,7 @@ def test_a_world_that_cannot_be_started_is_a_fact_and_no_exception():
 
 def test_a_transport_that_delivers_something_else_is_noticed(monkeypatch):
     monkeypatch.setattr(doctor, "rows", lambda case, name, positions: 0 * positions)
-    assert world_fact(1).found == "rank 0 received other rows than its neighbour sent"
+    assert world_fact(1).found == "rank 0 did not receive the rows that its neighbour sent"
 
 
 @pytest.fixture(scope="module")

@@ -90,7 +90,7 @@ def test_what_a_target_does_not_support_is_not_drawn_and_said(
 @pytest.mark.parametrize(
     ("file", "size", "words"),
     [
-        ("/no/such/folder/out.svg", 2, "the folder of /no/such/folder/out.svg is not there"),
+        ("/no/such/folder/out.svg", 2, "the folder of /no/such/folder/out.svg does not exist"),
         ("/", 2, "/ is a folder"),
         ("/proc/out.svg", 2, "/proc/out.svg cannot be written: "),
         ("out.svg", 17, "--timelines draws at most 16 ranks, and --world-size is 17"),

@@ -142,10 +142,10 @@ def test_a_damaged_replay_file_is_refused_in_one_line(tmp_path_factory, data):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (b"", "is no saved example"),
-        (b"\xff\xfe\x00", "is no saved example"),
-        (b"{", "is no saved example"),
-        (b"[" * 100_000, "is no saved example"),
+        (b"", "is not a saved example"),
+        (b"\xff\xfe\x00", "is not a saved example"),
+        (b"{", "is not a saved example"),
+        (b"[" * 100_000, "is not a saved example"),
         (b"[]", "has no 'schema'"),
         (b'{"schema": 2}', "has schema 2; this version reads schema 1"),
         (b'{"schema": 2}', "missing required field `target`"),

@@ -46,7 +46,7 @@ def test_known_mistakes_are_tried_with_ten_seeds_and_their_relatives_with_one(ca
     assert [seed["seed"] for seed in found["M12"]["seeds"]] == list(range(10))
     assert [seed["seed"] for seed in found["X07"]["seeds"]] == [0]
     assert "1 of 1 known mistakes caught at each of 10 seeds" in printed
-    assert "1 of 1 relatives of theirs caught at each of 1 seed\n" in printed
+    assert "1 of 1 variants of them caught at each of 1 seed\n" in printed
 
 
 def test_all_are_tried_with_as_many_seeds_as_are_asked_for(capsys):

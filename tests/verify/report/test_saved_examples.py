@@ -49,7 +49,7 @@ def _changed(path, **changes):
     [
         ({"schema": 1}, "has schema 1; this version reads schema 3"),
         ({"schema": "2"}, "has schema '2'; this version reads schema 3"),
-        ({"check": "everything"}, "there is no check 'everything'; the checks are forward, "),
+        ({"check": "everything"}, "unknown check 'everything'; the checks are forward, "),
         ({"check": "foward"}, "did you mean 'forward'?"),
         ({"device": "tpu"}, "Invalid enum value 'tpu' - at `$.device`"),
         ({"case": []}, "Expected `object`, got `array` - at `$.case`"),
@@ -119,9 +119,9 @@ def test_a_huge_file_is_not_read(tmp_path):
 
 
 def test_a_file_that_is_not_there_and_a_folder(tmp_path):
-    with pytest.raises(ReplayError, match="is not there"):
+    with pytest.raises(ReplayError, match="does not exist"):
         load_saved(str(tmp_path / "none.json"))
-    with pytest.raises(ReplayError, match="no saved example"):
+    with pytest.raises(ReplayError, match="not a saved example"):
         load_saved(str(tmp_path))
 
 

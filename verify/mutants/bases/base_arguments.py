@@ -44,7 +44,7 @@ def admit(
         (query, key, value), segment_lengths, dilation_rates, is_causal, scale, sequence_length, rank, world_size
     )
     if unknown:
-        problem = f"unknown options {sorted(unknown)}; there are none besides the contract's"
+        problem = f"unknown options {sorted(unknown)}; the contract has no others"
     problems: list[Any] = [problem]
     if world_size > 1:
         problems = [None] * world_size

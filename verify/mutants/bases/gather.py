@@ -45,7 +45,7 @@ def attend(
 
 def attend_branch(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """One branch's own attention, the largest score (the lowest number where nothing is seen), the denominator."""
-    if not k.shape[2]:  # a sequence without rows; autograd is to hear of the inputs all the same
+    if not k.shape[2]:  # a sequence without rows; the result must still depend on the inputs for autograd
         return (q @ k.mT) @ v, q.new_zeros(q.shape[:3]), q.new_zeros(q.shape[:3])
     scores = (scale * (q @ k.mT)).masked_fill(~seen, float("-inf"))
     top = scores.detach().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)

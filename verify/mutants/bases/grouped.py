@@ -1,4 +1,4 @@
-"""Head groups: each group of heads attends in one branch of its own, and the results are divided by their number."""
+"""Head groups: each group of heads attends in its own branch, and the results are divided by their number."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def attend_block(q: Tensor, kv: Tensor, seen: Tensor, scale: float) -> tuple[Ten
 def block_gradients(
     q: Tensor, kv: Tensor, grad_out: Tensor, lse: Tensor, delta: Tensor, seen: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """What one block contributes to the gradients of the queries and of its own keys and values."""
+    """What one block contributes to the gradients of the queries and of its keys and values."""
     k, v = split(kv, q)
     weights = torch.exp(scale * (q @ k.mT) - lse[..., None]).masked_fill(~seen, 0.0)
     grad_v = weights.mT @ grad_out
