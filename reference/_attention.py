@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 
 class Gradients(NamedTuple):
-    """What one loss asks of each input, each in the shape of its input, float64."""
+    """The gradient of a loss with respect to each input, in the shape of that input, float64."""
 
     query: Floats
     key: Floats
@@ -201,7 +201,7 @@ def _by_head(array: Floats, heads: int) -> Floats:
 
 
 def _by_position(array: Floats, heads: int) -> Floats:
-    """The way back, and its transpose: where one of `heads` was repeated over a group, the sum over the group."""
+    """Inverse of `_by_head`; sums over the query heads of a kv head, where these were repeated over a group."""
     batch, repeated, length, dim = array.shape
     return array.reshape(batch, heads, repeated // heads, length, dim).sum(axis=2).swapaxes(1, 2)
 

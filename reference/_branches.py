@@ -1,4 +1,4 @@
-"""A branch: segments of one length, and every so many positions within them."""
+"""A branch: segments of w positions, in which every r-th position is selected."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,7 +21,7 @@ def branches(segment_lengths: Sequence[int], dilation_rates: Sequence[int]) -> t
 
     Both are sequences of positive integers, Python's or numpy's, of one count, at least 1. Every such pair is legal: a
     segment longer than the sequence, a rate above its segment length, a length that its rate does not divide. Raises
-    TypeError for what is no integer (bool included), ValueError for one below 1 and for counts that differ or are 0.
+    TypeError for what is not an integer, or is a bool; ValueError for one below 1, for counts that differ or are 0.
     """
     lengths = _positive_integers("segment_lengths", segment_lengths)
     rates = _positive_integers("dilation_rates", dilation_rates)

@@ -32,7 +32,7 @@ def rows(
     u stands k - q + u positions after the document's first key, before it where that is negative. Without documents all
     rows are one. Rows after the last document belong to none. Zero is a legal length.
 
-    Raises TypeError for what is no sequence of integers, ValueError for a negative length, for lengths that add up to
+    Raises TypeError for what is not a sequence of integers, ValueError for a negative length, lengths that add up to
     more rows than there are, for query_lengths without document_lengths and for counts that differ.
     """
     if document_lengths is None:
@@ -65,7 +65,7 @@ def in_window(queries: Rows, keys: Rows, window: tuple[int | None, int | None]) 
 
         in_window(*rows(4, 4), (1, 0))   # each query sees its own position and the one before
 
-    Both bounds are included; None is no bound. Raises TypeError and ValueError for what is neither None nor an integer
+    Both bounds are included; None: no limit. Raises TypeError and ValueError for what is neither None nor an integer
     of at least 0.
     """
     if not isinstance(window, tuple) or len(window) != 2:

@@ -1,4 +1,4 @@
-"""Who sees whom: the masks of the branches, and their sum, the multiplicity."""
+"""Visibility: the masks of the branches, and their sum, the multiplicity."""
 
 from collections.abc import Callable, Sequence
 
@@ -79,7 +79,7 @@ def branch_masks(
         branch_masks(7, 1, branches([7], [1]), document_lengths=[3, 4])[0, 0]   # two blocks of ones
         branch_masks(7, 1, branches([7], [1]), True, query_length=2)[0, 0]      # rows 5 and 6 of np.tri(7)
 
-    length is the number of keys, query_length that of queries (None: as many). Besides, query and key must be in the
+    length is the number of keys, query_length that of queries (None: as many). Also, query and key must be in the
     same document and in the window, and the mask must be true: `rows` and `in_window` say how these are given, and
     mask(head, x, j) takes integer arrays that broadcast to (heads, queries, keys) and returns booleans of that shape.
 
@@ -88,7 +88,7 @@ def branch_masks(
     take as many queries as keys, document by document.
 
     Returns bool (branches, heads, query_length, length). Raises TypeError for a length, a count of heads or an
-    is_causal that is none, ValueError for a negative length, less than one head, an unknown dialect, other branches
+    is_causal of another type, ValueError for a negative length, less than one head, an unknown dialect, other branches
     where queries and keys differ in number, a mask where a query stands before the first key; and as `rows` and
     `in_window` do.
     """
@@ -120,8 +120,8 @@ def _in_branches(
     within = queries.document >= 0
     if len(queries.position) != length or (queries.position != keys.position)[within].any():
         raise ValueError(
-            f"{len(queries.position)} queries and {length} keys, document by document as many of each, are needed by "
-            f"the branches {[tuple(branch) for branch in branches]}; only dense attention takes other numbers"
+            f"the branches {[tuple(branch) for branch in branches]} need as many queries as keys in each document; "
+            f"got {len(queries.position)} queries and {length} keys; only dense attention takes other numbers"
         )
     masks = np.empty(shape, dtype=np.bool_)
     for branch_mask, branch, of_heads in zip(masks, branches, offsets, strict=True):
@@ -133,7 +133,7 @@ def _in_branches(
 
 def _allowed(mask: Mask, heads: int, x: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.bool_]:
     if (x < 0).any():
-        raise ValueError("mask is given and a query stands before the first key; it takes no more queries than keys")
+        raise ValueError("mask needs at most as many queries as keys: some query lies before the first key")
     allowed = np.asarray(mask(np.arange(heads)[:, None, None], x, j))
     if allowed.dtype != np.bool_:
         raise TypeError(f"mask must return booleans, got dtype {allowed.dtype}")

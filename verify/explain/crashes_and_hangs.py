@@ -19,7 +19,7 @@ def of_conduct(session: Session, example: Example, finding: Finding) -> tuple[st
     if finding.outcome == "hang":
         stacks = _stacks(finding)
         if finding.headline.startswith("ranks ") and stacks and all(_is_in(stack, "send") for stack in stacks):
-            return ("every rank that hangs is in a blocking send: nobody receives, and nothing is buffered",)
+            return ("every rank that hangs is in a blocking send: no rank receives, and the transport does not buffer",)
         if sentences := _with_other_values(session, example.case):
             return sentences
     if example.case.group is not None:
@@ -57,7 +57,7 @@ def _in_other_groups(session: Session, case: Case) -> tuple[str, ...]:
         if _returns(session, case.replace(group=tuple(range(case.shards)))):
             return (
                 "the same case does not fail in the group of the first ranks, whose ranks in the group and in the "
-                "world are the same: one is taken for the other",
+                "world are the same: the target probably confuses ranks in the group with global ranks",
             )
         if _returns(session, case.replace(group=None, world_size=case.shards)):
             return ("the same case does not fail where the group is the whole world: ranks outside it are waited for",)

@@ -1,4 +1,4 @@
-"""Explains what several calls do to each other: whose values, options or buffers a call's results come from."""
+"""Explains calls that influence each other: from which call a result takes its values, options or buffers."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def _outputs(session: Session, made: tuple[Case, ...], k: int) -> Iterator[Guess
                 partial(_output, session, case),
             )
             yield (
-                f"the output of call {k + 1} equals the reference with the options of call {other + 1}: something is "
-                "cached under too narrow a key",
+                f"the output of call {k + 1} equals the reference with the options of call {other + 1}: a cache key "
+                "leaves out an option that differs",
                 partial(_output, session, _mixed(made[k], case)),
             )
 
@@ -84,7 +84,8 @@ def _gradients(session: Session, setting: Setting, made: tuple[Case, ...], k: in
             partial(_with_keys_of, setting, case),
         )
         yield (
-            f"the gradients of call {k + 1} are computed with all that call {other + 1} has saved for its own",
+            f"the gradients of call {k + 1} are computed with everything that call {other + 1} saved for its backward "
+            "pass",
             partial(_with_all_of, session, setting, case),
         )
 

@@ -19,7 +19,7 @@ Sight = Callable[[Array, Array], Array]
 
 
 class Setting:
-    """The values of a case and who owns which rows."""
+    """The values of a case and the owner of each row."""
 
     def __init__(self, case: Case, positions: Sequence[Array], dialect: str, inputs: Inputs, answer: Answer) -> None:
         self.case = case
@@ -55,7 +55,7 @@ class Setting:
         offsets: Array | None = None,
         clamp: bool = False,
     ) -> Sight:
-        """The masks by the definition, with parts of it exchanged."""
+        """Masks by the definition, with some rules replaced."""
         offsets = self.offsets if offsets is None else offsets
 
         def of(rows: Array, keys: Array) -> Array:

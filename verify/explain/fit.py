@@ -1,4 +1,4 @@
-"""Whether what a target returned is what a wrong formula gives, up to rounding, and not what is right."""
+"""Whether a target returned the result of a wrong formula, up to rounding, and not the right result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from attention_gate.verify.explain.failing_case import Array, Setting
 from attention_gate.verify.judge.error_budget import UNIT_ROUNDOFF
 
-#: A formula's result counts as different from the right one from so many budgets on.
+#: A formula's result counts as different from the right one if it is this many budgets off.
 _FAR = 100.0
 
 #: Roundings, beside the budget of the right answer, that the result of a wrong formula may be off by.
@@ -20,7 +20,7 @@ _ROUNDINGS = 64.0
 def fits(s: Setting, got: Mapping[str, Array], guess: Mapping[str, Array | None], judged: Sequence[str]) -> bool:
     """Whether every judged tensor is as the guess says, and one of those that it changes is far from right.
 
-    ``got`` has the target's tensors; of those that the guess does not give the right ones are expected.
+    ``got`` has the target's tensors. Tensors that the guess does not give must be right.
     """
     far = False
     for name in judged:

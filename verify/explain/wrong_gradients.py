@@ -205,7 +205,7 @@ def _blocks(s: Setting, right: Parts) -> Iterator[tuple[str, Callable[[], Grads 
     """Contributions of some blocks alone."""
     hop, owner = _hops(s)
     last = hop == s.ranks - 1
-    if s.case.is_causal:  # skipped blocks are no blocks: the last one that a rank computes is that of rank 0
+    if s.case.is_causal:  # skipped blocks do not count: the last one that a rank computes is that of rank 0
         last = owner[None, :] == 0
         last = np.broadcast_to(last, hop.shape)
     if len(s.pairs) > 1 or s.ranks > 1:
@@ -239,23 +239,30 @@ def _blocks(s: Setting, right: Parts) -> Iterator[tuple[str, Callable[[], Grads 
 
 
 def _travelling(s: Setting, right: Parts) -> Iterator[tuple[str, Callable[[], Grads | None]]]:
-    """with dK and dV that take a wrong way home."""
+    """with dK and dV that are sent to their owners on a wrong route."""
     hop, owner = _hops(s)
-    way = _WayHome(s, right, owner)
-    yield "with dK and dV of the next rank's keys: they stop one hop from home", partial(way.of_neighbour, 1)
-    yield "with dK and dV of the previous rank's keys: they stop one hop from home", partial(way.of_neighbour, -1)
-    yield "with dK and dV that travel against the ring", way.against_the_ring
+    routes = _GradientRoutes(s, right, owner)
+    yield (
+        "with dK and dV of the next rank's keys: they stop one hop before their owner",
+        partial(routes.of_neighbour, 1),
+    )
+    yield (
+        "with dK and dV of the previous rank's keys: they stop one hop before their owner",
+        partial(routes.of_neighbour, -1),
+    )
+    yield "with dK and dV that travel against the ring", routes.against_the_ring
     if s.case.is_causal:
         # What a rank added before a rank that skips is lost there; only later ranks' contributions come home.
         yield (
-            "with dK and dV lost where a rank skips the block: it passes on zeros",
+            "with dK and dV lost where a rank skips a masked block: it passes zeros on instead of the accumulated dK "
+            "and dV",
             lambda: right.of_queries(np.broadcast_to(owner[None, :] == 0, hop.shape)),
         )
-    yield "with the rank's own keys and values at every hop of the backward pass", way.with_own_blocks
+    yield "with the rank's own keys and values at every hop of the backward pass", routes.with_own_blocks
 
 
-class _WayHome:
-    """The gradients of keys and values on their way from the ranks that computed them to the rank that owns the keys.
+class _GradientRoutes:
+    """Wrong routes of dK and dV from the ranks that computed them back to the owner of the keys.
 
     Each formula is None where it needs shards of equal lengths and the case has others.
     """
@@ -267,7 +274,7 @@ class _WayHome:
         self._equal = len({len(rows) for rows in s.positions}) == 1
 
     def of_neighbour(self, step: int) -> Grads | None:
-        """Each rank has the gradients of the keys of the rank so many steps further on."""
+        """Each rank returns the gradients of the keys of the rank ``step`` ahead."""
         if not self._equal:
             return None
         found = {name: np.empty_like(self._right.all[name]) for name in self._NAMES}

@@ -124,10 +124,13 @@ def _labels(s: Setting) -> Iterator[Guess]:
             partial(labelled, turned, skip),
         )
         yield (
-            "a block's first position taken for its rank times length // ranks, which uneven shards do not have",
+            "first position of a block computed as rank * (length // ranks), which is wrong for uneven shards",
             partial(labelled, equal_shards, skip),
         )
-    yield "the gathered blocks in the order from the own rank on, not by position", lambda: labelled(rotated, False)
+    yield (
+        "gathered blocks in rotated order (own rank first) instead of position order",
+        lambda: labelled(rotated, False),
+    )
 
 
 def _missing(s: Setting) -> Iterator[Guess]:

@@ -100,7 +100,7 @@ def setting_of(session: Session, case: Case) -> Setting:
 
 
 def returned(session: Session, case: Case) -> dict[str, Array] | None:
-    """The target's tensors by name, put together from the shards; None if it did not return, or not in due form.
+    """The target's tensors by name, assembled from the shards. None if it did not return, or returned the wrong shapes.
 
     A gradient that did not arrive is an empty array.
     """
@@ -181,8 +181,8 @@ def _missing_gradients(session: Session, case: Case, got: Mapping[str, Array]) -
         return ()
     if missing == ["key.grad", "value.grad"] and got.get("query.grad", np.empty(0)).size:
         return (
-            "query gets its gradient, key and value get none: as if keys and values came by an operation that has no "
-            "gradient, as torch.distributed.all_gather has none",
+            "query gets its gradient, key and value get none: keys and values probably pass through an operation "
+            "without gradient, such as torch.distributed.all_gather",
         )
     if "q" not in case.requires_grad:
         whole = returned(session, full := case.replace(requires_grad="qkv"))

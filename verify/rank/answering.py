@@ -1,4 +1,4 @@
-"""A rank that has joined its world: it answers jobs, and leaves the process as each job found it."""
+"""A rank in its world: answers jobs and restores the process state after each."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def raised(error: BaseException, seconds: float) -> Raised:
         if isinstance(error, MemoryError) or "can't allocate memory" in message:
             message += _memory_words
     except BaseException as inner:
-        message = f"<its text cannot be had: str() raised {type(inner).__name__}>"
+        message = f"<no message: str() of the exception raised {type(inner).__name__}>"
     try:
         frames = traceback.extract_tb(error.__traceback__)
         own = [i for i, frame in enumerate(frames) if calls_targets(frame.filename)]

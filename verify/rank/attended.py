@@ -1,4 +1,4 @@
-"""One call of the judged attention inside a rank: its inputs made, the call, its gradients, and what came of it."""
+"""One call of the target inside a rank: inputs, call, gradients, result."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Attended:
     """What one rank got from one call: arrays in the tensors' own layouts, and the facts about the tensors.
 
     ``arrays`` has "out", perhaps "lse", and "query.grad", … (None: no gradient arrived). ``facts`` says of each
-    tensor its kind, shape, dtype and device, or of what is no tensor its type; ``remarks`` what else was seen.
+    tensor its kind, shape, dtype and device, or the type of what is not a tensor; ``remarks`` what else was seen.
     """
 
     arrays: dict[str, np.ndarray | None] = field(default_factory=dict)
@@ -141,7 +141,7 @@ class Inputs:
                 self._note(f"{name}.grad", grad)
 
     def finish(self) -> Attended:
-        """What was seen, once all is done: the values are read here, so that later calls had time to spoil them."""
+        """The result; values are read at the end, so that reused buffers show."""
         for name, tensor in (("out", self.out), ("lse", self.lse)):
             if isinstance(tensor, torch.Tensor) and tuple(tensor.shape) == self._due(name):
                 self.result.arrays[name] = values_of(tensor)
@@ -155,7 +155,7 @@ class Inputs:
         return self.result
 
     def _due(self, name: str) -> tuple[int, ...]:
-        """The shape that a result must have; one of another shape, which may be huge, is not brought home."""
+        """The shape that a result must have; a result of another shape, which may be huge, is not copied."""
         case, rows = self.case, len(self.positions)
         return (case.batch, case.heads, rows) if name == "lse" else (case.batch, rows, case.heads, case.value_dim)
 

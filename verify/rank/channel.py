@@ -34,7 +34,7 @@ def readable(those: Sequence[Some], seconds: float) -> list[Some]:
 
 
 class BadMessage(Exception):
-    """What arrived is no message: something else wrote into the channel."""
+    """What arrived is not a message: something else wrote into the channel."""
 
 
 class Channel:
@@ -80,11 +80,11 @@ class Channel:
         self._socket.sendall(message)
 
     def receive(self, *, seconds: float | None = None) -> Any:
-        """The next value; waits for it. EOFError once the other end is closed, OSError after so many seconds."""
+        """The next value; waits for it. EOFError once the other end is closed, OSError after ``seconds``."""
         return self.receive_with(0, seconds=seconds)[0]
 
     def receive_with(self, descriptors: int, *, seconds: float | None = None) -> tuple[Any, list[int]]:
-        """The next value, and up to so many file descriptors that were sent with it."""
+        """The next value, and at most ``descriptors`` file descriptors that were sent with it."""
         self._socket.settimeout(seconds)
         received: list[int] = []
         while (body := self._whole()) is None:
@@ -99,10 +99,10 @@ class Channel:
         return pickle.loads(body), received
 
     def poll(self) -> tuple[Any] | None:
-        """The next value if all of it is there, in a tuple; never waits.
+        """The next value in a tuple, or None if it has not arrived completely; never waits.
 
-        The value may come from a process in which anything happened, and is read as ``plain`` reads it. EOFError once
-        the other end is closed, BadMessage for what is no message.
+        The value may come from a process that cannot be trusted, and is read as ``plain`` reads it. EOFError once
+        the other end is closed, BadMessage for what is not a message.
         """
         self._socket.settimeout(0)
         ended = False
@@ -139,7 +139,7 @@ class Channel:
 
 
 def plain(body: bytes) -> Any:
-    """The value of a message from a process in which anything happened; BadMessage for what is no message.
+    """The value of a message from a process that cannot be trusted; BadMessage for what is not a message.
 
     Only plain data, numpy's arrays and the classes that ranks answer with are made; no other name is looked up.
     """
@@ -163,7 +163,7 @@ _NAMES = frozenset(
 
 
 class _Plain(pickle.Unpickler):
-    """Makes nothing but what has one of those names."""
+    """Unpickles only objects of the names in _NAMES."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _NAMES:

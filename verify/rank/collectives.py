@@ -1,6 +1,6 @@
-"""What a collective does to the contents that its ranks bring, and how many bytes it moves between whom.
+"""What a collective does to the contents that its ranks bring, and how many bytes it moves between which ranks.
 
-The bytes are those of the usual algorithms: every part goes straight from its owner to whoever needs it, except that
+The bytes are those of the usual algorithms: every part goes from its owner to the ranks that need it, except that
 an all-reduce is a reduce-scatter and an all-gather, each rank receiving 2 (p - 1) / p of the tensor.
 """
 

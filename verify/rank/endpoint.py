@@ -1,7 +1,7 @@
 """A rank's end of the simulated network: operations posted, buffers poisoned until their wait, contents handed over.
 
-Nothing crosses before the rank waits, polls or ends: then it tells the network all that it did since, with the present
-contents of everything under way, and does not move until it is woken. What it sends is therefore read as late as
+Nothing crosses before the rank waits, polls or ends: then it sends the network all that it did since, with the present
+contents of everything in flight, and does not move until it is woken. What it sends is therefore read as late as
 the network likes, and what happens depends on the program and the schedule alone, never on the timing of processes.
 """
 
@@ -155,13 +155,13 @@ class Endpoint:
         return self._operations
 
     def enter(self, stage: str) -> None:
-        """Tell one pass from the next: what has been computed in the last one is noted."""
+        """Start a pass: the amount of work computed in the last one is recorded."""
         self._log.append(Wait((), len(self._operations), "", self.stage, self.work))
         self.stage = stage
         self._log.append(Wait((), len(self._operations), "", self.stage, self.work))
 
     def add_work(self, amount: int) -> None:
-        """So much more has been computed."""
+        """Add to the amount of work computed."""
         self.work += amount
 
     def end(self, *, failed: bool) -> None:
@@ -173,7 +173,7 @@ class Endpoint:
 
     def _mine(self, numbers: tuple[int, ...], owner: object) -> list[_Operation]:
         if owner is not self._operations:
-            raise RuntimeError("this handle is of an earlier call, whose communication is over")
+            raise RuntimeError("this handle belongs to an earlier call that has ended")
         return [self._operations[number] for number in numbers]
 
     def _let_go(self, operation: _Operation) -> None:
@@ -231,7 +231,7 @@ def _contents(tensor: torch.Tensor) -> bytes:
 
 
 def _poison_of(tensor: torch.Tensor) -> bytes:
-    """What nobody may read: NaN in every floating type, true, or an odd pattern."""
+    """The poison value of a dtype: NaN, True, or a conspicuous integer."""
     byte = b"\xff" if tensor.dtype.is_floating_point or tensor.dtype.is_complex else b"\xa5"
     return (b"\x01" if tensor.dtype == torch.bool else byte) * (tensor.numel() * tensor.element_size())
 

@@ -79,7 +79,7 @@ class Run:
 
     @property
     def outcome(self) -> str:
-        """ "returned", "crash" (a rank raised or died) or "hang" (nobody did, and the world came to rest)."""
+        """ "returned", "crash" (a rank raised or died) or "hang" (none did, and the world came to rest)."""
         if all(isinstance(reply, Returned) for reply in self.replies):
             return "returned"
         if any(isinstance(reply, Raised | Died) for reply in self.replies):

@@ -56,7 +56,7 @@ def never_dump_core() -> None:
 
 
 def first_to_go() -> None:
-    """If memory runs out all the same, Linux ends this process rather than another."""
+    """Make the out-of-memory killer choose this process first."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 

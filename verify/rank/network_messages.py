@@ -1,4 +1,4 @@
-"""What goes between a rank's endpoint and the network: what was posted, what is waited for, what has come."""
+"""Messages between a rank's endpoint and the network: posted operations, waits, completed operations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-#: A receive from whoever sends first.
+#: A receive from any rank, whichever sends first.
 ANY = -1
 
 POINT_TO_POINT = ("send", "receive")
@@ -76,11 +76,11 @@ Contents = list[bytes]
 
 
 class Signal(NamedTuple):
-    """From a rank that goes no further by itself, or has finished: all that it did since its last signal.
+    """Sent by a rank that blocks or has finished: everything since its last signal.
 
     ``state`` is "wait", "poll" (asks whether it is done, and will go on either way), "end" or "failed" (it raised).
-    ``contents`` has the present contents of every operation that is under way. ``wanted`` are the operations that it
-    waits for, ``touched`` those whose buffers were written to while they were under way.
+    ``contents`` has the present contents of every operation in flight. ``wanted`` are the operations that it
+    waits for, ``touched`` those whose buffers were written to while they were in flight.
     """
 
     state: str

@@ -1,4 +1,4 @@
-"""What a rank can be asked to do with its target, by name."""
+"""The procedures that a rank can run on its target, by name."""
 
 from __future__ import annotations
 
@@ -99,9 +99,9 @@ def repeat(call: Call) -> float:
 
 @contextlib.contextmanager
 def _filled_memory() -> Iterator[None]:
-    """Within: memory that torch allocates without writing to it holds NaN, not what happens to be there."""
+    """Context manager: memory that torch allocates without writing to it holds NaN, not its old contents."""
     before = torch.get_deterministic_debug_mode()
-    torch.set_deterministic_debug_mode("warn")  # of which filling is a part, unless torch is told otherwise
+    torch.set_deterministic_debug_mode("warn")  # includes filling, unless that is switched off
     try:
         yield
     finally:

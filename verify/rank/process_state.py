@@ -1,4 +1,4 @@
-"""What a call can change in its process besides its result: noticed, told in words, and put right again."""
+"""Process state that a call can change: detected, described, and restored."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class State:
     """The state of this process that a call must leave as it found it.
 
     What a library does when it is first used is let stand: variables added to the environment, entries added to
-    sys.path, warning filters. Drawing random numbers is no change either; seeding a generator anew is.
+    sys.path, warning filters. Drawing random numbers does not count as a change either; seeding a generator anew does.
     """
 
     cwd: str

@@ -1,4 +1,4 @@
-"""Who descends from whom: finding and ending everything that a rank has started, also what tried to get away."""
+"""Find and end every process that a rank started, including daemonised ones."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def table() -> list[Process]:
 
 
 def left_by(ranks: Iterable[int], *, spared: set[int]) -> list[int]:
-    """What lives of these ranks, of their sessions and descendants, and of this process's children but the spared.
+    """Living processes: the ranks, their sessions and descendants, this process's children, except those in ``spared``.
 
     The ranks are children of this process that it has not waited for yet.
     """
     doomed = set(ranks)
     here = os.getpid()
     alive = [process for process in table() if process.state != "Z"]
-    if not alive:  # no process table: the ranks alone can be told
+    if not alive:  # no process table: only the ranks are known
         return sorted(doomed)
     found = {process.pid for process in alive if process.session in doomed}
     found |= {process.pid for process in alive if process.parent == here}

@@ -1,4 +1,4 @@
-"""What a pass computes and holds in memory on one rank, while it runs: the rank's own books, kept beside the target."""
+"""Work and memory of a pass on one rank, measured while the target runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MOVES = frozenset((
 
 
 class Work(TorchDispatchMode):
-    """Within: adds up how much is computed, products of matrices as multiplications, all else as elements."""
+    """Context manager: adds up how much is computed, products of matrices as multiplications, all else as elements."""
 
     def __init__(self, add: Callable[[int], None]) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def _amount(name: str, args: Any, result: Any) -> int:
 
 
 class Memory:
-    """Within: the most that the allocator has given out and not got back, in bytes, by its own account."""
+    """Context manager: the peak of allocated bytes, as the allocator reports them."""
 
     def __init__(self) -> None:
         self.peak = 0

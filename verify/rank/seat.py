@@ -1,4 +1,4 @@
-"""Where a rank sits: what a new process is given so that it can take its place in a world."""
+"""What a new process needs to become a rank of a world."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Seat:
-    """Where a worker sits: its rank, the world's size, the rendezvous (a file, or tcp://…), device and backend."""
+    """The address of a rank: its number, the world's size, the rendezvous (a file, or tcp://…), device and backend."""
 
     rank: int
     world_size: int

@@ -33,9 +33,9 @@ def connect(rank: int, channel: Channel | None) -> None:
 
 
 def endpoint() -> Endpoint:
-    """This process's endpoint; RuntimeError if it is no rank of a simulated network."""
+    """This process's endpoint; RuntimeError if it is not a rank of a simulated network."""
     if _endpoint is None:
-        raise RuntimeError("this process is no rank of a simulated network")
+        raise RuntimeError("this process is not a rank of a simulated network")
     return _endpoint
 
 
@@ -116,7 +116,9 @@ class Group(_ProcessGroup):
     def recv_anysource(self, tensors: list[torch.Tensor], tag: int = 0) -> Handle:
         _check("recv", tensors)
         if endpoint().model == "stream":
-            raise RuntimeError("a receive from any source is not to be had on NCCL, whose delivery is simulated here")
+            raise RuntimeError(
+                "receiving from any source is not available on NCCL, which this delivery model simulates"
+            )
         return self._post("receive", peer=ANY, tag=tag, receives=tensors)
 
     def allgather(self, outputs: list[list[torch.Tensor]], inputs: list[torch.Tensor], opts: Any = None) -> Handle:
@@ -272,15 +274,15 @@ def _check(call: str, tensors: Sequence[torch.Tensor]) -> None:
     for tensor in tensors:
         if not tensor.is_contiguous():
             raise ValueError(
-                f"{call}: a tensor of shape {tuple(tensor.shape)} has strides {tuple(tensor.stride())}; what goes over "
-                "a wire must be contiguous"
+                f"{call}: a tensor of shape {tuple(tensor.shape)} has strides {tuple(tensor.stride())}; tensors passed "
+                "to torch.distributed must be contiguous"
             )
         if tensor.device.type != "cpu":
             raise ValueError(f"{call}: a tensor is on {tensor.device}; the simulated network carries CPU tensors")
 
 
 def _split(tensor: torch.Tensor, size: int, rows: Sequence[int] | None = None) -> list[torch.Tensor]:
-    """The parts of a tensor for each rank: equal ones, or so many rows each."""
+    """The parts of a tensor for each rank: equal ones, or with ``rows`` rows each."""
     _check("a collective", [tensor])
     if rows:
         if sum(rows) != tensor.shape[0]:

@@ -1,4 +1,4 @@
-"""What runs inside a rank of a simulated network: calls of the target, their stages told apart."""
+"""Calls of the target on the simulated network, split into forward and backward."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def weigh(call: Call) -> dict[str, int]:
 
 @contextlib.contextmanager
 def _taking_part(call: Call) -> Iterator[Endpoint]:
-    """Within: this rank's operations go to the network; at the end it is told how the rank has ended."""
+    """Context manager: this rank's operations go to the network; at the end the network learns how the rank ended."""
     end = endpoint()
     end.begin(call.options["model"])
     try:

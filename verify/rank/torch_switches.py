@@ -21,7 +21,7 @@ def _attribute(owner: Any, name: str) -> tuple[Read, Write]:
 
 
 def _flush_denormal() -> bool:
-    """Whether subnormal numbers are taken for zero; torch can be told so and does not tell."""
+    """Whether subnormal numbers are flushed to zero; torch has a setter for this but no getter."""
     return not bool((torch.full((1,), 2.0**-140, dtype=torch.float32, device="cpu") * 1.0).item())
 
 

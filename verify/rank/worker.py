@@ -21,12 +21,12 @@ from attention_gate.verify.rank.channel import Channel
 from attention_gate.verify.rank.jobs import Returned
 from attention_gate.verify.rank.seat import Seat, Surroundings
 
-#: Exit status of a rank that cannot reach the gate any more, though the gate is there.
+#: Exit status of a rank that can no longer reach the gate, although the gate still runs.
 CUT_OFF = 113
 
 
 def main(place: tuple[Seat, Surroundings], jobs: int, output: int, stacks: int, store: int | None = None) -> NoReturn:
-    """Serve jobs until the gate closes the channel. Runs in a process of its own and ends it.
+    """Serve jobs until the gate closes the channel. Runs in a separate process and ends it.
 
     ``jobs``, ``output`` and ``stacks`` are file descriptors: a channel, where this process prints, where its stack is
     written on demand. ``store`` is the rendezvous file's, if that is in no folder.
@@ -37,7 +37,7 @@ def main(place: tuple[Seat, Surroundings], jobs: int, output: int, stacks: int, 
     os.dup2(output, 2)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
-            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what is printed is there, whatever ends
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what is printed arrives, whatever ends
     show_stacks_on(stacks)
     faulthandler.enable(file=stacks, all_threads=False)  # a crash in C says where it was called from
     _settle(surroundings, seat.device)

@@ -49,7 +49,7 @@ TABLE = (
     Hostile("raises.py:a_base_exception", "crash", "raised _Base: not even an Exception"),
     Hostile("raises.py:keyboard_interrupt", "crash", "raised KeyboardInterrupt"),
     Hostile("raises.py:what_cannot_be_pickled", "crash", "raised _Unpicklable: holds a lock"),
-    Hostile("raises.py:what_has_no_text", "crash", "its text cannot be had"),
+    Hostile("raises.py:what_has_no_text", "crash", "no message: str() of the exception raised"),
     Hostile("raises.py:an_endless_text", "crash", "long long"),
     Hostile("raises.py:unprintable_text", "crash", "half a character"),
     Hostile("raises.py:a_strange_text", "crash", "raised _Strange: a strange text"),
