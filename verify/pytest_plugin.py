@@ -82,10 +82,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     outcomes: Counter[str] = Counter()
     examples = 0
     for report in _reports(terminalreporter.stats):
-        told = dict(report.user_properties)
-        if "attention_outcome" in told:
-            outcomes[told["attention_outcome"]] += 1
-            examples += told["attention_examples"]
+        properties = dict(report.user_properties)
+        if "attention_outcome" in properties:
+            outcomes[properties["attention_outcome"]] += 1
+            examples += properties["attention_examples"]
     counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()) or "no check was tried"
     terminalreporter.write_line(f"attention gate: {target}: {counts} ({examples:,} examples)")
 

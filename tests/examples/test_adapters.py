@@ -54,7 +54,7 @@ def test_alone_nothing_is_gathered() -> None:
 
 
 def test_what_is_replicated_claims_nothing_of_what_it_sends() -> None:
-    with pytest.raises(ValueError, match="what is replicated sends and holds everything"):
+    with pytest.raises(ValueError, match="cannot be combined with replicated=True"):
         attention_gate.Target(attend=judged, replicated=True, claims=("traffic",))
     with pytest.raises(ValueError, match=r"Target\.replicated is 1"):
         attention_gate.Target(attend=judged, replicated=1)  # type: ignore[arg-type]

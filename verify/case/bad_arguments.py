@@ -61,7 +61,7 @@ BAD_ARGUMENTS: dict[str, BadArgument] = {
         "a value of another batch size", _with(value=lambda a: torch.cat([a["value"], a["value"]], dim=0))
     ),
     "heads": BadArgument(
-        "heads that are no multiple of kv_heads",
+        "heads that are not a multiple of kv_heads",
         _with(key=lambda a: _heads(a["key"], a), value=lambda a: _heads(a["value"], a)),
     ),
     "value-dtype": BadArgument(
@@ -83,42 +83,46 @@ BAD_ARGUMENTS: dict[str, BadArgument] = {
     ),
     "length-float": BadArgument("a float as the sequence_length", _with(sequence_length=lambda a: 2.5)),
     "length-negative": BadArgument("a negative sequence_length", _with(sequence_length=lambda a: -1)),
-    "lengths-number": BadArgument("a number, and no list, as segment_lengths", _with(segment_lengths=lambda a: 4)),
-    "scale-text": BadArgument("a text as the scale", _with(scale=lambda a: "0.5")),
-    "causal-text": BadArgument("a text, which is true whatever it says, as is_causal", _with(is_causal=lambda a: "no")),
+    "lengths-number": BadArgument(
+        "a single number instead of a list as segment_lengths", _with(segment_lengths=lambda a: 4)
+    ),
+    "scale-text": BadArgument("a string as the scale", _with(scale=lambda a: "0.5")),
+    "causal-text": BadArgument(
+        "a string as is_causal (any non-empty string would count as true)", _with(is_causal=lambda a: "no")
+    ),
     "unknown-window": BadArgument(
-        "an option that the contract does not have (window_size=2), which must not be ignored",
+        "an unknown option (window_size=2), for which it must raise",
         _with(window_size=lambda a: 2),
         unbound=True,
     ),
     "unknown-option": BadArgument(
-        "an option that the contract does not have (dropout_p=0.5), which must not be ignored",
+        "an unknown option (dropout_p=0.5), for which it must raise",
         _with(dropout_p=lambda a: 0.5),
         unbound=True,
     ),
     "differs-segment": BadArgument(
-        "a segment length that is not the other ranks'",
+        "a segment length that differs from the other ranks'",
         _with(segment_lengths=lambda a: [a["segment_lengths"][0] + 1, *a["segment_lengths"][1:]]),
         differs=True,
     ),
     "differs-rate": BadArgument(
-        "a dilation rate that is not the other ranks'",
+        "a dilation rate that differs from the other ranks'",
         _with(dilation_rates=lambda a: [*a["dilation_rates"][:-1], a["dilation_rates"][-1] + 1]),
         differs=True,
     ),
     "differs-causal": BadArgument(
-        "an is_causal that is not the other ranks'", _with(is_causal=lambda a: not a["is_causal"]), differs=True
+        "an is_causal that differs from the other ranks'", _with(is_causal=lambda a: not a["is_causal"]), differs=True
     ),
     "differs-scale": BadArgument(
-        "a scale that is not the other ranks'", _with(scale=lambda a: (a["scale"] or 0.25) + 0.0625), differs=True
+        "a scale that differs from the other ranks'", _with(scale=lambda a: (a["scale"] or 0.25) + 0.0625), differs=True
     ),
     "differs-dtype": BadArgument(
-        "query, key and value of a dtype that is not the other ranks'",
+        "query, key and value of a dtype that differs from the other ranks'",
         _with(**{name: lambda a, name=name: _other_dtype(a[name]) for name in ("query", "key", "value")}),
         differs=True,
     ),
     "differs-batch": BadArgument(
-        "query, key and value of a batch size that is not the other ranks'",
+        "query, key and value of a batch size that differs from the other ranks'",
         _with(**{name: lambda a, name=name: torch.cat([a[name]] * 2, dim=0) for name in ("query", "key", "value")}),
         differs=True,
     ),

@@ -35,7 +35,7 @@ class Case:
     inputs that gradients are asked for; ``data``, ``buffers`` and ``upstream`` name the style of the values, the
     strides of the inputs and the form of the upstream gradient, ``caller`` the way of calling. ``window``,
     ``document_lengths``, ``mask`` (the name of a mask in masks.py), ``softcap``, ``slopes`` (whether there are any) and
-    ``sink`` (how large beside the scores) are optional terms. Raises ValueError for what is no case.
+    ``sink`` (how large beside the scores) are optional terms. Raises ValueError for what is not a case.
     """
 
     world_size: int = 1
@@ -104,8 +104,8 @@ class Case:
             )
         if not self.pass_length and self.length % self.shards:
             raise ValueError(
-                f"Case.pass_length is False, but length {self.length} makes no {self.shards} equal shards; "
-                "pass_length=True is needed"
+                f"Case.pass_length is False, but length {self.length} cannot be split into {self.shards} equal shards; "
+                "set pass_length=True"
             )
         if self.requires_grad not in ("", "q", "k", "v", "qk", "qv", "kv", "qkv"):
             raise ValueError(f"Case.requires_grad is {self.requires_grad!r}; it must be a part of 'qkv', in that order")
@@ -155,7 +155,7 @@ class Case:
         return self.text()
 
     def text(self, *, branches: bool = True) -> str:
-        """The repr, if it is not wanted without its branches: who takes the dense one alone is told nothing by them."""
+        """The repr, or without its branches: they say nothing if the target takes only the dense one."""
         shown = [
             f"{field.name}={getattr(self, field.name)!r}"
             for field in dataclasses.fields(self)

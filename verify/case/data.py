@@ -59,7 +59,7 @@ def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _styled(case: Case, name: Name, values: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Give standard normal values the style of the case: every style is random and sign-mixed in all that it leaves."""
+    """Give normal values the style of the case. Every style keeps random, sign-mixed values in what it does not set."""
     scores = name in ("query", "key")
     if case.data == "flat" and scores:
         return values * 0.05

@@ -57,7 +57,7 @@ def space(target: Target, world_sizes: Sequence[int], **fixed: Sequence[Any]) ->
     for name, values in fixed.items():
         if name in TERM_AXES and name not in axes:
             continue  # a term that the target does not declare
-        free = name in ("ranks", "requires_grad")  # a check may ask for what is none of the simple defaults
+        free = name in ("ranks", "requires_grad")  # a check may ask for values beyond the simple defaults
         axes[name] = tuple(value for value in values if free or value in axes[name])
     axes["ranks"] = tuple(ranks for ranks in axes["ranks"] if ranks >= target.least_ranks)
     return {name: tuple(values) for name, values in axes.items()}
@@ -93,7 +93,7 @@ def feasible(row: Mapping[str, Any], largest_world: int) -> bool:
 
 
 def _can_be_completed(options: Mapping[str, Any], axes: Space, largest_world: int) -> bool:
-    """Whether some row has these options: all that can stand in the way is the number of ranks."""
+    """Whether some row has these options; only the number of ranks can prevent it."""
     ranks = (options["ranks"],) if "ranks" in options else axes["ranks"]
     return any(feasible({**options, "ranks": number}, largest_world) for number in ranks)
 

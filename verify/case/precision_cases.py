@@ -29,8 +29,8 @@ def measuring_cases(target: Target, world_sizes: Sequence[int]) -> st.SearchStra
     """Cases in the half types over many ranks; None if the target supports none of them.
 
     One dense branch: all of an implementation's blocks are equally large. There is no mask, unless the target takes
-    causal calls only. In half of the cases the branch is there two to four times, which multiplies the blocks of those
-    who take branches one by one.
+    causal calls only. In half of the cases the branch occurs two to four times, which multiplies the blocks of
+    targets that compute branches one by one.
     """
     if why_not_measured(target, world_sizes):
         return None
@@ -43,18 +43,18 @@ def half_types(target: Target) -> tuple[str, ...]:
 
 
 def why_not_measured(target: Target, world_sizes: Sequence[int]) -> str:
-    """Why running sums cannot be told from right ones by their rounding; empty if they can."""
+    """Why rounded running sums cannot be distinguished from right ones; empty if they can."""
     if not half_types(target):
         return "the target takes no half type"
     if max(world_sizes) == 1:
-        return "one rank alone merges no blocks"
+        return "a world of one rank merges no blocks"
     if target.least_ranks > RANKS or blocks(RANKS, target) < LEAST_BLOCKS:
         return f"of {RANKS} ranks it merges fewer than {LEAST_BLOCKS} blocks"
     return ""
 
 
 def on_fewer_ranks(case: Case, ranks: int) -> Case:
-    """A measuring case where no more ranks can be had than so many."""
+    """A measuring case, on at most ``ranks`` ranks."""
     if case.data != ONE_SIDED or case.world_size <= ranks:
         return case
     length = case.length // ranks * ranks
@@ -62,7 +62,7 @@ def on_fewer_ranks(case: Case, ranks: int) -> Case:
 
 
 def blocks(ranks: int, target: Target) -> int:
-    """The number of blocks that a rank of so many merges."""
+    """The number of blocks that one of ``ranks`` ranks merges."""
     return ranks // target.heads_shared
 
 

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for cases: small sizes that divide each other by chance only, around a row of options."""
+"""Hypothesis strategies for cases: small sizes without built-in divisibility, around a row of options."""
 
 from __future__ import annotations
 

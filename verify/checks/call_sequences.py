@@ -1,4 +1,4 @@
-"""What one call may change in another: three calls before the first backward pass, the second another than the rest."""
+"""State between calls: three forward passes, the second with another option, then three backward passes."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def _in_sequence(finding: Finding, k: int, parameters: Parameters) -> Finding:
         finding.outcome,
         f"call {k + 1} of 3: {finding.headline}",
         (
-            f"three calls were made, the second {_words(parameters['change'])}, the third as the first; "
-            f"then their backward passes in the order {backwards}",
+            f"three calls: the first and third alike, the second {_words(parameters['change'])}; "
+            f"then three backward passes, in the order {backwards}",
             *finding.details,
         ),
         finding.tensor,
@@ -110,7 +110,7 @@ def _state(target: Target, world_sizes: Sequence[int]) -> Axes:
 
 STATE = Check(
     name="state",
-    promise="keeps nothing from one call that changes another, in any order of backward passes",
+    promise="gives results that do not depend on other calls, in any order of backward passes",
     builds_on=("forward", "gradients"),
     axes=_state,
     examine=_interleaved,

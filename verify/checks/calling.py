@@ -29,7 +29,7 @@ def _judged(session: Session, case: Case, parameters: Parameters) -> Verdict:
 
 
 def _in_groups(session: Session, case: Case, parameters: Parameters) -> Verdict:
-    """The same call in another group of as many ranks, perhaps; then in the case's own."""
+    """Optionally the same call in another group of the same size first, then in the case's own group."""
     before = _other_group(case, parameters.get("before", 0))
     verdict = session.judged(before)
     if before != case and not verdict.finding:
@@ -71,7 +71,8 @@ def _needs_sub_groups(target: Target, world_sizes: Sequence[int]) -> str:
 
 PURITY = Check(
     name="purity",
-    promise="modifies no input and no upstream gradient, returns no view of an input, and leaves the process as it was",
+    promise="modifies no input and no upstream gradient, returns no view of an input, and does not change the state of "
+    "the process",
     builds_on=("forward", "gradients"),
     axes=_any_in_logic_dtype,
     examine=_purity,

@@ -16,7 +16,7 @@ from attention_gate.verify.judge.comparison import Verdict
 from attention_gate.verify.judge.session import Session
 from attention_gate.verify.target.target import Target
 
-#: What an example has besides its case: plain data, so that it can be saved.
+#: Parameters of an example beyond its case: plain data, so that it can be saved.
 Parameters = dict[str, Any]
 
 #: Axes that a check narrows, by name.
@@ -27,10 +27,10 @@ Axes = dict[str, Sequence[Any]]
 class Check:
     """One promise of the contract and how it is tried.
 
-    ``promise`` completes "the target …". ``builds_on`` names the checks without which this one says nothing, unless
-    they failed in several ranks by an outcome that it ``explains``.
+    ``promise`` completes "the target …". ``builds_on``: checks that must pass first. A failure by an
+    outcome in ``explains`` on several ranks does not block.
     ``axes`` narrows the space of options, by name. ``needs`` says in words what the target lacks for it, or "".
-    ``weight`` is its part of the examples. ``parameters`` draws what an example has besides its case.
+    ``weight``: number of examples relative to other checks. ``parameters`` draws those of an example beyond its case.
     ``extra_cases`` gives cases of another kind, one example in ``extra_in``; None if there are none for the target.
     ``max_rows`` bounds a rank's rows. ``shaped`` makes of a drawn case the one that is run, printed and saved; what it
     has made it leaves alone. ``pairwise``: tried until every pair of options has occurred. ``profiles`` are those that

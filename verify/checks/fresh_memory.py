@@ -1,4 +1,4 @@
-"""Memory that was allocated and not written to: nothing of it may reach a result."""
+"""Uninitialised memory: it must not reach a result."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ def _fresh_memory(session: Session, case: Case, parameters: Parameters) -> Verdi
     verdict = session.judged(case, lse=session.target.returns_lse, filled=True)
     if (found := verdict.finding) is None or found.outcome != "fail":
         return verdict
-    told = "memory that torch had just allocated (torch.empty and the like) held NaN in this run"
-    return Verdict(verdict.budget_used, replace(found, details=(*found.details, told)))
+    detail = (
+        "in this run torch.empty and similar calls returned memory filled with NaN: the target reads some of it before "
+        "writing it"
+    )
+    return Verdict(verdict.budget_used, replace(found, details=(*found.details, detail)))
 
 
 def _axes(target: Target, world_sizes: Sequence[int]) -> Axes:
@@ -26,7 +29,7 @@ def _axes(target: Target, world_sizes: Sequence[int]) -> Axes:
 
 FRESH_MEMORY = Check(
     name="fresh-memory",
-    promise="reads no memory before it has written to it",
+    promise="does not read uninitialised memory",
     builds_on=("forward", "gradients"),
     axes=_axes,
     examine=_fresh_memory,

@@ -75,7 +75,7 @@ def _judged(session: Session, case: Case, poison: _Poison, got: np.ndarray) -> V
     finite = np.isfinite(got)
     off = shares(got, clean.expected["out"], clean.budget["out"], case.dtype) > 1.0
     if (hidden := must & finite).any():
-        headline = f"{poison.words} is hidden: outputs that depend on it are finite"
+        headline = f"{poison.words} does not reach outputs that depend on it: they are finite"
         return Verdict(np.inf, Finding("fail", headline, (_first(hidden, got),), tensor="out"))
     if (outside := ~reach & off).any():
         headline = f"{poison.words} changes outputs that have nothing to do with it"
@@ -123,8 +123,8 @@ def _fate(session: Session, case: Case, poison: _Poison) -> tuple[np.ndarray, np
 
 def _first(which: np.ndarray, got: np.ndarray, expected: np.ndarray | None = None) -> str:
     batch, row, head, dim = index = tuple(int(i) for i in np.argwhere(which)[0])
-    due = "" if expected is None else f", expected {expected[index]:.9g}"
-    return f"first: out[batch {batch}, position {row}, head {head}, dim {dim}] is {got[index]:.9g}{due}"
+    wanted = "" if expected is None else f", expected {expected[index]:.9g}"
+    return f"first: out[batch {batch}, position {row}, head {head}, dim {dim}] is {got[index]:.9g}{wanted}"
 
 
 def _poisons(session: Session) -> st.SearchStrategy[Parameters]:
@@ -141,7 +141,7 @@ def _poisons(session: Session) -> st.SearchStrategy[Parameters]:
 
 NON_FINITE = Check(
     name="non-finite",
-    promise="lets NaN and infinity go where arithmetic takes them and nowhere else, and neither raises nor hangs",
+    promise="propagates NaN and infinity as arithmetic does and nowhere else, and neither raises nor hangs",
     builds_on=("forward", "gradients"),
     axes=lambda target, sizes: plain(requires_grad=all_gradients(target), data=("normal",))(target, sizes),
     examine=_non_finite,

@@ -62,7 +62,8 @@ def _world_sizes(session: Session, case: Case, parameters: Parameters) -> Verdic
         results = {name: assemble(split, attended, positions, name) for name in names}
         for name in first:
             if name not in results:
-                return Verdict(np.inf, Finding("fail", f"{name} is there at {first_size} rank(s) and not at {size}"))
+                headline = f"{name} was returned on {first_size} rank(s) but not on {size}"
+                return Verdict(np.inf, Finding("fail", headline))
             with np.errstate(all="ignore"):
                 gap = np.abs(results[name] - first[name]) / (2 * right.budget[name])
             gap = np.where(results[name] == first[name], 0.0, np.where(np.isnan(gap), np.inf, gap))
@@ -76,7 +77,7 @@ def _world_sizes(session: Session, case: Case, parameters: Parameters) -> Verdic
                     Finding(
                         "fail",
                         f"{name} depends on the number of ranks: {first_size} and {size} ranks disagree",
-                        (f"the furthest apart: {name}{index} is {values} ranks",),
+                        (f"largest difference: {name}{index} is {values} ranks",),
                         tensor=name,
                     ),
                 )
@@ -103,7 +104,7 @@ LSE = Check(
     builds_on=("forward",),
     axes=plain(terms=True),
     examine=_lse,
-    needs=lambda target, sizes: "" if target.returns_lse else "return_lse, which is optional, is not offered",
+    needs=lambda target, sizes: "" if target.returns_lse else "the target does not offer return_lse (optional)",
 )
 GRADIENTS_CHECK = Check(
     name="gradients",
@@ -125,7 +126,7 @@ WORLD_SIZES = Check(
 )
 COMBINATIONS = Check(
     name="combinations",
-    promise="is right under all options together: every pair of options occurs",
+    promise="is right under combinations of all options, until every pair of options has occurred",
     builds_on=("gradients", "forward"),
     axes=any_option,
     examine=_everything,

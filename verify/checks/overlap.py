@@ -36,11 +36,12 @@ def _overlap(session: Session, case: Case, parameters: Parameters) -> Verdict:
                     np.inf,
                     Finding(
                         "fail",
-                        f"rank {rank} waits for {len(idle)} of {hops} messages of the {stage} pass without having "
-                        "computed while they travelled",
+                        f"rank {rank} computed too little while {len(idle)} of {hops} messages of the {stage} pass "
+                        "travelled",
                         (
                             f"first: operation {post.number}, {post.call} of {post.receives[0]}, posted at {post.line}",
-                            f"from there to its wait {work:,} of {share:,.0f} units of work were done, a hop's share",
+                            f"between posting and wait {work:,} units of work were done; at least {share:,.0f} are "
+                            "expected (a quarter of a hop's share)",
                             *(["the last message of the backward pass is not counted"] if spared else []),
                         ),
                         "overlap",
@@ -50,7 +51,7 @@ def _overlap(session: Session, case: Case, parameters: Parameters) -> Verdict:
 
 
 def _idle_hops(trace: Trace, rank: int, stage: str, size: int) -> tuple[list[tuple[Post, int, float]], int]:
-    """The receives of rows in whose time nothing was computed, with the work done and due; how many there are."""
+    """Receives during which too little was computed, with the work done and expected, and the number of receives."""
     entries = [entry for entry in trace.logs[rank] if entry.stage == stage]
     if not entries:
         return [], 0

@@ -20,11 +20,11 @@ GROWTH_PER_RANK = 0.25
 #: With twice the rows on each rank, peak memory may grow by this factor: linear is 2, a block of scores makes it 4.
 GROWTH_WITH_LENGTH = 2.5
 
-#: With fewer ranks a ring has not yet as much under way at a time as it will have in any larger world.
+#: With fewer ranks a ring has fewer messages in flight at a time than in any larger world.
 _SMALLEST_WORLD = 4
 _LARGEST_WORLD = 16
 _ROWS = 8
-_MANY_ROWS = 1100  # more than 2**20 scores with a block of its own size
+_MANY_ROWS = 1100  # more than 2**20 scores with a block of that size
 
 
 def _memory(session: Session, case: Case, parameters: Parameters) -> Verdict:
@@ -46,10 +46,10 @@ def _memory(session: Session, case: Case, parameters: Parameters) -> Verdict:
         budget_used = max(budget_used, growth / (GROWTH_PER_RANK * shard))
         if budget_used > 1:
             headline = (
-                f"peak memory of the {stage} pass grows with the world: {peaks[0][stage]:,} bytes on {small} ranks, "
-                f"{peaks[1][stage]:,} on {large}, with {_ROWS} rows on each"
+                f"peak memory of the {stage} pass grows with the number of ranks: {peaks[0][stage]:,} bytes on {small} "
+                f"ranks, {peaks[1][stage]:,} on {large}, with {_ROWS} rows on each"
             )
-            detail_line = f"{growth / shard:.2f} times a shard's keys and values ({shard:,} bytes) for each rank more"
+            detail_line = f"{growth / shard:.2f} times a shard's keys and values ({shard:,} bytes) per additional rank"
             return Verdict(budget_used, Finding("fail", headline, (detail_line,), "memory"))
     if parameters["many_rows"]:
         return _with_length(session, case, budget_used)
@@ -88,7 +88,8 @@ def _peaks(session: Session, case: Case) -> dict[str, int] | Finding:
 
 MEMORY = Check(
     name="memory",
-    promise="needs memory that does not grow with the world, and linearly with a rank's rows (claimed)",
+    promise="needs memory that does not grow with the number of ranks, and grows linearly with the rows of a rank "
+    "(claimed)",
     builds_on=("forward",),
     axes=dense_axes,
     examine=_memory,

@@ -28,7 +28,7 @@ from attention_gate.verify.target.choices import LEAST_BLOCKS
 from attention_gate.verify.target.target import Target
 from attention_gate.verify.world.finding import Finding
 
-#: What a figure beyond its limit is the mark of.
+#: The likely cause of an error beyond its limit.
 _MARKS = {
     "out": "a running output kept in the inputs' dtype, whose error grows with the number of blocks merged",
     "lse": "a log-sum-exp that was kept in fewer digits than float32 has",
@@ -87,29 +87,34 @@ def _few_digits(name: str, short: Short, dtype: str) -> Finding:
     bits = BITS[short.narrower]
     return Finding(
         "fail",
-        f"{in_words(name)} has no more digits than {short.narrower} holds, where {dtype} is due: it was rounded twice",
+        f"{in_words(name)} has only the digits of {short.narrower}, but its dtype is {dtype}: it was rounded to "
+        f"{short.narrower} first",
         (
-            f"{short.count} of the {short.of} numbers that can tell have no more than {bits} significant bits, "
-            f"where {dtype} has {BITS[dtype]} and the right numbers need more than {bits}",
-            "by chance at most one in four is so short; zeros, repeated numbers and those of no accuracy do not count",
+            f"{short.count} of the {short.of} informative numbers fit into {bits} significant bits; {dtype} has "
+            f"{BITS[dtype]}, and the right values need more than {bits}",
+            "by chance at most one in four would fit; zeros, repeated values and values below the rounding error are "
+            "not counted",
         ),
         tensor=name,
     )
 
 
-_SHARED = "if ranks share the heads of a block out, so that fewer blocks are merged, say so: Target(heads_shared=…)"
+_SHARED = (
+    "if several ranks share the heads of a block (Ulysses inside a ring), fewer blocks are merged: declare "
+    "Target(heads_shared=…)"
+)
 
 
 def _inexact(name: str, ratio: float, limit: float, dtype: str, elements: int, shared: bool) -> Finding:
     """``shared``: that fewer blocks were merged than there are ranks would explain it."""
-    times = f"{ratio:.2f} times as inexact as one rounding to {dtype} leaves it"
+    times = f"{ratio:.2f} times that of one rounding to {dtype}"
     return Finding(
         "fail",
-        f"{in_words(name)} is {times}, where {limit} is the limit",
+        f"the root-mean-square error of {in_words(name)} is {times}; the limit is {limit}",
         (
-            f"root-mean-square error over {elements} elements; rounding the weights, dS and each block's result to the "
+            f"measured over {elements} elements; rounding the weights, dS and each block's result to the "
             "inputs' dtype stays within the limit",
-            f"no single element is beyond its bound: this is the mark of {_MARKS[name]}",
+            f"no single element exceeds its bound; the likely cause is {_MARKS[name]}",
             *([_SHARED] if shared else []),
         ),
         tensor=name,
@@ -127,7 +132,7 @@ def _axes(target: Target, world_sizes: Sequence[int]) -> Axes:
 
 PRECISION = Check(
     name="precision",
-    promise="loses no more precision than rounding its inputs' dtype explains",
+    promise="has errors no larger than rounding to its inputs' dtype explains",
     builds_on=("forward", "gradients"),
     axes=_axes,
     examine=_precision,

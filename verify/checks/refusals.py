@@ -1,4 +1,4 @@
-"""Bad arguments: refused in words, on every rank, also when only one rank's are bad, and the world goes on."""
+"""Bad arguments raise on every rank, also when only one rank got them, and the next good call works."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from attention_gate.verify.world.finding import Finding, ranks
 
 _CALLS = itertools.count()
 
-#: How a program meets what is asked.
-_UNKNOWN = "a plain signature, without **options that nobody reads, makes Python raise on every rank"
+#: How a program can meet this promise.
+_UNKNOWN = "a plain signature, without **options that are never read, makes Python raise on every rank"
 _TOGETHER = (
     "all ranks must refuse together: exchange first what each found in its own arguments (all_gather_object of a "
     "message, or None), then raise on all or on none"
@@ -31,38 +31,39 @@ _TOGETHER = (
 def _refusal(session: Session, case: Case, parameters: Parameters) -> Verdict:
     mistake = BAD_ARGUMENTS[parameters["mistake"]]
     if mistake.differs and case.shards == 1:
-        return session.judged(case, names=("out",))  # there is nobody from whom to differ: the call is good
+        return session.judged(case, names=("out",))  # with one rank nothing can differ, so the call is good
     where = None if mistake.unbound else parameters["where"]
     where = 0 if mistake.differs and where is None else where
     shards = tuple(range(case.shards)) if where is None else (where % case.shards,)
     made_by = "every rank" if len(shards) == case.shards else ranks([case.ranks[shard] for shard in shards]) + " only"
-    told = f"{mistake.words} on {made_by}"
+    detail = f"{mistake.words} on {made_by}"
     if session.device == "cuda" and session.target.scales:
-        # There only the first call of each signature need be refused everywhere: so each has a scale of its own.
+        # There only the first call of each signature need be refused everywhere: so each has its own scale.
         case = case.replace(scale=0.5 + next(_CALLS) / 2**30)
     run = session.run("refuse", case, mistake=parameters["mistake"], shards=shards)
     if finding := finding_of(run):
         alone = (_TOGETHER,) if finding.outcome == "hang" and len(shards) < case.shards else ()
-        return Verdict(np.inf, Finding(finding.outcome, f"{told}: {finding.headline}", (*alone, *finding.details)))
+        return Verdict(np.inf, Finding(finding.outcome, f"{detail}: {finding.headline}", (*alone, *finding.details)))
     refusals: dict[int, Refusal] = {rank: run.value(rank) for rank in case.ranks}
     if accepted := [rank for rank, refusal in refusals.items() if refusal.type is None]:
         remedy = (_UNKNOWN,) if mistake.unbound else ()
-        return Verdict(np.inf, Finding("fail", f"{told}: {ranks(accepted)} returned as if nothing were wrong", remedy))
+        headline = f"{detail}: {ranks(accepted)} accepted it and returned a result"
+        return Verdict(np.inf, Finding("fail", headline, remedy))
     if wrong := [rank for rank, refusal in refusals.items() if not refusal.right_kind]:
         first = refusals[wrong[0]]
         return Verdict(
             np.inf,
             Finding(
                 "fail",
-                f"{told}: {ranks(wrong)} raised {first.type}, where ValueError or TypeError is due",
+                f"{detail}: {ranks(wrong)} raised {first.type}, but the contract asks for ValueError or TypeError",
                 (f"{first.type}: {first.message[:300]}",),
             ),
         )
     if silent := [rank for rank, refusal in refusals.items() if not refusal.message.strip()]:
-        return Verdict(np.inf, Finding("fail", f"{told}: the error on {ranks(silent)} says nothing"))
+        return Verdict(np.inf, Finding("fail", f"{detail}: the exception on {ranks(silent)} has an empty message"))
     verdict = session.judged(case, names=("out",))
     if verdict.finding:
-        after = f"after {told}, a good call went wrong: {verdict.finding.headline}"
+        after = f"after {detail}, a good call went wrong: {verdict.finding.headline}"
         return Verdict(verdict.budget_used, Finding(verdict.finding.outcome, after, verdict.finding.details))
     return Verdict(0.0)
 
@@ -85,7 +86,7 @@ def _axes(target: Target, world_sizes: Sequence[int]) -> Axes:
 
 REFUSALS = Check(
     name="refusals",
-    promise="refuses bad arguments with ValueError or TypeError on every rank, and goes on working",
+    promise="raises ValueError or TypeError for bad arguments on every rank, and still works afterwards",
     builds_on=("forward",),
     axes=_axes,
     examine=_refusal,

@@ -8,14 +8,14 @@ from typing import Any
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.world.finding import Finding
 
-#: Outcomes of a check. "blocked": a check that it builds on failed. "not run": the judgement ended before it. "known":
+#: Outcomes of a check. "blocked": a check that it builds on failed. "not run": the run ended before it. "known":
 #: a failure that the target lists as known. "stale": an entry of that list that no longer holds, which is a failure.
 OUTCOMES = ("pass", "fail", "crash", "hang", "unsupported", "blocked", "not run", "known", "stale")
 
 
 @dataclass(frozen=True)
 class Example:
-    """One example of a check: its case, and what it has besides; enough to run it again."""
+    """One example: the check, the case and its parameters; enough to run it again."""
 
     check: str
     case: Case
@@ -49,7 +49,7 @@ class Failure:
 class CheckResult:
     """How one check came out. ``budget_used`` is the largest share of an error budget that was used.
 
-    ``remark`` is what was measured besides and does not count against the target.
+    ``remark`` is an additional measurement, which does not count against the target.
     """
 
     name: str

@@ -24,7 +24,7 @@ from attention_gate.verify.target.target import Target
 #: The network turns to the largest choice once there are more transfers to choose from than it says.
 _CHOICES = st.lists(st.integers(0, 7), max_size=12)
 
-#: Worlds beyond those that are asked for, odd, even and prime, the cheaper ones more often.
+#: World sizes beyond those that are asked for, odd, even and prime, the cheaper ones more often.
 _LARGE = (*(5,) * 12, *(6, 7, 8) * 3, 11, 13, 16)
 
 
@@ -43,12 +43,15 @@ def _schedules(session: Session, case: Case, parameters: Parameters) -> Verdict:
         verdict = session.judge(made, [simulation.run.value(rank)[k] for rank in made.ranks])
         budget_used = max(budget_used, verdict.budget_used)
         if verdict.finding:
-            told = [f"on the simulated network, delivery {schedule.model}"]
+            details = [f"on the simulated network, delivery model {schedule.model}"]
             if any("got nan" in line for line in verdict.finding.details):
-                told.append("NaN is what a receive buffer holds there until its wait returns: one was read too early")
+                details.append(
+                    "on the simulated network a receive buffer holds NaN until wait() returns: a buffer was read too "
+                    "early"
+                )
             if len(cases) > 1:
-                told.append(f"call {k + 1} of {len(cases)}, whose forward passes all came first")
-            return Verdict(budget_used, replace(verdict.finding, details=(*verdict.finding.details, *told)))
+                details.append(f"call {k + 1} of {len(cases)}; all forward passes ran before the first backward pass")
+            return Verdict(budget_used, replace(verdict.finding, details=(*verdict.finding.details, *details)))
     return Verdict(budget_used)
 
 
@@ -56,7 +59,7 @@ def _axes(target: Target, world_sizes: Sequence[int]) -> Axes:
     wanted = all_gradients(target)
     several = tuple(size for size in sorted(world_sizes) if size > 1)
     groups = ("default", "sub-group") if target.subgroups else ("default",)
-    # Where keys and values differ in width, one taken for the other shows in the sizes.
+    # Where keys and values differ in width, exchanging them shows in the sizes.
     widths = ("different",) if target.value_dim else ("same",)
     return plain(terms=True, ranks=several, requires_grad=wanted, group=groups, value_dim=widths)(target, world_sizes)
 
@@ -82,14 +85,14 @@ def _details(session: Session) -> st.SearchStrategy[Parameters]:
 
 SCHEDULES = Check(
     name="schedules",
-    promise="gives the right answer and never hangs in whatever order messages complete (simulated network)",
+    promise="gives the right answer and never hangs, in any order of message completion (simulated network)",
     builds_on=("forward",),
     explains=("hang", "crash"),  # for which a real transport seldom tells the cause
     axes=_axes,
     examine=_schedules,
     weight=4,
     parameters=_details,
-    needs=lambda target, sizes: "" if max(sizes) > 1 else "one rank alone sends no messages",
+    needs=lambda target, sizes: "" if max(sizes) > 1 else "a world of one rank sends no messages",
     extra_cases=_large_worlds,
     max_rows=4,
 )

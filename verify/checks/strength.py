@@ -24,7 +24,7 @@ RECORD = Path(__file__).with_name("kill_matrix.json")
 #: The numbers of ranks that it was measured with.
 MEASURED_WORLD_SIZES = (1, 2, 3, 4)
 
-#: What the names of known mistakes begin with; those of their relatives begin otherwise.
+#: What the names of known mistakes begin with; those of their variants begin otherwise.
 _KNOWN = "M"
 
 
@@ -48,18 +48,18 @@ class Strength:
         text = f"these checks catch {self.caught} of {self.known} known mistakes"
         if self.survivors:
             text += f" (not {', '.join(self.survivors)})"
-        text += f" and {self.others_caught} of {self.others} relatives of theirs"
+        text += f" and {self.others_caught} of {self.others} variants of them"
         return f"{text}; {self.beyond} more show only in calls that it does not take" if self.beyond else text
 
 
 def strength(profile: str, checks: Collection[str] = tuple(BY_NAME), target: Target | None = None) -> Strength:
-    """What the recorded matrix says of a profile: a check catches a mistake if it gets so many examples.
+    """What the recorded matrix says of a profile: a check catches a mistake if it gets enough examples.
 
     ``checks`` are those that ran, over world sizes 1 to 4, which the matrix was measured with. A ``target`` that
     declares limits is not asked for all of it: of what it does not take, no mistake is caught.
 
     >>> str(strength("standard"))
-    'these checks catch 40 of 40 known mistakes and 87 of 87 relatives of theirs'
+    'these checks catch 40 of 40 known mistakes and 87 of 87 variants of them'
     """
     every: dict[str, Any] = recorded()["mutants"]
     rows = {name: row for name, row in every.items() if target is None or _shows(row["minimal"], target)}

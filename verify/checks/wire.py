@@ -1,6 +1,6 @@
-"""What goes over the wire, counted byte by byte on the simulated network, at sizes where rows dominate.
+"""The bytes that are sent, counted one by one on the simulated network, at sizes where rows dominate.
 
-How much it is, is shown for every target; it decides where the target claims "wire" or "traffic".
+The amount is reported for every target. It counts as a failure if the target claims "wire" or "traffic".
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from attention_gate.verify.world.finding import Finding
 #: A claim of least traffic may be missed by this part.
 TOLERANCE = 0.02
 
-#: Bytes of one row of key and value of one kv head, half as many in half types: so many that nothing else counts.
+#: Bytes of one row of key and value of one kv head, half as many in half types: large enough that nothing else matters.
 _ROW_BYTES = 16384
 
 
@@ -43,7 +43,7 @@ def _wire(session: Session, case: Case, parameters: Parameters) -> Verdict:
         return [Allowance(bound, bound)] * case.shards
 
     bounds = {stage: allowed(stage) for stage in _stages(case)}
-    verdict, trace = _judged(session, case, bounds, 0.0, "a dense ring moves")
+    verdict, trace = _judged(session, case, bounds, 0.0, "a dense ring moves at most")
     if trace is None:
         return verdict
     decides = {"wire", "traffic"} & set(session.target.claims)
@@ -56,7 +56,7 @@ def _traffic(session: Session, case: Case, parameters: Parameters) -> Verdict:
     """No rank sends or receives a row that is not needed, or one twice."""
     positions = session.positions(case)
     bounds = {stage: least(case, session.target.dialect, positions, stage) for stage in _stages(case)}
-    return _judged(session, case, bounds, TOLERANCE, "rows that are needed make up")[0]
+    return _judged(session, case, bounds, TOLERANCE, "the rows that are needed amount to")[0]
 
 
 def _remark(case: Case, trace: Trace, bounds: dict[str, list[Allowance]]) -> tuple[float, str]:
@@ -96,7 +96,7 @@ def _judged(
     simulation = simulate(session, case, judged=False)
     if simulation.finding is not None:
         return Verdict(np.inf, simulation.finding), None
-    besides = METADATA * (case.shards - 1)
+    metadata = METADATA * (case.shards - 1)
     budget_used, finding = 0.0, None
     for stage, allowances in bounds.items():
         for rank, allowance in zip(case.ranks, allowances, strict=True):
@@ -105,21 +105,21 @@ def _judged(
                 ("receives", load.bytes_received, allowance.received, load.messages_received),
                 ("sends", load.bytes_sent, allowance.sent, load.messages_sent),
             ):
-                limit = bound * (1 + tolerance) + besides
+                limit = bound * (1 + tolerance) + metadata
                 share = moved / limit if limit else float(moved > 0)
                 if share > max(budget_used, 1.0):
-                    factor = f", {moved / bound:.2f} times as much" if bound else ""
+                    factor = f" ({moved / bound:.2f} times)" if bound else ""
                     finding = Finding(
                         "fail",
-                        f"rank {rank} {verb} {moved:,} bytes in the {stage} pass, where {words} {bound:,.0f}{factor}",
+                        f"rank {rank} {verb} {moved:,} bytes in the {stage} pass; {words} {bound:,.0f} bytes{factor}",
                         (
-                            f"in {messages} messages; {besides:,} bytes are allowed besides",
+                            f"in {messages} messages; {metadata:,} bytes of metadata are allowed in addition",
                             *_table(simulation.trace, case, bounds),
                         ),
                         "bytes",
                     )
                 budget_used = max(budget_used, share)
-    # A share of bytes is no share of an error budget.
+    # A share of bytes is not a share of an error budget.
     return Verdict(budget_used if finding else 0.0, finding), simulation.trace
 
 
@@ -149,7 +149,7 @@ def claimed(name: str) -> Callable[[Target, Sequence[int]], str]:
     def needs(target: Target, world_sizes: Sequence[int]) -> str:
         if name not in target.claims:
             return f"the target does not claim {name}"
-        return "" if max(world_sizes) > 1 else "one rank alone sends no messages"
+        return "" if max(world_sizes) > 1 else "a world of one rank sends no messages"
 
     return needs
 
@@ -157,7 +157,7 @@ def claimed(name: str) -> Callable[[Target, Sequence[int]], str]:
 def _needs_several_shards(target: Target, world_sizes: Sequence[int]) -> str:
     if target.replicated:
         return "the target declares that every rank is given the whole sequence"
-    return "" if max(world_sizes) > 1 else "one rank alone sends no messages"
+    return "" if max(world_sizes) > 1 else "a world of one rank sends no messages"
 
 
 WIRE = Check(
@@ -173,7 +173,7 @@ WIRE = Check(
 )
 TRAFFIC = Check(
     name="traffic",
-    promise="moves each row that is needed once, and no other (claimed; simulated network)",
+    promise="sends each needed row once and no other row (claimed; simulated network)",
     builds_on=("wire",),
     axes=_axes,
     examine=_traffic,

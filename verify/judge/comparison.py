@@ -44,7 +44,7 @@ def judge(
     """Judge the results of all shards, in their order.
 
     Under autocast the output may come in the inputs' dtype or in autocast's, as that of torch's own attention does.
-    ``names`` are the tensors whose values are judged; with ``purity`` what the call did besides is judged too.
+    ``names`` are the tensors whose values are judged; with ``purity`` side effects of the call are judged too.
     """
     finding = _form(case, attended, positions, device) or (_remarks(case, attended) if purity else None)
     if finding:
@@ -79,7 +79,7 @@ def _of_sink(case: Case, attended: Sequence[Attended], answer: Answer, sink_grad
     name = "sink.grad"
     parts = [part.arrays.get(name) for part in attended]
     if without := [rank for rank, part in zip(case.ranks, parts, strict=True) if part is None]:
-        return Verdict(np.inf, Finding("fail", f"{in_words(name)} did not arrive on {ranks(without)}", tensor=name))
+        return Verdict(np.inf, Finding("fail", f"{in_words(name)} is missing on {ranks(without)}", tensor=name))
     arrays = [np.asarray(part, dtype=np.float64) for part in parts if part is not None]
     found = arrays if sink_gradient == "total" else [np.sum(arrays, axis=0)]
     judged = [shares(got, answer.expected[name], answer.budget[name], case.dtype) for got in found]
@@ -149,7 +149,7 @@ def _form(case: Case, attended: Sequence[Attended], positions: Sequence[np.ndarr
             allowed = [f"tensor {shapes[name]} {dtype} {device}" for dtype in dtypes]
             if fact not in allowed:
                 wanted = allowed[0] if name != "lse" else f"{allowed[0]} (or wider)"
-                headline = f"{in_words(name)} on rank {rank} is {fact}, where {wanted} is due"
+                headline = f"{in_words(name)} on rank {rank} is {fact}, expected {wanted}"
                 return Finding("fail", headline, tensor=name)
     return None
 
@@ -173,7 +173,7 @@ def _missing(case: Case, attended: Sequence[Attended], positions: Sequence[np.nd
     ]
     if without or all(part.arrays.get(name) is None for part in attended):
         return Finding(
-            "fail", f"{in_words(name)} did not arrive on {ranks(without or list(case.ranks))}: it is None", tensor=name
+            "fail", f"{in_words(name)} is missing on {ranks(without or list(case.ranks))} (None)", tensor=name
         )
     return None
 

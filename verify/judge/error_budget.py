@@ -4,7 +4,7 @@ A running error analysis to first order, with u the unit roundoff of the inputs'
 (float32 for half types). A correct implementation may round the attention weights, dS, each block's output and the
 result to the inputs' dtype, as fused kernels do, and accumulates in at least float32. It may cut the keys into blocks
 as it likes, at most one for each key seen, merge them in any order by any formula that is stable, and take gradients
-by formulas of its own or by autograd through the merges. V_i, K_i: the largest |v_j|, |k_j| that query i sees, in each
+by its own formulas or by autograd through the merges. V_i, K_i: the largest |v_j|, |k_j| that query i sees, in each
 dimension; n_i: how many keys it sees. A block's output is bounded by V_i and by nothing smaller: the large values of a
 block may cancel in the sum of all blocks.
 
@@ -25,7 +25,7 @@ most n_i merges, and the error of each is shared out among the older keys by wei
 meets |dO_i| . V_i, the largest change of the loss that a weight can make. The lse of a merge is off by a max |s|: so
 the n_i in sigma.
 
-Besides, what is smaller than the dtype's smallest normal number may be lost, in each pair and in each of as many blocks
+Also, what is smaller than the dtype's smallest normal number may be lost, in each pair and in each of as many blocks
 as there are pairs. The constant in front is in `CONSTANT`.
 """
 
@@ -46,7 +46,7 @@ UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8, 
 #: Unit roundoff of what each dtype is accumulated in.
 ACCUMULATOR = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-24, "float16": 2.0**-24}
 
-#: Smallest positive number of each dtype that is sure to last. Of subnormal numbers nobody promises anything: GPUs'
+#: Smallest positive number of each dtype that is sure to last. Subnormal numbers are not guaranteed: GPUs'
 #: fused kernels and CPUs that are set so take them for zero, and products of them have few digits or none. Those of
 #: float16 alone last everywhere, as all is computed in float32 there.
 SMALLEST = {"float64": 2.0**-1022, "float32": 2.0**-126, "bfloat16": 2.0**-126, "float16": 2.0**-24}

@@ -1,4 +1,4 @@
-"""Where the first wrong element is, in the caller's terms: rank, head, position, branch, and who brought the key."""
+"""Where the first wrong element is, in the caller's terms: rank, head, position, branch, and the key's owner."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def describe(
         f"  expected {expected:.9g}, got {actual:.9g}",
     ]
     if np.isfinite(actual) and np.isfinite(expected):
-        lines[-1] += f": off by {abs(actual - expected):.3g}, {_times(share[index])} what rounding may cause"
+        lines[-1] += f": off by {abs(actual - expected):.3g}, {_times(share[index])} the rounding error that is allowed"
     return lines + _sight(case, positions, position, head, kv, answer.dialect)
 
 
@@ -51,7 +51,7 @@ def _sight(case: Case, positions: Sequence[np.ndarray], position: int, head: int
         whom, what = "sees keys", f"the query at position {position}"
     others = np.flatnonzero(seen.any(axis=0))
     if not len(others):
-        return [f"  {what} {'is seen by nobody' if kv else 'sees nothing: out is 0 and lse -inf'}"]
+        return [f"  {what} {'is seen by no query' if kv else 'sees nothing: out is 0 and lse -inf'}"]
     own, _ = _owner(positions, position)
     parts = []
     for other in others[:_SHOWN]:

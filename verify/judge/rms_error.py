@@ -1,4 +1,4 @@
-"""Root-mean-square errors in units of a single rounding: what tells a rounded accumulator from rounded terms.
+"""Root-mean-square errors in units of one rounding; they separate a rounded accumulator from rounded terms.
 
 On the cases of case/precision_cases.py the terms of every sum agree in sign. Rounding terms, each by itself, then
 averages out; rounding each of B equal blocks' results adds 1/B to the squared error of the one final rounding, 1; but a

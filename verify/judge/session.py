@@ -1,4 +1,4 @@
-"""A judgement under way: the target in its worlds, the oracle beside it, and what has been tried so far."""
+"""One run of the gate: the target and its worlds, the oracle, and the cases tried so far."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Session:
     """What every check works with. ``tried`` collects the cases whose runs returned, for the coverage.
 
     ``examined`` has the examples that were examined, in their order: check, case and parameters.
-    ``network`` has worlds on the simulated network; whoever made the session closes it. ``meanwhile`` is called while
+    ``network`` has worlds on the simulated network; the creator of the session closes it. ``meanwhile`` is called while
     the ranks work.
     """
 
@@ -49,7 +49,8 @@ class Session:
         least = self.target.least_ranks
         taken = tuple(size for size in self.world_sizes if size >= least)
         if not taken:
-            raise TargetError(f"target {self.source} needs {least} ranks, and no world of {self.world_sizes} has them")
+            sizes = ",".join(map(str, self.world_sizes))
+            raise TargetError(f"target {self.source} needs at least {least} ranks, but --world-sizes is {sizes}")
         self.world_sizes = taken
 
     @property
@@ -73,8 +74,8 @@ class Session:
             ) from error
         if not np.array_equal(np.sort(np.concatenate(owned)), np.arange(case.length)):
             raise TargetError(
-                f"target {self.source}: its layout shares {case.length} positions out to {case.shards} ranks as "
-                f"{[part.tolist() for part in owned]}; each position must have one owner"
+                f"target {self.source}: its layout assigns {case.length} positions to {case.shards} ranks as "
+                f"{[part.tolist() for part in owned]}; each position must have exactly one owner"
             )
         return owned
 
@@ -89,7 +90,7 @@ class Session:
                 f"target {self.source}: its fit raised {type(error).__name__}: {error} for {case!r}"
             ) from error
         if not isinstance(fitting, Case):
-            raise TargetError(f"target {self.source}: its fit returned {fitting!r}, which is no Case, for {case!r}")
+            raise TargetError(f"target {self.source}: its fit returned {fitting!r}, which is not a Case, for {case!r}")
         return fitting
 
     def answer(self, case: Case) -> Answer:
@@ -152,7 +153,7 @@ class Session:
     def judge(
         self, case: Case, attended: Sequence[Attended], *, names: Sequence[str] = ALL_VALUES, purity: bool = False
     ) -> Verdict:
-        """Judge results that are there already."""
+        """Judge results that have been computed already."""
         positions, right = self.positions(case), self.answer(case)
         return judge(
             case,

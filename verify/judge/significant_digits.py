@@ -1,8 +1,8 @@
 """Numbers with fewer binary digits than their dtype holds: the mark of a result that passed through a narrower one.
 
 A float16 has 11 significant bits, a bfloat16 8. Of the results of a correct implementation in float16 at most about one
-in eight has its last three bits zero by chance; of those that were rounded to bfloat16 all have. No error bound tells
-so much: in float16 the rounding to bfloat16 is eight roundings, where a gradient may be off by twenty.
+in eight has its last three bits zero by chance; of those that were rounded to bfloat16 all have. No error bound shows
+this: in float16 the rounding to bfloat16 is eight roundings, where a gradient may be off by twenty.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SURE = 64.0
 
 @dataclass(frozen=True)
 class Short:
-    """So many of the numbers that can tell fit into a narrower dtype."""
+    """Results that fit into a narrower dtype: ``count`` of the ``of`` informative numbers."""
 
     narrower: str
     count: int
@@ -37,9 +37,9 @@ class Short:
 
 
 def shortened(got: np.ndarray, right: np.ndarray, budget: np.ndarray, dtype: str) -> Short | None:
-    """Whether the results in ``dtype`` passed through a narrower one, the narrowest that holds them is told.
+    """Whether the results in ``dtype`` passed through a narrower dtype; returns the narrowest that holds them.
 
-    Only numbers tell that would not be short if they were right, are right in their first bits, and are not repeated:
+    Informative numbers would not be short if they were right, are right in their first bits, and are not repeated:
     whatever is coarse by itself (zeros, copies of an input, what underflows, noise where the right answer is 0) is not
     counted.
     """
@@ -57,14 +57,14 @@ def shortened(got: np.ndarray, right: np.ndarray, budget: np.ndarray, dtype: str
 
 
 def _fit(numbers: np.ndarray, bits: int) -> np.ndarray:
-    """Which of them have no more than so many significant bits."""
+    """Which of the numbers fit into ``bits`` significant bits."""
     mantissa, _ = np.frexp(numbers)
     scaled = mantissa * 2.0**bits
     return np.asarray(scaled == np.floor(scaled))
 
 
 def _surprise(count: int, of: int) -> float:
-    """Bits by which so many of so many, or more, are improbable where each is with the chance of `_BY_CHANCE`.
+    """Surprise in bits: -log2 of the probability that ``count`` or more of ``of`` are short, each by `_BY_CHANCE`.
 
     Chernoff's bound: of n the share s or more occurs with a probability of at most 2^(-n KL(s, chance)).
     """

@@ -23,8 +23,8 @@ def simulate(
 ) -> Simulation:
     """All forward passes of the cases and then their backward passes, under a schedule.
 
-    If it is to be ``judged``, the oracle answers meanwhile. What each rank returns and the options are told at the
-    procedure, in attention_gate.verify.rank.simulated_procedures.
+    If it is to be ``judged``, the oracle answers meanwhile. See attention_gate.verify.rank.simulated_procedures
+    for the options and the return value of each rank.
     """
     world = session.network[cases[0].world_size]
     positions = tuple(session.positions(case) for case in cases)

@@ -14,7 +14,7 @@ _NAME = "attention-gate-hypothesis"
 
 @contextlib.contextmanager
 def storage_elsewhere() -> Iterator[None]:
-    """Within: Hypothesis stores in the folder for temporary files, if there is one.
+    """Context manager: Hypothesis stores in the folder for temporary files, if there is one.
 
     What the user's own tests in this process have chosen holds again afterwards.
     """

@@ -1,4 +1,4 @@
-"""The judgement of a target as data: every check's outcome, the verdict they add up to, and what it rests on."""
+"""The result of a run as data: every check's outcome, the verdict they add up to, and what it rests on."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Report:
 
     @property
     def strength(self) -> Strength | None:
-        """The known mistakes that a judgement like this one catches; None for other numbers of ranks than measured."""
+        """The known mistakes that a run like this one catches; None for other numbers of ranks than measured."""
         if not set(MEASURED_WORLD_SIZES) <= set(self.world_sizes):
             return None
         passed = [check.name for check in self.checks if check.outcome == "pass"]

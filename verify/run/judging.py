@@ -104,17 +104,17 @@ def _larger_worlds(session: Session) -> tuple[str, ...]:
     if not (sizes := session.network.beyond(session.largest_world)):
         return ()
     ranks = ", ".join(map(str, sizes))
-    return (f"beyond the world sizes, simulated worlds of {ranks} ranks were judged, which use no transport",)
+    return (f"simulated worlds of {ranks} ranks were judged in addition (simulated network only, no gloo or NCCL)",)
 
 
 def _whole_contract(session: Session, checks: Sequence[CheckResult]) -> tuple[str, ...]:
-    """A note for who has not said yet what the target does not do, where it raised: perhaps it was never meant to."""
+    """A note for bare callables that raised: they may not be meant to support the whole contract."""
     declares = session.target != Target(attend=session.target.attend)
     if declares or not any(check.outcome == "crash" for check in checks):
         return ()
     return (
-        "the target declares no limits, and so the whole contract is tried: grouped queries, uneven shards, many "
-        "branches, …; what it does not support can be declared, as Target(branches='dense'), and is then not tried",
+        "the target declares no limits, so the whole contract was tried (grouped queries, uneven shards, many "
+        "branches, …); declare what it does not support, for example Target(branches='dense')",
     )
 
 
@@ -122,15 +122,17 @@ def load_everywhere(session: Session) -> None:
     """Import the target on every rank of every world, so that no example pays for it; TargetError if one cannot."""
     for entry in session.target.known_failures:
         if entry.check not in BY_NAME:
-            raise TargetError(f"target {session.source}: a known failure names {entry.check!r}, which is no check")
-    # A launched world is the same one for every size.
+            raise TargetError(f"target {session.source}: a known failure names {entry.check!r}, which is not a check")
+    # A launched world serves every size.
     worlds = {id(world): world for world in (session.worlds[size] for size in session.world_sizes)}.values()
     for world in worlds:  # all at once: importing may take long
         world.submit(Job("load", session.source, (), ()))
     for world in worlds:
         run = world.collect()
         if finding := finding_of(run):
-            raise TargetError(f"target {session.source} loads here, but not in a rank: {finding.headline}")
+            raise TargetError(
+                f"target {session.source} can be imported by the gate, but not in a rank: {finding.headline}"
+            )
 
 
 def run_check(
@@ -156,7 +158,8 @@ def _run_check(
     if reason := check.missing(session.target, session.world_sizes):
         return _untried(check, "unsupported", reason)
     if session.device != "cpu" and check.name in session.network.checks:
-        return _untried(check, "unsupported", "the simulated network carries CPU tensors: judge with --device cpu, too")
+        reason = "the simulated network carries CPU tensors: run again with --device cpu for this check"
+        return _untried(check, "unsupported", reason)
     if options.profile not in check.profiles:
         return _untried(check, "unsupported", f"profile {options.profile} has no time for it; {check.profiles[0]} has")
     for name in check.builds_on:

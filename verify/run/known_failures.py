@@ -16,16 +16,17 @@ def with_known_failures(result: CheckResult, target: Target) -> CheckResult:
     if entry is None:
         return result
     if result.outcome == "pass":
-        return _stale(result, f"it passes, although it is known to fail: {entry.words}; remove the entry")
+        return _stale(result, f"it passes, but is listed in known_failures: {entry.words}; remove the entry")
     if result.outcome == "unsupported":
-        return _stale(result, f"it is not tried ({result.reason}), although it is known to fail: {entry.words}")
+        words = f"it is not tried ({result.reason}), but is listed in known_failures: {entry.words}; remove the entry"
+        return _stale(result, words)
     if result.outcome not in _FAILED:
         return result
     assert result.failure is not None
     if entry.expired():
         finding = result.failure.finding
-        told = replace(finding, details=(f"it was known, but no longer accepted: {entry.words}", *finding.details))
-        return replace(result, failure=replace(result.failure, finding=told))
+        detailed = replace(finding, details=(f"its entry in known_failures expired: {entry.words}", *finding.details))
+        return replace(result, failure=replace(result.failure, finding=detailed))
     reason = f"{entry.words}; seen: {result.failure.finding.headline}"
     return replace(result, outcome="known", failure=None, reason=reason)
 

@@ -1,4 +1,4 @@
-"""Who watches a judgement: its progress on a terminal, and the record that is kept of it."""
+"""Observers of a run: its progress on a terminal, and the record that is kept of it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from attention_gate.verify.run.judgement import Report
 
 
 class Progress(Protocol):
-    """Is told how a judgement goes, as it goes."""
+    """Receives progress events of a run."""
 
     def started(self, check: Check, examples: int) -> None:
         """A check begins, with that many examples to try."""
 
     def advanced(self, examples: int) -> None:
-        """So many examples of the present check have been judged."""
+        """That many examples of the present check have been judged."""
 
     def finished(self, result: CheckResult) -> None:
         """A check has ended, or was not tried."""
 
 
 class Silent:
-    """Progress that nobody watches."""
+    """Progress that is not shown."""
 
     def started(self, check: Check, examples: int) -> None: ...
 
@@ -34,7 +34,7 @@ class Silent:
 
 
 class Record:
-    """Keeps what a judgement finds, in files or elsewhere. This one keeps nothing."""
+    """Keeps the findings of a run, in files or elsewhere. This one keeps nothing."""
 
     def failed(self, session: Session, failure: Failure) -> Failure:
         """A check has failed; returns the failure with the place where it was kept."""
@@ -44,9 +44,9 @@ class Record:
         """The report on what has been judged by now, after each check."""
 
     def ended(self, report: Report) -> Report:
-        """The judgement has ended, as the report says; returns the report, with a note if it could not be kept."""
+        """The run has ended, as the report says; returns the report, with a note if it could not be kept."""
         return report
 
 
-#: The record of a judgement of which nothing is kept.
+#: The record of a run of which nothing is kept.
 NOT_KEPT = Record()

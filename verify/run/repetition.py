@@ -40,7 +40,7 @@ def in_words(fails: list[bool]) -> str:
     """What the repeated calls in fresh processes, in their order, say about the failure."""
     count = f"({sum(fails)} of {len(fails)})"
     if all(fails):
-        return f"it failed again every time it was repeated {count}"
+        return f"it failed again in every repetition {count}"
     if not any(fails):
         return (
             f"repeated in fresh processes it did not fail again {count}: the target's answer depends on calls that "
@@ -51,4 +51,7 @@ def in_words(fails: list[bool]) -> str:
             f"in fresh processes the first call is right and a later one fails {count}: the target's answer depends on "
             "earlier calls"
         )
-    return f"in fresh processes only the first call failed {count}: the answer depends on earlier calls, or on timing"
+    return (
+        f"in fresh processes only the first call failed {count}; later calls were right: the result depends on earlier "
+        "calls or on timing"
+    )

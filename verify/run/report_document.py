@@ -37,7 +37,7 @@ class FailureEntry:
 class CheckEntry:
     """One check. ``worst`` is the largest share of an error budget that was used, null if there is none.
 
-    ``remark`` says what was measured besides, which does not count against the target.
+    ``remark`` is an additional measurement, which does not count against the target.
     """
 
     name: str
@@ -61,7 +61,7 @@ class CoverageEntry:
 
 @dataclass(frozen=True)
 class StrengthEntry:
-    """How many known mistakes, and relatives of theirs, a judgement like this one catches.
+    """How many known mistakes, and variants of them, a run like this one catches.
 
     ``beyond`` more show only in calls that the target declares it does not take.
     """

@@ -1,4 +1,4 @@
-"""What is asked of a judgement: how much is tried, where, and what is done with what fails."""
+"""Options of a run: how much is tried, where, and what is done with failing examples."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ DEFAULT_WORLD_SIZES = (1, 2, 3, 4)
 class Options:
     """How to judge: ``profile`` "quick", "standard" or "thorough"; ``checks`` by name, None for all of them.
 
-    ``save`` is the folder for failing examples, ``claims`` and ``terms`` what the target promises and takes besides
-    what it declares itself.
+    ``save`` is the folder for failing examples, ``claims`` and ``terms`` are promises and optional terms in addition
+    to those that the target declares itself.
     ``patience`` is how many seconds a call may work without an end, None for the usual.
-    Raises ValueError for what there is not.
+    Raises ValueError for unknown names.
     """
 
     profile: str = "standard"

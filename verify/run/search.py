@@ -27,10 +27,10 @@ from attention_gate.verify.world.finding import Finding
 #: Seconds that the search for a smaller failing example may take, once there is one.
 SHRINK_SECONDS = 6.0
 
-#: Seconds that the sizes from which on the minimal example fails may take besides.
+#: Extra seconds for finding the sizes from which on the minimal example fails.
 _THRESHOLD_SECONDS = 2.0
 
-#: So many times more examples are drawn, until enough distinct ones have been judged: a small space has few.
+#: How many times more examples are drawn until enough distinct ones have been judged: a small space has few.
 _ATTEMPTS = 3
 
 #: Bytes that the choices of one example are made from; an example takes some forty.
@@ -39,7 +39,7 @@ _BYTES = 512
 
 @dataclass
 class Searched:
-    """What a search came to: distinct examples judged, the largest share of a budget and the largest remark, the
+    """The result of a search: distinct examples judged, the largest share of a budget and the largest remark, the
     minimal failing example."""
 
     examples: int = 0

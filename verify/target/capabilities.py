@@ -1,4 +1,4 @@
-"""What a target says of itself beyond yes and no: not yet, why not, and which of its failures are known."""
+"""NOT_YET and KnownFailure: what a target declares beyond True and False."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class NotYet:
-    """What is not supported today and is meant to be: as False, and told apart from it in the report."""
+    """Not supported today but planned: like False, but the report says "not yet"."""
 
     def __bool__(self) -> bool:
         return False
@@ -46,9 +46,11 @@ class KnownFailure:
         for name in ("check", "reason", "link", "until"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
-                raise ValueError(f"KnownFailure.{name} is {value!r}; it must be a text that says something")
+                raise ValueError(f"KnownFailure.{name} is {value!r}; it must be a non-empty string")
         if not self.link.startswith(("https://", "http://")):
-            raise ValueError(f"KnownFailure.link is {self.link!r}; it must be an address that discusses the failure")
+            raise ValueError(
+                f"KnownFailure.link is {self.link!r}; it must be a URL (http:// or https://) about the failure"
+            )
         try:
             datetime.date.fromisoformat(self.until)
         except ValueError:

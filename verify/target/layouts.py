@@ -1,4 +1,4 @@
-"""Who owns which rows of the sequence: functions (rank, world_size, length) -> positions."""
+"""Layouts, which assign the rows of the sequence to ranks: functions (rank, world_size, length) -> positions."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def load(source: Source) -> Target:
             names = [name for name, value in vars(found).items() if _may_be_judged(value) and not name.startswith("_")]
             there = ", ".join(names[:8]) or "nothing to call"
             hint = did_you_mean(part, names) or f"; it has {there}"
-            raise TargetError(f"target {source}: there is no {part!r} in it{hint}")
+            raise TargetError(f"target {source}: it has no {part!r}{hint}")
         found = getattr(found, part)
     if isinstance(found, Target):
         return found
@@ -57,7 +57,7 @@ def _may_be_judged(value: Any) -> bool:
 
 def _load_file(path: Path) -> Any:
     if not path.is_file():
-        raise TargetError(f"target file {path} is not there")
+        raise TargetError(f"target file {path} does not exist")
     if (folder := str(path.parent)) not in sys.path:
         sys.path.insert(0, folder)
     name = path.stem

@@ -11,7 +11,7 @@ from typing import Any
 
 
 class TargetError(Exception):
-    """The target cannot be judged: it is not there, does not load, or is not something to call."""
+    """The target cannot be judged: it does not exist, cannot be imported, or is not callable."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ def source_of(attend: Callable[..., Any]) -> Source:
     name, module = getattr(attend, "__qualname__", ""), getattr(attend, "__module__", None)
     if not all(part.isidentifier() for part in name.split(".")) or module is None:
         raise TargetError(
-            f"{attend!r} cannot be found by name in another process, which every rank has to do: "
-            "judge a function at the top level of a module"
+            f"{attend!r} cannot be imported by name in another process, as every rank must: "
+            "define it at the top level of a module"
         )
     file = getattr(sys.modules.get(module), "__file__", None)
     if module == "__main__" or importlib.util.find_spec(module.partition(".")[0]) is None:
         if file is None:
-            raise TargetError(f"{attend!r} was defined in no file, so that no other process can import it")
+            raise TargetError(f"{attend!r} was not defined in a file, so other processes cannot import it")
         return Source(None, str(Path(file).resolve()), name)
     return Source(module, None, name)
 
@@ -63,12 +63,12 @@ def look(source: Source) -> None:
     """TargetError if there is nothing at that place, found out without running any of it."""
     if source.file is not None:
         if not Path(source.file).is_file():
-            raise TargetError(f"target file {source.file} is not there")
+            raise TargetError(f"target file {source.file} does not exist")
         return
     package = str(source.module).partition(".")[0]
     try:
-        there = package in sys.modules or importlib.util.find_spec(package) is not None
+        found = package in sys.modules or importlib.util.find_spec(package) is not None
     except (ImportError, ValueError):
-        there = False
-    if not there:
+        found = False
+    if not found:
         raise TargetError(f"target {source}: no module named {package!r}; is it installed, or on PYTHONPATH?")

@@ -37,7 +37,7 @@ class Target:
     - ``dtypes``: names of floating types; ``dialect``: which dilated attention it means.
     - ``grouped_query``, ``value_dim`` (other than head_dim), ``uneven`` shards, ``subgroups``, ``gradients``,
       ``strides``, ``scales`` (any but the default), ``refusals`` (bad arguments raise on every rank): True, False, or
-      NOT_YET, which the verdict tells apart.
+      NOT_YET, which the verdict reports as "not yet".
     - ``terms``: the optional terms that it takes, of "window", "documents", "mask", "softcap", "slopes" and "sink"; no
       other is passed.
     - ``sink_gradient``: "own-rows", each rank returns the part of its rows and the parts sum up, or "total".
@@ -46,15 +46,15 @@ class Target:
       judged.
     - ``lse``: whether ``return_lse=True`` is supported; None: if the signature has that parameter.
     - ``least_ranks``: the smallest number of ranks that it runs on.
-    - ``heads_shared``: so many ranks at a time share the heads of a block out among them, as in Ulysses inside a ring:
-      so many times fewer blocks than ranks are merged, on which errors of rounding depend.
-    - ``claims``: what it promises besides, of "wire" (no more bytes than a dense ring), "traffic" (each row that is
+    - ``heads_shared``: the number of ranks that share the heads of a block, as in Ulysses inside a ring: it divides the
+      number of blocks that are merged, and rounding limits depend on that.
+    - ``claims``: promises beyond correctness, of "wire" (no more bytes than a dense ring), "traffic" (each row that is
       needed once, and no other), "overlap", "memory", "bitwise" (the same bits from run to run) and "compiled" (right
       inside torch.compile too, which traces no process groups by itself); each is then judged.
     - ``fit``: a function that changes a case as little as possible into one that the target takes, and leaves alone one
       that it takes already: ``lambda case: case.replace(heads=case.heads * case.shards, kv_heads=…)``.
     - ``because``: reasons by field, for each field that declares a limit; the verdict prints them.
-    - ``known_failures``: checks that fail and are accepted for a while; one that passes all the same is a failure.
+    - ``known_failures``: checks that fail and are accepted for a while; one that passes nevertheless is a failure.
     """
 
     attend: Callable[..., Any]
@@ -114,7 +114,10 @@ class Target:
         if type(self.replicated) is not bool:
             raise ValueError(f"Target.replicated is {self.replicated!r}; it must be True or False")
         if self.replicated and set(self.claims) & set(_OF_RESOURCES):
-            raise ValueError(f"Target.claims is {self.claims}; what is replicated sends and holds everything")
+            raise ValueError(
+                f"Target.claims is {self.claims}; claims about bytes, memory and overlap cannot be combined with "
+                "replicated=True: every rank holds the whole sequence"
+            )
         for name in ("least_ranks", "heads_shared"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise ValueError(f"Target.{name} is {getattr(self, name)!r}; it must be a positive integer")
@@ -123,7 +126,8 @@ class Target:
         limits = {name for name, _ in self._limits()}
         if stale := sorted(set(self.because) - limits):
             raise ValueError(
-                f"Target.because explains {stale[0]!r}, which declares no limit; these do: {sorted(limits)}"
+                f"Target.because has a reason for {stale[0]!r}, but that field declares no limit; fields with limits: "
+                f"{', '.join(sorted(limits)) or 'none'}"
             )
         known = [entry.check for entry in self.known_failures]
         if twice := sorted({name for name in known if known.count(name) > 1}):
@@ -148,8 +152,9 @@ class Target:
         """What the target declares that it does not support, in words, each with its reason if one is given."""
         found = []
         for name, words in self._limits():
-            told = [word for word in ("not yet" * (getattr(self, name) is NOT_YET), self.because.get(name, "")) if word]
-            found.append(f"{words} ({': '.join(told)})" if told else words)
+            because = ("not yet" * (getattr(self, name) is NOT_YET), self.because.get(name, ""))
+            reasons = [word for word in because if word]
+            found.append(f"{words} ({': '.join(reasons)})" if reasons else words)
         return tuple(found)
 
     def _limits(self) -> list[tuple[str, str]]:
@@ -172,8 +177,8 @@ class Target:
         if self.least_ranks > 1:
             found.append(("least_ranks", f"fewer than {self.least_ranks} ranks"))
         if self.heads_shared > 1:
-            words = f"sums over fewer than {LEAST_BLOCKS * self.heads_shared} ranks by their root-mean-square error"
-            found.append(("heads_shared", f"{words}, as {self.heads_shared} share the heads of a block"))
+            words = f"precision of sums over fewer than {LEAST_BLOCKS * self.heads_shared} ranks"
+            found.append(("heads_shared", f"{words}, because {self.heads_shared} ranks share the heads of a block"))
         if self.fit is not None:
             found.append(("fit", "cases that do not fit it"))
         if not self.returns_lse:

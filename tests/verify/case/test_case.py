@@ -95,7 +95,7 @@ def test_the_repr_leaves_defaults_out_but_for_what_every_reader_looks_for():
         ),
         (
             {"world_size": 2, "length": 3},
-            "Case.pass_length is False, but length 3 makes no 2 equal shards; pass_length=True is needed",
+            "Case.pass_length is False, but length 3 cannot be split into 2 equal shards; set pass_length=True",
         ),
         ({"requires_grad": "vq"}, "Case.requires_grad is 'vq'; it must be a part of 'qkv', in that order"),
         ({"dtype": "int8"}, "Case.dtype is 'int8'; it must be one of float64, float32, bfloat16, float16"),

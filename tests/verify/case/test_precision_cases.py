@@ -69,7 +69,7 @@ def test_what_is_not_measured_is_said() -> None:
         ({}, ""),
     ):
         assert why_not_measured(Target(attend=attend, **declared), (1, 2)) == words
-    assert why_not_measured(Target(attend=attend), (1,)) == "one rank alone merges no blocks"
+    assert why_not_measured(Target(attend=attend), (1,)) == "a world of one rank merges no blocks"
 
 
 @pytest.mark.parametrize("name", ["running_output", "travelling_gradients", "query_gradient", "flash_lse"])

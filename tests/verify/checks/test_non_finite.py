@@ -62,10 +62,10 @@ def examined(worlds, name, case, **parameters):
 @pytest.mark.parametrize(
     ("name", "input", "value", "words"),
     [
-        ("hides", "value", "nan", "is hidden"),
-        ("hides", "value", "inf", "is hidden"),
-        ("hides", "key", "nan", "is hidden"),
-        ("hides_infinity", "value", "inf", "is hidden"),
+        ("hides", "value", "nan", "does not reach outputs that depend on it"),
+        ("hides", "value", "inf", "does not reach outputs that depend on it"),
+        ("hides", "key", "nan", "does not reach outputs that depend on it"),
+        ("hides_infinity", "value", "inf", "does not reach outputs that depend on it"),
         ("spreads", "value", "nan", "have nothing to do with it"),
         ("spreads", "value", "-inf", "have nothing to do with it"),
         ("mixes_queries", "query", "nan", "have nothing to do with it"),

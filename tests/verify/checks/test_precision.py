@@ -67,6 +67,6 @@ def test_over_real_ranks_and_in_words() -> None:
     )
     (check,) = report.checks
     assert check.failure is not None
-    assert "times as inexact as one rounding to bfloat16 leaves it" in check.failure.finding.headline
+    assert "times that of one rounding to bfloat16" in check.failure.finding.headline
     assert "as it travels from rank to rank" in check.failure.finding.details[1]
     assert check.failure.example.case.data == "one-sided"

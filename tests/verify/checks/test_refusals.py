@@ -63,7 +63,7 @@ def test_the_parameters_that_are_printed_are_those_that_ran(session):
 def test_an_option_that_is_ignored_is_still_caught_and_the_message_names_the_remedy(session):
     judged = REFUSALS.examine(session(f"{HERE}:takes_anything"), CASE, {"mistake": "unknown-option", "where": None})
     assert judged.finding is not None
-    assert "on every rank: ranks 0 and 1 returned as if nothing were wrong" in judged.finding.headline
+    assert "on every rank: ranks 0 and 1 accepted it and returned a result" in judged.finding.headline
     assert "a plain signature" in judged.finding.details[0]
 
 

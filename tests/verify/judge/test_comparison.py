@@ -87,9 +87,9 @@ def test_an_overflow_is_right_only_where_the_dtype_cannot_hold_the_number():
 
 FORMS = {
     "shape": ("tensor (2, 3, 4, 3) float64 cpu", "the output on rank 0 is tensor (2, 3, 4, 3) float64 cpu, where"),
-    "dtype": ("tensor (2, 3, 4, 2) float32 cpu", "where tensor (2, 3, 4, 2) float64 cpu is due"),
-    "device": ("tensor (2, 3, 4, 2) float64 cuda", "where tensor (2, 3, 4, 2) float64 cpu is due"),
-    "kind": ("a list", "the output on rank 0 is a list, where tensor (2, 3, 4, 2) float64 cpu is due"),
+    "dtype": ("tensor (2, 3, 4, 2) float32 cpu", "expected tensor (2, 3, 4, 2) float64 cpu"),
+    "device": ("tensor (2, 3, 4, 2) float64 cuda", "expected tensor (2, 3, 4, 2) float64 cpu"),
+    "kind": ("a list", "the output on rank 0 is a list, expected tensor (2, 3, 4, 2) float64 cpu"),
     "None": ("None", "the output on rank 0 is None, where"),
 }
 
@@ -119,7 +119,7 @@ def test_the_lse_may_be_wider_than_the_inputs_and_never_narrower_than_float32():
 def test_a_gradient_that_did_not_arrive_is_no_match():
     attended = right(CASE)
     attended[1].arrays["key.grad"] = None
-    assert judged(CASE, attended).finding.headline == "the gradient of key did not arrive on rank 1: it is None"
+    assert judged(CASE, attended).finding.headline == "the gradient of key is missing on rank 1 (None)"
     for part in attended:
         part.arrays["key.grad"] = None
     assert "on ranks 0, 1 and 2: it is None" in judged(CASE, attended).finding.headline

@@ -28,7 +28,8 @@ def test_the_first_in_the_order_of_positions_is_told():
     told = lines(CASE, "out", (1, 6, 0, 0), (0, 3, 2, 1), (0, 3, 3, 0))
     assert told[0] == "first wrong element: out[batch 0, position 3, head 2, dim 1], row 0 of rank 1"
     right = answer(CASE).expected["out"][0, 3, 2, 1]
-    assert told[1] == f"  expected {right:.9g}, got {right + 1:.9g}: off by 1, 10^12 times what rounding may cause"
+    off = "off by 1, 10^12 times the rounding error that is allowed"
+    assert told[1] == f"  expected {right:.9g}, got {right + 1:.9g}: {off}"
 
 
 def test_a_query_is_told_with_the_keys_it_sees_and_who_has_them():
@@ -72,7 +73,7 @@ def test_rows_are_those_of_the_layout():
 def test_a_row_that_sees_nothing_is_told_so():
     case = case_of(world_size=1, length=4, segment_lengths=(2,), dilation_rates=(3,))
     assert lines(case, "out", (0, 0, 1, 0))[2] == "  the query at position 0 sees nothing: out is 0 and lse -inf"
-    assert lines(case, "key.grad", (0, 1, 1, 0))[2] == "  the key at position 1 is seen by nobody"
+    assert lines(case, "key.grad", (0, 1, 1, 0))[2] == "  the key at position 1 is seen by no query"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -113,8 +113,8 @@ def test_a_rounded_result_is_caught_where_there_are_few_ranks(name: str, dtype: 
     assert finding is not None
     assert finding.tensor == name
     if dtype == "float16" and name != "lse":  # which error bounds alone hardly tell
-        assert "has no more digits than bfloat16 holds, where float16 is due" in finding.headline
-        assert "no more than 8 significant bits" in finding.details[0]
+        assert "has only the digits of bfloat16, but its dtype is float16" in finding.headline
+        assert "fit into 8 significant bits" in finding.details[0]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

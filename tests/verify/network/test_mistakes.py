@@ -19,13 +19,13 @@ from attention_gate.verify.run.search import Searched, search
 
 #: The check that finds the mistake, the outcome, and what the report says somewhere.
 MISTAKES: dict[str, tuple[Check, str, str]] = {
-    "use_before_wait": (SCHEDULES, "fail", "one was read too early"),
+    "use_before_wait": (SCHEDULES, "fail", "a buffer was read too early"),
     "overwrite_before_wait": (SCHEDULES, "fail", "writes to a buffer that"),
-    "blocks_on_the_module": (SCHEDULES, "fail", "call 1 of 2, whose forward passes all came first"),
+    "blocks_on_the_module": (SCHEDULES, "fail", "call 1 of 2; all forward passes ran before"),
     "local_rank_as_peer": (SCHEDULES, "", ""),
     "blocking_send_first": (SCHEDULES, "hang", "deadlock: rank 0 waits for rank 1, which waits for rank 0"),
     "world_barrier": (SCHEDULES, "hang", "which has finished"),
-    "keeps_every_block": (MEMORY, "fail", "grows with the world"),
+    "keeps_every_block": (MEMORY, "fail", "grows with the number of ranks"),
     "unbatched": (SCHEDULES, "hang", "deadlock: rank 0 waits for rank 1, which waits for rank 0"),
     "waits_for_the_last": (SCHEDULES, "fail", "never waits for the handle of operation 0"),
     "value_into_key": (SCHEDULES, "fail", "receives are posted in another order than sends"),
@@ -40,7 +40,7 @@ MISTAKES: dict[str, tuple[Check, str, str]] = {
     "gathers_unwaited": (SCHEDULES, "fail", "never waits for the handle of operation 0, all_gather"),
     "reduces_behind_the_hop": (SCHEDULES, "hang", "for this rank's own earlier operation 0, irecv of a batch"),
     "ranked_sizes": (SCHEDULES, "fail", "ranks 0 and 1 differ in the number of elements of reduce_scatter"),
-    "wasteful": (WIRE, "fail", "where a dense ring moves"),
+    "wasteful": (WIRE, "fail", "a dense ring moves at most"),
 }
 
 #: The mistakes that must fall with every seed.

@@ -165,7 +165,7 @@ def test_rows_that_travel_in_vain_are_found(session_of: Callable[..., Session]) 
     case = pattern(4, 3)  # segments that are shards: nothing needs to travel
     finding = examined(session, TRAFFIC, case)
     assert finding is not None
-    assert finding.headline.endswith("pass, where rows that are needed make up 0")
+    assert finding.headline.endswith("pass; the rows that are needed amount to 0 bytes")
     assert examined(session, WIRE, case) is None  # though no more than a dense ring
 
 
@@ -181,8 +181,8 @@ def test_wide_rows_make_metadata_vanish(session_of: Callable[..., Session]) -> N
     [
         ("impls.robust:attend", OVERLAP, ""),
         ("impls.robust:attend", MEMORY, ""),
-        ("impls.collective:attend", OVERLAP, "without having computed while they travelled"),
-        ("impls.collective:attend", MEMORY, "grows with the world"),
+        ("impls.collective:attend", OVERLAP, "computed too little while"),
+        ("impls.collective:attend", MEMORY, "grows with the number of ranks"),
         (RING, OVERLAP, "messages of the backward pass"),
         (RING, MEMORY, ""),
     ],

@@ -66,7 +66,7 @@ def test_a_folder_that_holds_something_stays(tmp_path):
 def test_a_folder_that_cannot_be_made_breaks_nothing_off_and_is_a_note():
     record = SavedRun("/dev/null/failures", "attend")
     record.so_far(report_of(check_of()))
-    trouble = "what was judged so far could not be kept in /dev/null/failures: Not a directory"
+    trouble = "could not write intermediate results to /dev/null/failures: Not a directory"
     assert record.ended(report_of(check_of())).notes == (trouble,)
 
 

@@ -12,7 +12,7 @@ HANG = Finding("hang", "rank 0 did not finish (stopped after 0.6 s)")
 @pytest.mark.parametrize(
     ("seen", "counts", "words"),
     [
-        ([WRONG, WRONG], (2, 2), "it failed again every time it was repeated (2 of 2)"),
+        ([WRONG, WRONG], (2, 2), "it failed again in every repetition (2 of 2)"),
         ([None, None], (0, 2), "repeated in fresh processes it did not fail again (0 of 2)"),
         ([None, WRONG], (1, 2), "in fresh processes the first call is right and a later one fails (1 of 2)"),
         ([WRONG, None], (1, 2), "in fresh processes only the first call failed (1 of 2)"),

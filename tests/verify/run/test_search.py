@@ -57,7 +57,7 @@ def test_a_mistake_in_a_corner_shrinks_to_that_corner(worlds):
 
 def test_a_gradient_that_never_arrives_shrinks_to_a_single_number(worlds):
     found = searched(worlds, "no_key_gradient", "gradients")
-    assert found.finding.headline == "the gradient of key did not arrive on rank 0: it is None"
+    assert found.finding.headline == "the gradient of key is missing on rank 0 (None)"
     case = found.example.case
     assert (case.world_size, case.length, case.heads, case.head_dim, case.value_dim) == (1, 1, 1, 1, 1)
 

@@ -72,8 +72,8 @@ def test_a_place_is_a_module_or_a_file():
 @pytest.mark.parametrize(
     ("content", "name", "words"),
     [
-        ("", "attend", "there is no 'attend' in it; it has nothing to call"),
-        ("def atend(): ...", "attend", "there is no 'attend' in it; did you mean 'atend'?"),
+        ("", "attend", "it has no 'attend'; it has nothing to call"),
+        ("def atend(): ...", "attend", "it has no 'attend'; did you mean 'atend'?"),
         ("attend = 3", "attend", "is int, neither callable nor an attention_gate.Target"),
         ("import nowhere.at_all", "attend", "importing it failed, since it needs 'nowhere'"),
         ("1 / 0", "attend", "importing it failed: ZeroDivisionError: division by zero"),
@@ -103,7 +103,7 @@ def test_of_what_is_there_targets_are_named_too(tmp_path, monkeypatch, name, wor
 
 
 def test_a_file_that_is_not_there_and_a_module_that_is_not_there():
-    with pytest.raises(attention_gate.TargetError, match=r"target file /nowhere/x\.py is not there"):
+    with pytest.raises(attention_gate.TargetError, match=r"target file /nowhere/x\.py does not exist"):
         load(parse_source("/nowhere/x.py:attend"))
     with pytest.raises(
         attention_gate.TargetError, match="no module named 'nowhere_at_all'; is it installed, or on PYTHONPATH"
@@ -120,7 +120,7 @@ def test_a_file_named_as_a_module_that_is_there_hides_nothing(tmp_path, monkeypa
 
 def test_a_callable_is_found_by_the_name_that_other_processes_use():
     assert source_of(impls.collective.attend) == Source("impls.collective", None, "attend")
-    with pytest.raises(attention_gate.TargetError, match="cannot be found by name in another process"):
+    with pytest.raises(attention_gate.TargetError, match="cannot be imported by name in another process"):
         source_of(lambda query, key, value: None)
 
 

@@ -43,7 +43,7 @@ def test_the_verdict_is_that_of_the_local_gate(name: str, outcome: str, tmp_path
 def test_a_target_that_cannot_be_judged_ends_all_nodes() -> None:
     nodes = launch("gate", f"{_TARGETS}:no_such_name", "--profile=quick")
     assert all(node.status != 0 for node in nodes)
-    assert sum("there is no 'no_such_name' in it" in node.output for node in nodes) == 1, nodes
+    assert sum("it has no 'no_such_name'" in node.output for node in nodes) == 1, nodes
 
 
 def test_nobody_ends_before_all_have_come(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_nobody_ends_before_all_have_come(tmp_path: Path) -> None:
     )
     nodes = launch("gate", f"{_TARGETS}:no_such_name", "--profile=quick", seconds=150.0, late=tmp_path)
     assert all(node.status != 0 for node in nodes)
-    assert sum("there is no 'no_such_name' in it" in node.output for node in nodes) == 1, nodes
+    assert sum("it has no 'no_such_name'" in node.output for node in nodes) == 1, nodes
 
 
 def _outcomes(report: dict[str, Any]) -> dict[str, str]:
