@@ -7,7 +7,7 @@ Its folders follow the way of one example, and each imports only from those befo
     rank      what runs inside a rank
     world     real processes that the ranks run in
     network   the simulated transport
-    judge     from what the ranks returned to a judgement
+    judge     from what the ranks returned to a finding
     checks    each promise of the contract
     explain   which known mistake fits a failure
     run       all checks, one after the other, and the verdict

@@ -14,7 +14,7 @@ LARGEST_SMALL = {"rows": 32, "heads": 9, "heads per kv head": 9, "head_dim": 8, 
 #: Tiles of rows; a shard past one has more rows than it.
 ROW_TILES = (32, 64, 128, 256)
 
-#: Heads past a tile, as many kv heads; and as many query heads on so many kv heads.
+#: Heads past a tile, with an equal number of kv heads; and numbers of query heads and of kv heads.
 MANY_HEADS = (17, 18, 20, 24, 32, 33, 40, 64, 65, 128)
 MANY_GROUPED = ((18, 9), (20, 5), (24, 8), (32, 8), (33, 11), (40, 8), (64, 8), (64, 32), (128, 16))
 LARGE_GROUPS = ((17, 1), (18, 1), (20, 1), (32, 1), (34, 2), (33, 1), (64, 2), (65, 1), (128, 1), (128, 2), (136, 8))

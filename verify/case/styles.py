@@ -20,7 +20,7 @@ MIXED = "autocast-mixed"
 #: Callers that ask for no gradients, whatever the inputs require.
 WITHOUT_GRADIENTS = ("no-grad", "inference")
 
-#: Callers of whom there is something to see only where there are gradients.
+#: Ways of calling that make a difference only where there are gradients.
 OF_GRADIENTS = ("non-leaf", "checkpoint", "checkpoint-reentrant", "twice", "saved-elsewhere")
 
 #: Callers under autocast, and the dtype that it computes in.

@@ -104,7 +104,7 @@ def import_elsewhere(source: Source, worlds: Worlds, world_sizes: Sequence[int])
     try:
         run = worlds[min(world_sizes)].run(Job("load", source, (), ()))
     except WorldError:
-        return  # which the judgement will report
+        return  # which the run will report
     reply = run.replies[0]
     if isinstance(reply, Raised) and reply.type == TargetError.__name__:
         raise TargetError(reply.message)

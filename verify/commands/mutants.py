@@ -22,7 +22,7 @@ KNOWN_SEEDS = 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``mutants``."""
-    parser.add_argument("--profile", choices=tuple(PROFILES), default="standard", help="whose examples are tried")
+    parser.add_argument("--profile", choices=tuple(PROFILES), default="standard", help="which examples are tried")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="the first seed (default: 0)")
     parser.add_argument(
         "--seeds",

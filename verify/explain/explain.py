@@ -32,6 +32,6 @@ def explain(session: Session, example: Example, finding: Finding) -> tuple[str, 
         try:
             if sentences := explanation(session, example, finding):
                 return sentences
-        except Exception:  # a judgement stands without its explanation, and nothing here may bring it down
+        except Exception:  # a finding stands without its explanation, and an error here must not end the run
             return ()
     return ()

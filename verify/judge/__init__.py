@@ -1,1 +1,1 @@
-"""From what the ranks returned to a judgement of one case."""
+"""From what the ranks returned to a finding about one case."""

@@ -122,7 +122,7 @@ class Session:
         self.network[case.world_size].close()
 
     def _note(self, cases: Sequence[Case]) -> None:
-        """Remember cases for the coverage: one for each row of options, so that a long judgement does not grow."""
+        """Remember cases for the coverage: one for each row of options, so that a long run needs no more memory."""
         for case in cases:
             row = tuple(options_of(case).values())
             if row not in self._rows:

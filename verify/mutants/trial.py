@@ -137,7 +137,7 @@ class Bench:
             self._worlds[size].start()
 
     def session(self, mutant: Mutant) -> Session:
-        """The judgement of a mutant."""
+        """The trial of a mutant."""
         source = parse_source(write(mutant, Path(self._folder.name)))
         return Session(load(source), source, self._worlds, self.world_sizes, network=self._network)
 
@@ -146,7 +146,7 @@ class Bench:
 
         Without ``matrix`` it ends once it is caught; cells that are left out then, or because the mutant has cost too
         many processes, are not there. A mutant that no check has caught at last meets all examples of all checks, as
-        it would in a judgement.
+        it would in a run of the gate.
         """
         session = self.session(mutant)
         trial = Trial(mutant, seed)

@@ -9,7 +9,7 @@ from attention_gate.verify.rank.network_messages import Contents, Post, Wait
 
 @dataclass(eq=False)
 class Operation:
-    """A posted operation. ``through``: its transfer is complete; ``done``: its rank need not wait for it any more."""
+    """A posted operation. ``through``: the transfer is complete; ``done``: its own rank need not wait for it."""
 
     rank: int
     post: Post
@@ -50,5 +50,5 @@ class RankState:
 
     @property
     def missing(self) -> list[Operation]:
-        """The operations that it waits for and that are not through."""
+        """The operations that it waits for and that are not done."""
         return [self.operations[number] for number in self.wanted if not self.operations[number].done]

@@ -1,4 +1,4 @@
-"""Messages between the gate and its processes: framed, bounded, and read without ever waiting for the rest of one."""
+"""Framed, size-limited messages between the gate and its processes; polling never blocks."""
 
 from __future__ import annotations
 

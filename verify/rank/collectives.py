@@ -47,7 +47,7 @@ def outcome(posts: Sequence[Post], contents: Mapping[int, Contents]) -> list[Con
 
 
 def pairs(posts: Sequence[Post]) -> Pairs:
-    """The bytes that go from whom to whom; nothing goes from a rank to itself."""
+    """The bytes that go from each rank to each other; nothing goes from a rank to itself."""
     p = len(posts)
     moved: Pairs = {}
     for i, post in enumerate(posts):

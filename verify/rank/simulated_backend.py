@@ -82,7 +82,7 @@ class Handle(dist.Work):
         return future
 
 
-_ProcessGroup: Any = dist.ProcessGroup  # its stub has an overload for every way that each method was ever called
+_ProcessGroup: Any = dist.ProcessGroup  # its stub lists outdated overloads too
 
 
 class Group(_ProcessGroup):

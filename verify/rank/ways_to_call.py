@@ -99,7 +99,7 @@ def _unpacked(kept: Tensor) -> Tensor:
 
 
 def in_thread(function: Callable[[], T], device: torch.device) -> T:
-    """What the function returns in a thread of its own; what it raises is raised here."""
+    """What the function returns in a separate thread; what it raises is raised here."""
     returned: list[T] = []
     raised: list[BaseException] = []
 

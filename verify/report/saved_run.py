@@ -1,4 +1,4 @@
-"""What a judgement leaves in a folder: failing examples with their pictures, and the report until it is whole."""
+"""Files that a run leaves in a folder: failing examples with their pictures, and the report until it is complete."""
 
 from __future__ import annotations
 

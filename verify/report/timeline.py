@@ -31,7 +31,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Arrow:
-    """A message: from whom, to whom, from when to when; ``open``: it was sent and never received."""
+    """A message: its source, destination, start and end; ``open``: it was sent and never received."""
 
     source: int
     destination: int
@@ -92,7 +92,7 @@ class _Clock:
         return self.result
 
     def _left(self) -> list[tuple[int, int, list[Post | Wait]]]:
-        """The ranks whose logs could not be gone through, and how far they were."""
+        """The ranks whose logs could not be read to the end, and how far that went."""
         logs = enumerate(self.trace.logs)
         return [(rank, self.at[rank], log) for rank, log in logs if self.at[rank] < len(log)]
 

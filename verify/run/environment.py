@@ -1,4 +1,4 @@
-"""Where a judgement ran: versions and devices that a reader needs to see the same again."""
+"""Where the gate ran: versions and devices that a reader needs to see the same again."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from attention_gate.verify.world.finding import Finding
 SECONDS = 20.0
 _SMALLER_SECONDS = 15.0
 
-#: So many times the calls found must lead to the failure.
+#: How often in a row the calls found must lead to the failure.
 CONFIRMED = 2
 
 

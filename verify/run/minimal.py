@@ -77,7 +77,7 @@ class Reduction:
         return tuple(found.values())
 
     def _still(self, change: Case, case: Case, parameters: Parameters) -> bool | None:
-        """Whether the changed case fails too; None if it is no other case, is not allowed, or there is no time."""
+        """Whether the changed case fails too; None if the case is the same, is not allowed, or there is no time."""
         change = self._fitted(change)
         if change == case or not _allowed(change, case, self._axes):
             return None
@@ -232,7 +232,7 @@ def _documents_within(documents: tuple[int, ...], length: int, before: int) -> t
 
 
 def _with_heads(case: Case, heads: int) -> Case:
-    """So many heads, on one kv head if there are groups."""
+    """The case with that many heads, on one kv head if there are groups."""
     return case.replace(heads=heads, kv_heads=heads if case.kv_heads == case.heads else 1)
 
 
