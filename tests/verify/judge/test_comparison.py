@@ -86,11 +86,11 @@ def test_an_overflow_is_right_only_where_the_dtype_cannot_hold_the_number():
 
 
 FORMS = {
-    "shape": ("tensor (2, 3, 4, 3) float64 cpu", "the output on rank 0 is tensor (2, 3, 4, 3) float64 cpu, where"),
+    "shape": ("tensor (2, 3, 4, 3) float64 cpu", "the output on rank 0 is tensor (2, 3, 4, 3) float64 cpu, expected"),
     "dtype": ("tensor (2, 3, 4, 2) float32 cpu", "expected tensor (2, 3, 4, 2) float64 cpu"),
     "device": ("tensor (2, 3, 4, 2) float64 cuda", "expected tensor (2, 3, 4, 2) float64 cpu"),
     "kind": ("a list", "the output on rank 0 is a list, expected tensor (2, 3, 4, 2) float64 cpu"),
-    "None": ("None", "the output on rank 0 is None, where"),
+    "None": ("None", "the output on rank 0 is None, expected"),
 }
 
 
@@ -122,7 +122,7 @@ def test_a_gradient_that_did_not_arrive_is_no_match():
     assert judged(CASE, attended).finding.headline == "the gradient of key is missing on rank 1 (None)"
     for part in attended:
         part.arrays["key.grad"] = None
-    assert "on ranks 0, 1 and 2: it is None" in judged(CASE, attended).finding.headline
+    assert "is missing on ranks 0, 1 and 2 (None)" in judged(CASE, attended).finding.headline
 
 
 def test_a_gradient_that_nobody_asked_for_is_not_missed():
