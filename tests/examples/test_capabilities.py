@@ -123,7 +123,7 @@ def session(target: Target) -> Session:
 
 def test_worlds_that_are_too_small_are_left_out() -> None:
     assert session(Target(attend=attend, least_ranks=2)).world_sizes == (2, 3)
-    with pytest.raises(TargetError, match="needs 4 ranks"):
+    with pytest.raises(TargetError, match="needs at least 4 ranks"):
         session(Target(attend=attend, least_ranks=4))
 
 
