@@ -7,6 +7,7 @@ import torch
 
 from attention_gate.impls import block
 from attention_gate.impls.schedule import gathering
+from attention_gate.impls.scores import Scores
 from attention_gate.impls.tiling import Branch, Layout
 from attention_gate.impls.work import Work
 
@@ -15,12 +16,14 @@ def work_of(problems: int, queries: int, keys: int) -> Work:
     """Return work in which query i of each problem sees the first i + 1 keys, as far as there are so many."""
     reach = tuple(min(keys, query + 1) for query in range(queries))
     return Work(
-        torch.zeros(problems, queries, dtype=torch.int64),
-        torch.zeros(problems, keys, dtype=torch.int64),
-        torch.tensor(reach).expand(problems, queries),
-        reach,
-        None,
-        torch.zeros(problems * queries, dtype=torch.int64),
+        query_index=torch.zeros(problems, queries, dtype=torch.int64),
+        key_index=torch.zeros(problems, keys, dtype=torch.int64),
+        visible=torch.tensor(reach).expand(problems, queries),
+        reach=reach,
+        before=None,
+        places=None,
+        kept=None,
+        rows=torch.zeros(problems * queries, dtype=torch.int64),
     )
 
 
@@ -72,10 +75,10 @@ def test_no_more_scores_exist_than_may_at_a_time(scores: int) -> None:
         return exponential(tensor)
 
     with patch.object(block, "_SCORES_AT_A_TIME", scores), patch.object(torch.Tensor, "exp_", watched):
-        out, lse = block.attend_block(query, key, value, work, 0.5)
+        out, lse = block.attend_block(query, key, value, work, Scores(0.5))
         assert max(sizes) <= max(scores, batch * length), "one row of each batch at least"
         count = len(sizes)
         grads = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
         delta = (out * grad_out).sum(-1)
-        block.attend_block_backward(query, key, value, grad_out, lse, delta, grads, work, 0.5)
+        block.attend_block_backward(query, key, value, grad_out, lse, delta, grads, work, Scores(0.5))
     assert sizes[count:] == sizes[:count], "the backward pass takes the same pieces"
