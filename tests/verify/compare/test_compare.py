@@ -96,10 +96,10 @@ def test_calls_in_a_row_are_timed_as_many_as_fill_a_tenth_of_a_second(monkeypatc
     assert rounds[7:] == [1, 1, 5, 5, 5, 5, 5]
 
 
-@pytest.mark.parametrize(("size", "told"), [(0, "0.00"), (3 << 20, "3.00"), (98304, "0.0938"), (None, "-")])
-def test_sizes_are_told_however_small(size: int | None, told: str) -> None:
+@pytest.mark.parametrize(("size", "printed"), [(0, "0.00"), (3 << 20, "3.00"), (98304, "0.0938"), (None, "-")])
+def test_sizes_are_printed_however_small(size: int | None, printed: str) -> None:
     entry = {} if size is None else {"sent_bytes": size}
-    assert tables._size(entry, "sent_bytes", 20) == told
+    assert tables._size(entry, "sent_bytes", 20) == printed
 
 
 def test_what_was_not_measured_says_why() -> None:
@@ -119,7 +119,7 @@ def test_what_is_measured_when_it_is_ended_is_printed_and_written(
     assert main(["compare", "impls.robust:attend", "--workload", "tiny,tiny-causal", "--json", str(file)]) == 3
     printed = capsys.readouterr()
     assert "stopped early; measured so far" in printed.out
-    assert "floor" in printed.out.partition("ended before")[2]
+    assert "floor" in printed.out.partition("stopped early")[2]
     assert "tiny: floor: forward 1.00 ms, forward and backward 2.00 ms" in printed.err
     assert json.loads(file.read_text())["rows"] == {
         "tiny": {"floor": {"forward_ms": 1.0, "both_ms": 2.0}},
