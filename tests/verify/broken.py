@@ -13,9 +13,9 @@ _FORWARD = "def _forward(inputs: Inputs, call: Call, out: Tensor, lse: Tensor) -
 MISTAKES = {
     "local_mask": (
         "work.py",
-        "visible = torch.minimum(visible, (query_position - first_key) // step + 1)",
-        "local = query_position - queries.start - first_key + keys.start\n"
-        "        visible = torch.minimum(visible, (local // step + 1).clamp(0))",
+        "        visible = torch.minimum(visible, (query_position + right - first_key)",
+        "        local = query_position - queries.start + keys.start\n"
+        "        visible = torch.minimum(visible, (local + right - first_key)",
     ),
     "last_hop_left_out": (
         "robust.py",

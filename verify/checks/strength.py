@@ -59,7 +59,7 @@ def strength(profile: str, checks: Collection[str] = tuple(BY_NAME), target: Tar
     declares limits is not asked for all of it: of what it does not take, no mistake is caught.
 
     >>> str(strength("standard"))
-    'these checks catch 40 of 40 known mistakes and 87 of 87 variants of them'
+    'these checks catch 53 of 53 known mistakes and 95 of 95 variants of them'
     """
     every: dict[str, Any] = recorded()["mutants"]
     rows = {name: row for name, row in every.items() if target is None or _shows(row["minimal"], target)}

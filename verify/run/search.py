@@ -101,7 +101,9 @@ def _searched(
                     some.make_one()
                     missing -= covered_pairs(found.cases[tried:])
     if found.failed and shrink_seconds > 0:
-        found.reduce(axes, some.simplest())
+        assert found.result.example is not None
+        of_this_case = st.tuples(st.just(found.result.example.case), check.parameters(session))
+        found.reduce(axes, _Attempts(found, of_this_case, seed).simplest())
     return found.result
 
 
@@ -154,7 +156,6 @@ class _Attempts:
 
     def simplest(self) -> Parameters:
         """The parameters of the simplest example; none if it has none."""
-        self._drawn = None
         self._from_bytes(bytes(_BYTES))
         return self._drawn[1] if self._drawn is not None else {}
 

@@ -23,8 +23,9 @@ BUSY, BUSY_HURRIED, BUSY_CUDA = 8.0, 3.0, 60.0
 #: more once it is known how long first calls take here.
 FIRST, FIRST_CUDA, _FIRST_AGAIN = 60.0, 120.0, 2.0
 
-#: A process that wants the processor for a smaller part of the time is at rest: a loop that sleeps, a timer.
-_AT_REST = 0.03
+#: A process that uses the processor for a smaller part of the time is at rest: a loop that sleeps, a timer. One that
+#: waits for the processor most of the time works; a timer on a busy machine waits too, but only for a small part of it.
+_AT_REST, _STARVED = 0.03, 0.5
 
 #: A world that waits for processors that others use is given at most this many times the patience.
 _STRETCH = 4.0
@@ -150,20 +151,20 @@ class Activity:
         passed, self._looked = min(now - self._looked, _LONGEST_LOOK), now
         pids = list(pids)
         family = _with_descendants(pids)
-        wanted = starved = 0.0
+        used = starved = 0.0
         for pid in family:
             seen, before = _used_and_waited(pid), self._seen.get(pid)
             if seen is None:
-                wanted = passed  # the system does not tell: as if it worked
+                used = passed  # the system does not say: as if it worked
                 continue
             if before is not None:
-                waited = max(0.0, seen.waited - before.waited)
-                wanted = max(wanted, seen.used - before.used + waited)
-                starved = max(starved, min(waited, passed))
+                used = max(used, seen.used - before.used)
+                starved = max(starved, min(seen.waited - before.waited, passed))
             else:
-                wanted = passed
+                used = passed
             self._seen[pid] = seen
-        self.resting = 0.0 if wanted > _AT_REST * passed else self.resting + passed
+        works = used > _AT_REST * passed or starved > _STARVED * passed
+        self.resting = 0.0 if works else self.resting + passed
         self.working += max(passed - starved, passed / _STRETCH)
         if self._starts(family - set(pids)) and now - self._began < _BUILD_SECONDS:
             self.working = 0.0

@@ -96,7 +96,7 @@ def test_a_target_is_found_or_refused_and_nothing_else(text):
 
 
 SAVED = {
-    "schema": 2,
+    "schema": 3,
     "target": "none_such:attend",
     "check": "forward",
     "case": dataclasses.asdict(case_of()),
@@ -147,8 +147,8 @@ def test_a_damaged_replay_file_is_refused_in_one_line(tmp_path_factory, data):
         (b"{", "is not a saved example"),
         (b"[" * 100_000, "is not a saved example"),
         (b"[]", "has no 'schema'"),
-        (b'{"schema": 2}', "has schema 2; this version reads schema 1"),
-        (b'{"schema": 2}', "missing required field `target`"),
+        (b'{"schema": 1}', "has schema 1; this version reads schema 3"),
+        (b'{"schema": 3}', "missing required field `target`"),
         (b" " * (2 << 20), "is larger than"),
     ],
 )

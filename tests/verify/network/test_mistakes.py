@@ -61,9 +61,9 @@ def test_a_mistake_is_named_and_shrinks_to_the_smallest_case(session_of: Callabl
     result = found(session_of, name)
     assert result.finding is not None
     assert result.example is not None
-    told = "\n".join((result.finding.headline, *result.finding.details))
-    assert not outcome or result.finding.outcome == outcome, told
-    assert text in told, told
+    printed = "\n".join((result.finding.headline, *result.finding.details))
+    assert not outcome or result.finding.outcome == outcome, printed
+    assert text in printed, printed
     case, parameters = result.example.case, result.example.parameters
     if name in ("local_rank_as_peer", "world_barrier"):  # which show where some ranks take no part
         assert case.group is not None

@@ -12,6 +12,10 @@ from attention_gate.verify.target.source import Source, parse_source, source_of
 from tests.verify import targets
 
 MIXED = "query and key in float32 beside a bfloat16 value under autocast (optional)"
+TERMS = (
+    "a sliding window (window), packed documents (document_lengths), any mask (mask), a soft cap of the scores "
+    "(softcap), ALiBi slopes (slopes), a sink for each head (sink) (optional)"
+)
 
 
 def attend(query, key, value, **options):
@@ -45,8 +49,8 @@ def test_what_cannot_be_declared_is_refused_in_words(changes, words):
 
 
 def test_a_bare_callable_supports_everything_but_what_its_signature_lacks():
-    assert attention_gate.Target(attend=attend).unsupported() == (MIXED, "return_lse (optional)")
-    assert attention_gate.Target(attend=impls.collective.attend).unsupported() == (MIXED,)
+    assert attention_gate.Target(attend=attend).unsupported() == (MIXED, "return_lse (optional)", TERMS)
+    assert attention_gate.Target(attend=impls.collective.attend).unsupported() == (MIXED, TERMS)
 
 
 def test_every_capability_that_is_missing_is_listed():

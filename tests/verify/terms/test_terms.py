@@ -43,7 +43,7 @@ def test_right_programs_conform_with_every_pair_of_options(name: str) -> None:
     checks = ["forward", "lse", "gradients", "schedules", "combinations"]
     report = attention_gate.check(f"{HERE}:{name}", profile="quick", checks=checks)
     assert report.verdict == "pass", attention_gate.text(report)
-    assert report.coverage.covered >= report.coverage.pairs - 2
+    assert report.coverage.covered >= 0.998 * report.coverage.pairs
 
 
 def test_a_total_on_every_rank_is_right_where_it_is_declared() -> None:

@@ -64,6 +64,13 @@ def test_who_is_kept_waiting_neither_rests_nor_is_blamed_for_it(running):
     assert crowded.working < 0.8 * alone or alone < 0.8  # on a machine that is crowded already, both are short
 
 
+def test_a_timer_rests_on_a_busy_machine_too(running):
+    for _ in range(4 * (os.cpu_count() or 1)):
+        running(LOOP)
+    pid = running("import time\nwhile True: time.sleep(0.03)")
+    assert _watched(pid, 2.5).resting > 0.5
+
+
 def test_a_gate_that_was_stopped_itself_blames_nobody(running):
     pid = running(SLEEP)
     activity = Activity()
