@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.extents import LARGEST_SMALL
 from attention_gate.verify.checks.results import Example
 from attention_gate.verify.explain.failing_case import Array, Setting
 from attention_gate.verify.explain.fit import distinct, fits
@@ -152,6 +153,9 @@ def _larger(session: Session, case: Case) -> Iterator[Case]:
     """Cases like this one in which more formulas differ."""
     dense = case.segment_lengths == (max(case.length, 1),) and case.dilation_rates == (1,)
     uneven = session.target.uneven
+    dims = {"head_dim": case.head_dim + 1, "value_dim": case.head_dim + (3 if session.target.value_dim else 1)}
+    if case.head_dim > LARGEST_SMALL["head_dim"] or case.value_dim > LARGEST_SMALL["value_dim"]:
+        dims = {}  # past a tile, where the mistake may be
     for more, world, left_over in (
         (2, case.world_size, 0),
         (2, session.largest_world, 0),
@@ -166,9 +170,8 @@ def _larger(session: Session, case: Case) -> Iterator[Case]:
             "world_size": world,
             "length": length,
             "pass_length": case.pass_length or bool(length % shards),
-            "head_dim": case.head_dim + 1,
-            "value_dim": case.head_dim + (3 if session.target.value_dim else 1),
             "seed": case.seed + more,
+            **dims,
         }
         if dense:
             changes["segment_lengths"] = (length,)

@@ -201,7 +201,11 @@ class _Search:
     def reduce(self, axes: Space, simplest: Parameters) -> None:
         """Make the failing example minimal, while there is time for it."""
         assert self.result.example is not None
-        reduction = Reduction(self._fails, axes, self.session.fitted, simplest)
+
+        def fitted(case: Case) -> Case:
+            return self.check.shaped(self.session, self.session.fitted(case))
+
+        reduction = Reduction(self._fails, axes, fitted, simplest)
         case, parameters = reduction.minimal(self.result.example.case, self.result.example.parameters)
         finding = self._findings[_key(case, parameters)]
         assert finding is not None

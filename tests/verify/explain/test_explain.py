@@ -42,7 +42,7 @@ NAMED = {
     "M07": (dense(1, 2, head_dim=2), "forward", "the scale 1 / sqrt(value_dim)"),
     "M08": (dense(2, 4, is_causal=True), "forward", "positions within the shards instead of in the sequence"),
     "M09": (dense(3, 3, is_causal=True), "forward", "masked as that of rank + hop"),
-    "M10": (branched(2, 3, (1, 1), pass_length=True), "forward", "which uneven shards do not have"),
+    "M10": (branched(2, 3, (1, 1), pass_length=True), "forward", "which is wrong for uneven shards"),
     "M11": (dense(2, 2, is_causal=True), "forward", "one block too many skipped"),
     "M12": (dense(2, 2, is_causal=True), "forward", "without its diagonal"),
     "M13": (branched(1, 2, (1, 1)), "forward", "masked scores of 0"),
@@ -116,7 +116,7 @@ def test_at_least_25_of_the_forty_are_named():
     [
         ("M35", "the gradients of call 2 are computed with the keys and values of call 1"),
         ("X46", "the output of call 2 is that of call 1: both lie in one buffer"),
-        ("X72", "computed with all that call"),
+        ("X72", "computed with everything that call"),
     ],
 )
 def test_what_calls_do_to_each_other_is_named(bench, name, words):

@@ -35,7 +35,7 @@ TABLE = (
     Hostile("ends.py:exits_and_leaves_a_child", "crash", "ended its process with exit status 4"),
     Hostile("ends.py:closes_all_descriptors", "crash", "rank 0"),  # gloo may be the first to fall
     Hostile("ends.py:closes_its_channel", "crash", "closed the file descriptors of its process"),
-    Hostile("ends.py:writes_to_all_descriptors", "crash", "wrote something of its own", sizes=(1,)),
+    Hostile("ends.py:writes_to_all_descriptors", "crash", "wrote its own data to the file descriptor", sizes=(1,)),
     Hostile("ends.py:kills_its_parent", "crash", "rank 0"),
     Hostile("ends.py:destroys_the_process_group", "crash", "destroyed or replaced the default process group"),
     Hostile("hangs.py:loops", "hang", "in loops", sizes=(1,)),
@@ -86,15 +86,18 @@ TABLE = (
     Hostile("takes.py:all_memory", "crash", "out of memory: this machine has", sizes=(1,)),
     Hostile("takes.py:all_memory_of_python", "crash", "out of memory: this machine has", sizes=(1,)),
     Hostile("takes.py:too_much_at_once", "crash", "out of memory: this machine has", sizes=(1,)),
-    Hostile(
-        "remembers.py:right_once", "fail", "in fresh processes the first call is right and a later one fails (1 of 2)"
-    ),
+    Hostile("remembers.py:right_once", "fail", "in fresh processes it fails after 1 call that came before (2 of 2)"),
     Hostile("remembers.py:wrong_once", "fail", "in fresh processes only the first call failed (1 of 2)"),
-    Hostile("remembers.py:wrong_from_the_fourth_call_on", "fail", "it did not fail again (0 of 2)", sizes=(1,)),
+    Hostile(
+        "remembers.py:wrong_from_the_fourth_call_on",
+        "fail",
+        "in fresh processes it fails after 3 calls that came before (2 of 2)",
+        sizes=(1,),
+    ),
     Hostile("remembers.py:right_when_alone", "fail", "is wrong in"),
     Hostile("not_there.py:attend", "cannot", "not_there.py does not exist"),
-    Hostile("not_callable.py:attend", "cannot", "is int, neither callable nor a attention_gate.Target"),
-    Hostile("ends.py:exit", "cannot", "did you mean exits"),
+    Hostile("not_callable.py:attend", "cannot", "is int, neither callable nor an attention_gate.Target"),
+    Hostile("ends.py:exit", "cannot", "did you mean 'exits'?"),
     Hostile("import_exits.py:attend", "cannot", "importing it failed: rank 0 ended its process with exit status 0"),
     Hostile("import_exits_politely.py:attend", "cannot", "importing it failed: SystemExit: 0"),
     Hostile("import_raises.py:attend", "cannot", "importing it failed: RuntimeError: no import today"),

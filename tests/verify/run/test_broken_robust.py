@@ -32,7 +32,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (
             "local_mask",
             "fail",
-            ["forward: the output is wrong", "is_causal=True", "world_size=2, length=4", "known mistake"],
+            ["forward: the output is wrong", "is_causal=True", "world_size=2, length=3", "known mistake"],
         ),
         ("last_hop_left_out", "fail", ["gradients: the gradient of", "world_size=2", "forward", "CONFORM"]),
         ("hangs_on_rank_2", "hang", ["did not finish", "rank 2 was at", "ranks 0", "threading.py"]),

@@ -28,7 +28,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_launcher_that_ends_it_late_changes_no_status() -> None:
     program = (
-        "import os, signal; from verify import cli; from verify.world import kept\n"
+        "import os, signal; from attention_gate.verify.commands import command_line as cli\n"
+        "from attention_gate.verify.world import fork_client as kept\n"
         "signal.signal(signal.SIGTERM, cli._terminate)\n"
         "cli.main = lambda: 7\n"
         "kept.shut_down = lambda: os.kill(os.getpid(), signal.SIGTERM)\n"
