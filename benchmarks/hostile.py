@@ -22,7 +22,7 @@ from tests.verify.hostile.table import TABLE, Hostile
 
 
 def main() -> int:
-    """Print a row for each target; 1 if any came out otherwise than is due, or left anything."""
+    """Print a row for each target; 1 if any had another outcome than expected, or left anything behind."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", type=int, default=1)
     parser.add_argument("--only", default="", help="targets whose name contains this")

@@ -4,8 +4,8 @@
     python -m tests.calibration.margins --seeds 3 M07 M19
 
 A mistake's effect is the largest share of an error budget in the examples in which a check first catches it, as many as
-EXAMPLES: in a single one, all that it changes may by chance weigh next to nothing in a softmax. A wrong number is told
-from rounding by that share alone. What ends in NaN, an exception or a hang has no share and stands
+EXAMPLES: in a single one, all that it changes may by chance weigh next to nothing in a softmax. A wrong number is
+distinguished from rounding by that share alone. What ends in NaN, an exception or a hang has no share and stands
 infinitely far. Mistakes of precision, which no bound of logic can tell, are left out.
 """
 

@@ -87,7 +87,7 @@ class _Network:
 
 
 class InOneProcess(Session):
-    """A session whose ranks are simulated, in the style that it is told."""
+    """A session whose ranks are simulated, in the style that it is given."""
 
     style: Style
     results: list[Attended]

@@ -50,12 +50,12 @@ def result(outcome: str, name: str = "forward") -> CheckResult:
     return CheckResult(name, "is right", outcome, 3, 1.0, failure=failure if outcome in ("fail", "crash") else None)
 
 
-def test_what_is_not_supported_is_told_with_its_reason() -> None:
+def test_what_is_not_supported_is_reported_with_its_reason() -> None:
     because = {"uneven": "it does not pad", "gradients": "forward only"}
-    told = Target(attend=attend, uneven=False, gradients=NOT_YET, least_ranks=2, because=because).unsupported()
-    assert "uneven shards (it does not pad)" in told
-    assert "gradients (not yet: forward only)" in told
-    assert "fewer than 2 ranks" in told
+    reported = Target(attend=attend, uneven=False, gradients=NOT_YET, least_ranks=2, because=because).unsupported()
+    assert "uneven shards (it does not pad)" in reported
+    assert "gradients (not yet: forward only)" in reported
+    assert "fewer than 2 ranks" in reported
 
 
 def test_not_yet_is_no() -> None:
@@ -141,7 +141,7 @@ def test_cases_are_fitted_once_and_for_all() -> None:
     assert session(Target(attend=attend)).fitted(Case()) == Case()
 
 
-def test_functions_of_a_target_that_fail_are_told_as_the_target_s() -> None:
+def test_functions_of_a_target_that_fail_are_reported_as_the_target_s() -> None:
     def raises(*arguments: Any) -> Any:
         raise TypeError("no such heads")
 
@@ -172,8 +172,8 @@ def test_a_fit_that_raises_at_some_time_cannot_be_judged(
     (tmp_path / "fit_raises.py").write_text(_FIT_RAISES.format(calls=calls))
     few = ("--profile", "quick", "--world-sizes", "1", "--checks", "forward")
     assert main(["gate", f"{tmp_path}/fit_raises.py:target", *few]) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert "fit_raises.py:target: its fit raised TypeError: no such heads for Case(" in told[-1]
+    reported = capsys.readouterr().err.splitlines()
+    assert "fit_raises.py:target: its fit raised TypeError: no such heads for Case(" in reported[-1]
     sys.modules.pop("fit_raises", None)
 
 
@@ -190,12 +190,12 @@ declared = attention_gate.Target(attend=equal_heads_only, subgroups=False)
 """
 
 
-@pytest.mark.parametrize(("name", "told"), [("equal_heads_only", True), ("declared", False)])
-def test_who_declares_nothing_and_raises_is_told_that_limits_can_be_declared(
-    tmp_path: Path, name: str, told: bool
+@pytest.mark.parametrize(("name", "reported"), [("equal_heads_only", True), ("declared", False)])
+def test_a_target_that_raises_and_declares_nothing_is_advised_to_declare_limits(
+    tmp_path: Path, name: str, reported: bool
 ) -> None:
     (tmp_path / "takes_no_groups.py").write_text(_TAKES_NO_GROUPS)
     report = check(f"{tmp_path}/takes_no_groups.py:{name}", profile="quick", world_sizes=(1,), checks=("forward",))
     sys.modules.pop("takes_no_groups", None)
     assert report.checks[0].outcome == "crash"
-    assert any("declare what it does not support" in note for note in report.notes) == told
+    assert any("declare what it does not support" in note for note in report.notes) == reported

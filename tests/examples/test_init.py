@@ -94,8 +94,8 @@ def test_tox_and_actions_install_this_torch_and_the_gate_from_where_it_came(
         folder = tmp_path / str(number)
         folder.mkdir()
         assert main(["init", "my.module:attend", "--folder", str(folder)]) == 0
-        told = capsys.readouterr().out
-        assert ("installed from a local path" in told) == ("file:" in requirement)
+        reported = capsys.readouterr().out
+        assert ("installed from a local path" in reported) == ("file:" in requirement)
         version = torch.__version__.partition("+")[0]
         installed = settings(folder)["deps"].split("\n")[1:]
         assert installed == [f"torch=={version}", requirement]
@@ -115,17 +115,17 @@ def test_a_project_is_installed_and_a_folder_of_files_is_not(tmp_path: Path, is_
     assert "\t" not in workflow
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_there_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", "mine.py:attend", "--folder", str(tmp_path)]) == 0
     assert f"note: {tmp_path}/mine.py does not exist yet" in capsys.readouterr().out
 
 
 def test_it_says_how_to_run_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", "my.module:attend", "--folder", str(tmp_path)]) == 0
-    told = capsys.readouterr().out
+    reported = capsys.readouterr().out
     # Only the gate's own tests find a module of the current folder by themselves.
-    assert f"now: python -m pytest {tmp_path}/tests/test_attention.py, or tox," in told
-    assert "\n     pytest --pyargs attention_gate --attention-target my.module:attend\n" in told
+    assert f"now: python -m pytest {tmp_path}/tests/test_attention.py, or tox," in reported
+    assert "\n     pytest --pyargs attention_gate --attention-target my.module:attend\n" in reported
 
 
 def test_what_is_there_is_left_alone_and_the_lines_are_printed(
@@ -134,20 +134,20 @@ def test_what_is_there_is_left_alone_and_the_lines_are_printed(
     (tmp_path / "tox.ini").write_text("mine")
     assert main(["init", "my.module:attend", "--folder", str(tmp_path)]) == 0
     assert (tmp_path / "tox.ini").read_text() == "mine"
-    told = capsys.readouterr().out
-    assert "tox.ini exists and was not changed" in told
-    assert "add these lines:\n\n[testenv:attention]\n" in told
+    reported = capsys.readouterr().out
+    assert "tox.ini exists and was not changed" in reported
+    assert "add these lines:\n\n[testenv:attention]\n" in reported
 
 
 def test_what_it_wrote_itself_it_need_not_print_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         assert main(["init", "my.module:attend", "--folder", str(tmp_path)]) == 0
-    told = capsys.readouterr().out
-    assert told.count("exists and needs no change") == 3
-    assert "was not changed" not in told
+    reported = capsys.readouterr().out
+    assert reported.count("exists and needs no change") == 3
+    assert "was not changed" not in reported
 
 
-def test_a_folder_that_is_a_file_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_a_file_is_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "tests").write_text("mine")
     assert main(["init", "my.module:attend", "--folder", str(tmp_path)]) == 2
     assert "tests/test_attention.py cannot be written: " in capsys.readouterr().err

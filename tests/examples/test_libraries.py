@@ -36,7 +36,7 @@ _JUDGED = [
 _EVERY_RUN = "all_gather:target"
 
 
-@pytest.mark.filterwarnings("default")  # what others deprecate is not ours to mend
+@pytest.mark.filterwarnings("default")  # the libraries' deprecation warnings are not about this project
 @pytest.mark.parametrize(("adapter", "needs", "sizes", "outcomes"), _JUDGED, ids=[judged[0] for judged in _JUDGED])
 def test_the_library_is_judged_as_the_table_says(
     adapter: str, needs: str, sizes: tuple[int, ...], outcomes: dict[str, str]

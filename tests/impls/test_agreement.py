@@ -90,7 +90,7 @@ def test_other_accelerators_than_cuda_meet_nowhere_else() -> None:
         assert group.agree({"implementation": "attention_gate.impls.robust", "device": "xpu"}) == ["cpu"]
 
 
-def test_differences_that_cannot_be_told_are_no_agreement() -> None:
+def test_differences_that_cannot_be_seen_are_no_agreement() -> None:
     with pytest.raises(AssertionError, match="the digests differ, but the signatures do not"):
         agreement._disagreement([ON_CUDA, ON_CUDA], 0)
 

@@ -67,8 +67,8 @@ def run_compiled(rank: int, implementation: str, case: Case) -> dict[str, Any]:
             *inputs, grad_out = own_tensors(case, dist.get_world_size(), rank)
             out, lse = compiled(*inputs)
             out.backward(grad_out)
-    told = {"graphs": counters["stats"]["unique_graphs"], "warnings": [str(warning.message) for warning in warned]}
-    return collect(out, lse, *inputs) | told
+    reported = {"graphs": counters["stats"]["unique_graphs"], "warnings": [str(warning.message) for warning in warned]}
+    return collect(out, lse, *inputs) | reported
 
 
 def caller_of(implementation: str, case: Case) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -100,10 +100,10 @@ def run_in_one_graph(rank: int, implementation: str, case: Case) -> str:
     return ""
 
 
-def test_a_caller_that_may_have_one_graph_only_is_told_what_ends_it(implementation: str) -> None:
-    for told in results(2, run_in_one_graph, implementation, CASE):
-        assert "one graph ends where it is called" in told
-        assert "out, lse = attention(*tensors" in told
+def test_a_caller_that_allows_one_graph_only_learns_what_ends_it(implementation: str) -> None:
+    for reported in results(2, run_in_one_graph, implementation, CASE):
+        assert "one graph ends where it is called" in reported
+        assert "out, lse = attention(*tensors" in reported
 
 
 class Layer(nn.Module):

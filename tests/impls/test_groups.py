@@ -58,7 +58,7 @@ def test_without_process_groups_both_layouts_are_the_same(implementation: str, l
     assert_close([collect(out, lse, query, key, value)], CASE)
 
 
-def test_a_process_outside_the_group_is_told_so(implementation: str) -> None:
+def test_a_process_outside_the_group_gets_an_error(implementation: str) -> None:
     answers = world(3).run(run_outside, implementation)
     assert_close(answers[1:], CASE)
     assert isinstance(answers[0], Raised)

@@ -39,7 +39,7 @@ def test_denominators_are_packed() -> None:
     assert torch.equal(lse.squeeze(-1), rows_first)
 
 
-def test_graphs_are_told_apart_by_how_out_and_the_upstream_gradient_lie() -> None:
+def test_graphs_are_distinguished_by_how_out_and_the_upstream_gradient_lie() -> None:
     lse, plain, other = torch.randn(2, 4, 16), made(2, 4, 16, 8), made(2, 16, 4, 8).transpose(1, 2)
     lengths = [given(lse, grad_out, out)[11:13] for grad_out in (plain, other) for out in (plain, other)]
     assert len(set(lengths)) == 4

@@ -36,7 +36,7 @@ def test_a_layer_has_no_state(layer: str) -> None:
     assert "segment_lengths=(4,), dilation_rates=(1,)" in repr(module)
 
 
-def test_a_layer_is_not_causal_unless_told_so(layer: str) -> None:
+def test_a_layer_is_not_causal_unless_asked(layer: str) -> None:
     module = getattr(impls, layer)([2], [1])
     query, key, value = torch.zeros(3, 1, 2, 1, 1)
     value[0, 1] = 2.0

@@ -1,4 +1,4 @@
-"""Which kernels a call runs on: told beforehand, settled by the caller, the same on every rank."""
+"""Which kernels a call runs on: reported beforehand, settled by the caller, the same on every rank."""
 
 from typing import Any
 from unittest.mock import Mock, patch
@@ -18,17 +18,17 @@ from tests.impls.worlds import Raised, results, world
 REGULAR, ODD = CASES["dense causal"], Case(15, ((4, 2),), heads=4, kv_heads=4)
 
 
-def told(case: Case, size: int, rank: int, **options: Any) -> impls.Path:
+def reported(case: Case, size: int, rank: int, **options: Any) -> impls.Path:
     query, key, value, _ = own_tensors(case, size, rank)
     return impls.path_for(query, key, value, sequence_length=case.length, **case.options | options)
 
 
 def test_without_a_fused_kernel_it_is_plain_products_and_why() -> None:
-    assert told(REGULAR, 1, 0)[:4] == ("plain", "there is no fused kernel for cpu", "plain products", "")
+    assert reported(REGULAR, 1, 0)[:4] == ("plain", "there is no fused kernel for cpu", "plain products", "")
 
 
 def run_and_tell(rank: int, implementation: str, case: Case, choice: str) -> Any:
-    """Return what is told, whether fused kernels ran, and the results, where there are fused kernels for the CPU."""
+    """Return the path that is reported, whether fused kernels ran, and the results, as if the CPU had some."""
     with (
         patch("attention_gate.impls.fused.kernels.objection", lambda *_: None),
         patch("attention_gate.impls.fused.kernels.least_rows", 1),
@@ -38,7 +38,7 @@ def run_and_tell(rank: int, implementation: str, case: Case, choice: str) -> Any
             patch("attention_gate.impls.exchange.gather_bytes", None),
             patch("attention_gate.impls.agreement.gather_bytes", None),
         ):
-            path = told(case, dist.get_world_size(), rank)
+            path = reported(case, dist.get_world_size(), rank)
         from attention_gate.impls.fused import engine
 
         with patch.object(engine, "forward", Mock(wraps=engine.forward)) as forward:
@@ -56,7 +56,7 @@ def run_and_tell(rank: int, implementation: str, case: Case, choice: str) -> Any
         (ODD, "auto", "plain", "15 rows are not equal shards on 2 ranks"),
     ],
 )
-def test_what_is_told_is_what_is_taken(
+def test_what_is_reported_is_what_is_taken(
     implementation: str, case: Case, choice: str, kernels: str, because: str
 ) -> None:
     answers = results(2, run_and_tell, implementation, case, choice)
@@ -65,26 +65,26 @@ def test_what_is_told_is_what_is_taken(
     assert_close([answer[2] for answer in answers], case)
 
 
-def test_the_zigzag_layout_is_told_too() -> None:
+def test_the_zigzag_layout_is_reported_too() -> None:
     with (
         patch("attention_gate.impls.fused.kernels.objection", lambda *_: None),
         patch("attention_gate.impls.fused.kernels.least_rows", 1),
     ):
-        assert told(REGULAR, 1, 0, layout="zigzag").kernels == "fused"
+        assert reported(REGULAR, 1, 0, layout="zigzag").kernels == "fused"
 
 
-def run_told(rank: int, case: Case) -> list[str]:
-    """Return what is told of both layouts of two ranks."""
+def run_reported(rank: int, case: Case) -> list[str]:
+    """Return what is reported of both layouts of two ranks."""
     with (
         patch("attention_gate.impls.fused.kernels.objection", lambda *_: None),
         patch("attention_gate.impls.fused.kernels.least_rows", 1),
     ):
-        return [told(case, 2, rank, layout=layout).kernels for layout in ("contiguous", "zigzag")]
+        return [reported(case, 2, rank, layout=layout).kernels for layout in ("contiguous", "zigzag")]
 
 
-def test_what_is_fused_in_one_layout_only_is_told_so() -> None:
-    assert results(2, run_told, CASES["two dense branches"]) == [["fused", "plain"]] * 2
-    assert results(2, run_told, REGULAR) == [["fused", "fused"]] * 2
+def test_what_is_fused_in_one_layout_only_is_reported_so() -> None:
+    assert results(2, run_reported, CASES["two dense branches"]) == [["fused", "plain"]] * 2
+    assert results(2, run_reported, REGULAR) == [["fused", "fused"]] * 2
 
 
 def run_chosen(rank: int, implementation: str, case: Case, choices: list[str]) -> Any:
@@ -154,9 +154,9 @@ def test_a_library_can_be_chosen_and_is_refused_where_it_does_not_serve(backend:
             pytest.raises(ValueError, match=f"kernels: {backend} ones are chosen and do not serve: there is no such"),
             patch(objection, lambda *_: "there is no such kernel"),
         ):
-            told(REGULAR, 1, 0)
+            reported(REGULAR, 1, 0)
         with patch(objection, lambda *_: None), patch("attention_gate.impls.fused.kernels.least_rows", 1):
-            assert told(REGULAR, 1, 0)[0] == "fused"
+            assert reported(REGULAR, 1, 0)[0] == "fused"
             with patch("attention_gate.impls.autograd.engine.forward", side_effect=KeyError) as forward:
                 query, key, value, _ = own_tensors(REGULAR, 1, 0)
                 with pytest.raises(KeyError):
@@ -166,8 +166,8 @@ def test_a_library_can_be_chosen_and_is_refused_where_it_does_not_serve(backend:
 
 def test_a_choice_ends_with_its_context() -> None:
     with impls.kernels("plain"):
-        assert told(REGULAR, 1, 0).because == "plain products are chosen"
-    assert told(REGULAR, 1, 0).because == "there is no fused kernel for cpu"
+        assert reported(REGULAR, 1, 0).because == "plain products are chosen"
+    assert reported(REGULAR, 1, 0).because == "there is no fused kernel for cpu"
 
 
 def test_an_unknown_choice_is_refused() -> None:
@@ -186,7 +186,7 @@ def test_what_is_not_said_is_as_in_the_call() -> None:
 
 def test_bad_arguments_are_refused_as_by_the_call() -> None:
     with pytest.raises(ValueError, match="segment_lengths"):
-        told(REGULAR, 1, 0, segment_lengths=[0])
+        reported(REGULAR, 1, 0, segment_lengths=[0])
 
 
 def run_remembering(rank: int, implementation: str, case: Case) -> Any:

@@ -1,4 +1,4 @@
-"""Fused kernels on two GPUs, over NCCL and shared memory: right whoever is late, as nobody reads too early."""
+"""Fused kernels on two GPUs, over NCCL and shared memory: right whichever rank is late, as no rank reads too early."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -170,7 +170,7 @@ def run_late(rank: int, late: int, case: Case, layout: str) -> None:
 @pytest.mark.parametrize(
     ("name", "layout"), [("dense", "contiguous"), ("nested branches", "contiguous"), ("several batches", "zigzag")]
 )
-def test_whoever_is_late_nobody_reads_too_early(name: str, layout: str, late: int) -> None:
+def test_no_rank_reads_too_early_whichever_is_late(name: str, layout: str, late: int) -> None:
     results(2, run_late, late, CASES[name], layout, device="cuda")
 
 

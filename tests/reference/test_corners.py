@@ -39,7 +39,7 @@ def test_a_query_that_sees_nothing_gives_and_takes_nothing(case):
         assert (gradients.value[:, ~seen] == 0).all()
 
 
-def test_sees_nothing_is_told_apart_from_lse_zero():
+def test_sees_nothing_is_distinguished_from_lse_zero():
     """With q = 0 and one visible key the lse is exactly 0, and out is that key's value."""
     key, value = random((1, 2, 1, 3), (1, 2, 1, 4))
     query = np.zeros((1, 2, 1, 3))

@@ -16,7 +16,6 @@ from attention_gate.verify.run.report_document import (
     FailureEntry,
     HistoryEntry,
     ReportDocument,
-    StrengthEntry,
 )
 from attention_gate.verify.target.target import Target
 
@@ -90,7 +89,7 @@ class Report:
             world_sizes=self.world_sizes,
             examples=self.examples,
             coverage=CoverageEntry(self.coverage.pairs, self.coverage.covered),
-            strength=None if self.strength is None else StrengthEntry(**dataclasses.asdict(self.strength)),
+            strength=self.strength,
             error=self.error,
             notes=self.notes,
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from attention_gate.verify.checks.strength import Strength
+
 SCHEMA: Literal[1] = 1
 
 Outcome = Literal["pass", "fail", "crash", "hang", "unsupported", "blocked", "not run", "known", "stale"]
@@ -60,22 +62,6 @@ class CoverageEntry:
 
 
 @dataclass(frozen=True)
-class StrengthEntry:
-    """How many known mistakes, and variants of them, a run like this one catches.
-
-    ``beyond`` more show only in calls that the target declares it does not take.
-    """
-
-    profile: str
-    known: int
-    caught: int
-    survivors: tuple[str, ...]
-    others: int
-    others_caught: int
-    beyond: int = 0
-
-
-@dataclass(frozen=True)
 class ReportDocument:
     """The whole report, schema 1."""
 
@@ -91,6 +77,6 @@ class ReportDocument:
     world_sizes: tuple[int, ...]
     examples: int
     coverage: CoverageEntry
-    strength: StrengthEntry | None
+    strength: Strength | None
     error: str | None
     notes: tuple[str, ...]

@@ -12,7 +12,6 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -98,14 +97,9 @@ class LaunchedWorlds:
             f"all ranks were replaced {self._generation - 1} times, after crashes, hangs and what could not be undone",
         )
 
-    @contextlib.contextmanager
-    def hurried(self) -> Iterator[None]:
+    def hurried(self) -> contextlib.AbstractContextManager[None]:
         """Context manager: shorter hang limits inside, for many cases in a row that are likely to hang."""
-        before, self.pace.hurried = self.pace.hurried, True
-        try:
-            yield
-        finally:
-            self.pace.hurried = before
+        return self.pace.in_a_hurry()
 
     def renew(self) -> None:
         """Let the next job be the first in its processes."""

@@ -164,14 +164,9 @@ class LocalWorld:
         """The limits of what may take so long, of rest or of work."""
         return Limits(seconds * self.pace.stretch, seconds * self.pace.stretch, what)
 
-    @contextlib.contextmanager
-    def hurried(self) -> Iterator[None]:
+    def hurried(self) -> contextlib.AbstractContextManager[None]:
         """Context manager: shorter hang limits inside, for many cases in a row that are likely to hang."""
-        before, self.pace.hurried = self.pace.hurried, True
-        try:
-            yield
-        finally:
-            self.pace.hurried = before
+        return self.pace.in_a_hurry()
 
     def _seat(self) -> None:
         self._store, self._folder, path = _rendezvous()

@@ -8,9 +8,10 @@ Limits(resting=15.0, busy=40.0, what='a call')
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 _TICK = 1.0 / (os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100)
@@ -54,6 +55,15 @@ class Patience:
     slowest_first: float | None = None
     seconds: float | None = None
     first_ends: bool = True
+
+    @contextlib.contextmanager
+    def in_a_hurry(self) -> Iterator[None]:
+        """Context manager: shorter limits inside."""
+        before, self.hurried = self.hurried, True
+        try:
+            yield
+        finally:
+            self.hurried = before
 
     def saw(self, seconds: float, *, first: bool = False) -> None:
         """Take note of a run that ended by itself; ``first``: in a process that had run nothing before."""

@@ -1,4 +1,4 @@
-"""Data: a shard's rows are the rows of the whole, whoever makes them; streams and seeds are independent."""
+"""Data: a shard's rows are the rows of the whole, whichever rank makes them; streams and seeds are independent."""
 
 import numpy as np
 import pytest

@@ -49,7 +49,7 @@ def test_a_transport_that_delivers_something_else_is_noticed(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def reported(tmp_path_factory):
     """The whole of it, with one world instead of three."""
     path = tmp_path_factory.mktemp("doctor") / "facts.json"
     with pytest.MonkeyPatch.context() as patch:
@@ -58,8 +58,8 @@ def told(tmp_path_factory):
     return status, json.loads(path.read_text())
 
 
-def test_this_machine_can_run_the_gate(told):
-    status, data = told
+def test_this_machine_can_run_the_gate(reported):
+    status, data = reported
     assert (status, data["can_run"], data["schema"]) == (0, True, 1)
     found = {fact["name"]: fact for fact in data["facts"]}
     assert {"python", "torch", "numpy", "cores", "gloo", "nccl", "world of 2", "world on cuda"} <= set(found)

@@ -40,9 +40,9 @@ def test_rows_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert 3 * shard <= sent < 3.01 * shard
     assert "sent_bytes" not in rows["tiny"]["floor"]
     assert ElementTree.parse(files[1]).getroot().tag.endswith("svg")
-    told = capsys.readouterr().out
-    assert "of floor" in told
-    assert f"{sent / (1 << 20):.3g}\n" in told
+    reported = capsys.readouterr().out
+    assert "of floor" in reported
+    assert f"{sent / (1 << 20):.3g}\n" in reported
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def command(*targets: str, file: Path, size: int = 3, workload: str = "tiny") ->
 
 
 @pytest.mark.usefixtures("unmeasured")
-def test_a_deadlock_is_drawn_and_told_beside_a_target_that_returns(
+def test_a_deadlock_is_drawn_and_reported_beside_a_target_that_returns(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "two.svg"
@@ -101,9 +101,9 @@ def test_bad_use_is_one_line_before_anything_is_measured(
 ) -> None:
     monkeypatch.setattr(compare, "measure", lambda *_: pytest.fail("measured"))
     assert main(command(BATCHED, file=Path(file), size=size)) == 2
-    told = capsys.readouterr().err
-    assert words in told
-    assert told.count("\n") == 1
+    reported = capsys.readouterr().err
+    assert words in reported
+    assert reported.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", WORKLOADS)

@@ -39,13 +39,13 @@ def judge(hostile: Hostile) -> Judged:
             f"{TARGETS}/{hostile.target}", profile="quick", checks=(hostile.check,), world_sizes=hostile.sizes
         )
     except attention_gate.TargetError as error:
-        outcome, told = "cannot", str(error)
-        assert "\n" not in told
+        outcome, reported = "cannot", str(error)
+        assert "\n" not in reported
     else:
-        outcome, told = report.checks[0].outcome, text(report)
+        outcome, reported = report.checks[0].outcome, text(report)
     seconds = time.monotonic() - start
     files = sorted(os.listdir(tempfile.gettempdir()) + os.listdir())
-    return Judged(outcome, told, seconds, sorted(set(_left(keeper)) - others), files, _descriptors() - before)
+    return Judged(outcome, reported, seconds, sorted(set(_left(keeper)) - others), files, _descriptors() - before)
 
 
 def _left(keeper: kept.ForkServer) -> list[int]:

@@ -1,4 +1,4 @@
-"""Results that passed through a narrower dtype are told by their digits; coarse ones that are right are not."""
+"""Results that passed through a narrower dtype are reported by their digits; coarse ones that are right are not."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class _BlockingSendFirst(Ring):
 
 
 class _WorldBarrier(Ring):
-    """M38: a barrier of the whole world, whoever takes part."""
+    """M38: a barrier of the whole world, though only some ranks take part."""
 
     def prepare(self) -> None:
         if self.size > 1:
@@ -116,7 +116,7 @@ class _ValueIntoKey(Ring):
 
 
 class _ToldApartByTags(Ring):
-    """Keys and values are told apart by tags, and received in the other order."""
+    """Keys and values are distinguished by tags, and received in the other order."""
 
     def start(self, outgoing: list[Tensor], incoming: list[Tensor]) -> list[Any]:
         tagged = [*enumerate(incoming)][::-1]
@@ -131,7 +131,7 @@ class _ToldApartByTags(Ring):
 
 
 class _NobodyElseCasts(Ring):
-    """A value for all is told by a broadcast, each rank naming itself as its root."""
+    """A value for all is announced by a broadcast, each rank naming itself as its root."""
 
     def prepare(self) -> None:
         if self.size > 1:
@@ -308,7 +308,7 @@ def wasteful(query: Tensor, key: Tensor, value: Tensor, *, group: Any = None, **
     return run(_Wasteful(group), query, key, value, **options)
 
 
-def told_apart_by_tags(query: Tensor, key: Tensor, value: Tensor, *, group: Any = None, **options: Any) -> Tensor:
+def distinguished_by_tags(query: Tensor, key: Tensor, value: Tensor, *, group: Any = None, **options: Any) -> Tensor:
     return run(_ToldApartByTags(group), query, key, value, **options)
 
 

@@ -49,9 +49,9 @@ def everything(query: Tensor, key: Tensor, value: Tensor, *, group: Any = None, 
     dist.all_to_all_single(flat, torch.cat(uneven), [rank + 1] * size, [r + 1 for r in ranks], group=group)
     assert flat[:: rank + 1].tolist() == [float(r) for r in ranks]
 
-    told = mine.clone()
-    dist.broadcast(told, group_src=size - 1, group=group)
-    assert told.tolist() == [size - 1.0] * 2
+    received = mine.clone()
+    dist.broadcast(received, group_src=size - 1, group=group)
+    assert received.tolist() == [size - 1.0] * 2
     summed = mine.clone()
     dist.reduce(summed, group_dst=0, group=group)
     assert rank or summed.tolist() == [float(sum(ranks))] * 2

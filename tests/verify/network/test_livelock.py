@@ -69,9 +69,9 @@ def test_collectives_repeat_too(session_of: Callable[..., Session]) -> None:
     finding = simulate(session_of(f"{HERE}:gathers_for_ever"), case(2), judged=False).finding
     assert finding is not None
     assert finding.details[:3][0] == "rank 0 repeats"
-    told = sorted(finding.details[1:3])
-    assert told[0].startswith("  all_reduce, at test_livelock.py")
-    assert told[1].startswith("  barrier, at test_livelock.py")
+    reported = sorted(finding.details[1:3])
+    assert reported[0].startswith("  all_reduce, at test_livelock.py")
+    assert reported[1].startswith("  barrier, at test_livelock.py")
 
 
 def test_what_a_case_can_need_grows_with_it() -> None:

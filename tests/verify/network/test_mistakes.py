@@ -35,7 +35,7 @@ MISTAKES: dict[str, tuple[Check, str, str]] = {
     "to_itself": (SCHEDULES, "fail", "rank 0 sends to itself"),
     "other_dtype": (SCHEDULES, "fail", "which receives it into float32 (2,): another dtype"),
     "outside_the_group": (SCHEDULES, "fail", "uses a group that it is not in"),
-    "told_apart_by_tags": (SCHEDULES, "fail", "NCCL ignores tags"),
+    "distinguished_by_tags": (SCHEDULES, "fail", "NCCL ignores tags"),
     "nobody_else_casts": (SCHEDULES, "fail", "ranks 0 and 1 differ in the root of broadcast"),
     "gathers_unwaited": (SCHEDULES, "fail", "never waits for the handle of operation 0, all_gather"),
     "reduces_behind_the_hop": (SCHEDULES, "hang", "for this rank's own earlier operation 0, irecv of a batch"),

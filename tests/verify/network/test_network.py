@@ -43,7 +43,7 @@ def signal(state: str, posts: list[Post], wanted: tuple[int, ...] = (), **more: 
 
 
 def both(network: Network, first: Signal, second: Signal) -> dict[int, Wake | Stop]:
-    """What the two ranks of a world are told."""
+    """The answers to the two ranks of a world."""
     network.take(1, second)
     network.take(0, first)
     assert network.quiet
@@ -61,14 +61,14 @@ def exchange(batched: bool) -> list[list[Post]]:
 def test_only_a_batch_runs_together_where_operations_run_in_order(model: str, batched: bool) -> None:
     network = Network(2, Schedule(model))
     posts = exchange(batched)
-    told = both(network, signal("wait", posts[0], (1,)), signal("wait", posts[1], (1,)))
+    reported = both(network, signal("wait", posts[0], (1,)), signal("wait", posts[1], (1,)))
     if model == "stream" and not batched:
         assert network.finding is not None
         assert network.finding.headline == "deadlock: rank 0 waits for rank 1, which waits for rank 0"
-        assert all(isinstance(answer, Stop) for answer in told.values())
+        assert all(isinstance(answer, Stop) for answer in reported.values())
     else:
         assert network.finding is None
-        assert any(isinstance(answer, Wake) and answer.done[1] == [bytes(16)] for answer in told.values())
+        assert any(isinstance(answer, Wake) and answer.done[1] == [bytes(16)] for answer in reported.values())
 
 
 def test_the_schedule_says_which_transfers_complete() -> None:
@@ -89,9 +89,9 @@ def test_a_blocking_send_returns_only_where_sends_are_eager() -> None:
     for model in MODELS:
         network = Network(2, Schedule(model))
         sends = [signal("wait", [post(0, "send", 1 - rank)], (0,)) for rank in range(2)]
-        told = both(network, *sends)
+        reported = both(network, *sends)
         assert (network.finding is None) == (model == "eager")
-        assert all(isinstance(answer, Wake if model == "eager" else Stop) for answer in told.values())
+        assert all(isinstance(answer, Wake if model == "eager" else Stop) for answer in reported.values())
 
 
 def test_the_last_contents_before_completion_are_what_arrives() -> None:
@@ -99,8 +99,8 @@ def test_the_last_contents_before_completion_are_what_arrives() -> None:
     posts = [post(0, "send", 1), post(1, "all_reduce", -1, reduction="SUM")]
     first = signal("wait", posts, (1,))
     other = signal("wait", [post(0, "all_reduce", -1, reduction="SUM")], (0,))
-    told = both(network, first, other)
-    assert sorted(told) == [0, 1]
+    reported = both(network, first, other)
+    assert sorted(reported) == [0, 1]
     network.take(0, Signal("wait", [Wait((0,), 2, "", "forward", 0)], {0: [b"\x07" * 16]}, (0,)))
     network.take(1, signal("wait", [post(1, "receive", 0)], (1,)))
     answers = dict(network.step())
@@ -119,9 +119,9 @@ def test_a_chain_ends_at_a_rank_that_has_finished() -> None:
 
 def test_a_rank_that_failed_makes_no_deadlock_of_the_others() -> None:
     network = Network(2, Schedule("eager"))
-    told = both(network, signal("wait", [post(0, "receive", 1)], (0,)), signal("failed", []))
+    reported = both(network, signal("wait", [post(0, "receive", 1)], (0,)), signal("failed", []))
     assert network.finding is None
-    assert isinstance(told[0], Stop)
+    assert isinstance(reported[0], Stop)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_rank_that_failed_makes_no_deadlock_of_the_others() -> None:
         ({"peer": 1}, "rank 1 receives from itself"),
     ],
 )
-def test_operations_that_do_not_fit_are_told(changes: dict[str, Any], words: str) -> None:
+def test_operations_that_do_not_fit_are_reported(changes: dict[str, Any], words: str) -> None:
     network = Network(2, Schedule("rendezvous"))
     both(
         network,
@@ -153,7 +153,7 @@ def test_operations_that_do_not_fit_are_told(changes: dict[str, Any], words: str
         ({"peer": 1}, "differ in the root"),
     ],
 )
-def test_collectives_that_differ_are_told(changes: dict[str, Any], words: str) -> None:
+def test_collectives_that_differ_are_reported(changes: dict[str, Any], words: str) -> None:
     network = Network(2, Schedule("rendezvous"))
     both(
         network,
@@ -164,7 +164,7 @@ def test_collectives_that_differ_are_told(changes: dict[str, Any], words: str) -
     assert words in network.finding.headline
 
 
-def test_what_is_left_behind_is_told() -> None:
+def test_what_is_left_behind_is_reported() -> None:
     network = Network(2, Schedule("eager"))
     both(network, signal("end", [post(0, "send", 1)], unwaited=(0,)), signal("end", []))
     assert network.finding is not None

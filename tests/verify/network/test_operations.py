@@ -54,7 +54,7 @@ def test_a_receive_from_anybody_may_come_from_any_rank(session_of: Callable[...,
         ("one_rank_raises", "crash", "rank 1 raised KeyError"),
     ],
 )
-def test_what_goes_wrong_is_told(session_of: Callable[..., Session], function: str, outcome: str, text: str) -> None:
+def test_a_mistake_is_reported(session_of: Callable[..., Session], function: str, outcome: str, text: str) -> None:
     session = session_of(f"{OPERATIONS}:{function}")
     for _ in range(2):  # the processes outlive it
         found = simulate(session, case(2), judged=False).finding

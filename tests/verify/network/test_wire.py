@@ -153,7 +153,7 @@ def test_the_case_that_is_printed_is_the_case_that_ran(session_of: Callable[...,
     assert row * case.kv_heads >= 8192
 
 
-def test_a_ring_is_told_what_it_moves(session_of: Callable[..., Session]) -> None:
+def test_a_ring_is_reported_with_what_it_moves(session_of: Callable[..., Session]) -> None:
     session = session_of(RING)
     share, words = WIRE.examine(session, WIRE.shaped(session, pattern(0, 3)), {}).remark
     assert 0.5 < share < 1.0

@@ -1,4 +1,4 @@
-"""Messages arrive whole, and what is no message is told from one."""
+"""Messages arrive whole, and what is no message is distinguished from one."""
 
 import os
 import pickle
@@ -64,7 +64,7 @@ def test_a_message_larger_than_any_buffer_arrives(ends):
     np.testing.assert_array_equal(message[0].value, array)
 
 
-def test_the_end_of_the_other_side_is_told_after_its_last_message(ends):
+def test_the_end_of_the_other_side_is_reported_after_its_last_message(ends):
     gate, rank = ends
     rank.send("last words")
     rank.close()

@@ -1,4 +1,4 @@
-"""What a call changes in its process is told and put right."""
+"""What a call changes in its process is reported and put right."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("words", CHANGES)
-def test_a_change_is_told_and_put_right(words):
+def test_a_change_is_reported_and_put_right(words):
     os.environ.setdefault("HOME", "/")
     before = State.now()
     try:

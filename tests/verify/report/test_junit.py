@@ -73,6 +73,6 @@ def test_a_huge_message_is_cut_in_the_middle():
     assert "characters left out" in element.get("message")
 
 
-def test_an_error_of_the_harness_is_told():
+def test_an_error_of_the_harness_is_reported():
     suite = parsed(report_of(check_of("forward", "not run"), verdict="error", error="the harness failed:\x00 so"))
     assert suite.find("system-err").text == "the harness failed:\\x00 so"

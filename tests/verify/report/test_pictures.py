@@ -20,7 +20,7 @@ def trace_of(session: Session, model: str = "rendezvous") -> Trace:
     return simulate(session, DENSE, schedule=Schedule(model), judged=False, count_work=True).trace
 
 
-def test_the_projects_own_are_told_apart_by_their_waits(session_of: Callable[..., Session]) -> None:
+def test_the_projects_own_are_distinguished_by_their_waits(session_of: Callable[..., Session]) -> None:
     lines = {name: timeline(trace_of(session_of(f"impls.{name}:attend"))) for name in ("robust", "collective")}
     waited = {
         name: sum(span.end - span.start for span in line.spans if span.kind == "wait" and span.stage == "forward")
@@ -46,11 +46,11 @@ def test_pictures_are_well_formed(session_of: Callable[..., Session]) -> None:
 def test_what_went_wrong_is_cut_to_the_width_and_whole_in_its_tooltip(session_of: Callable[..., Session]) -> None:
     wrong = "deadlock: " + "which waits for rank 1, " * 40
     picture = ElementTree.fromstring(svg([(f"mine\n{wrong}", trace_of(session_of("impls.robust:attend")))]))
-    (told,) = [element for element in picture.iter() if (element.text or "").startswith("deadlock") and len(element)]
-    assert told[0].text == wrong
-    assert told.text is not None
-    assert len(told.text) < 160
-    assert told.text.endswith(" …")
+    (label,) = [element for element in picture.iter() if (element.text or "").startswith("deadlock") and len(element)]
+    assert label[0].text == wrong
+    assert label.text is not None
+    assert len(label.text) < 160
+    assert label.text.endswith(" …")
 
 
 def test_what_never_returned_is_drawn(session_of: Callable[..., Session]) -> None:

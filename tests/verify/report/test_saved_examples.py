@@ -1,4 +1,4 @@
-"""Saved examples: what was written is read again, and a file that is none is told in one line."""
+"""Saved examples: what was written is read again, and a file that is none is reported in one line."""
 
 import json
 import os

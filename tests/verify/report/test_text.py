@@ -1,4 +1,4 @@
-"""The report in words: nothing is told twice, and nothing that says nothing."""
+"""The report in words: nothing is said twice, and nothing that says nothing."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         ("raises_on_rank_1", "crash", ["rank 1 raised RuntimeError: out of luck", "rank 1 raised at", "world_size=2"]),
     ],
 )
-def test_a_broken_copy_is_told_and_its_saved_example_fails_again(
+def test_a_broken_copy_is_reported_and_its_saved_example_fails_again(
     mistake: str, outcome: str, words: list[str], tmp_path: Path
 ) -> None:
     target = broken_robust(mistake, tmp_path)

@@ -18,7 +18,7 @@ HANG = Finding("hang", "rank 0 did not finish (stopped after 0.6 s)")
         ([WRONG, None], (1, 2), "in fresh processes only the first call failed (1 of 2)"),
     ],
 )
-def test_the_counts_are_told_in_words(seen, counts, words):
+def test_the_counts_are_reported_in_words(seen, counts, words):
     calls = iter(["fresh", *seen])
     again = repeat(lambda: next(calls), lambda: next(calls), WRONG)
     assert (again.failed, again.times) == counts
@@ -26,7 +26,7 @@ def test_the_counts_are_told_in_words(seen, counts, words):
     assert again.finding is WRONG
 
 
-def test_a_hang_is_repeated_once_and_told_as_seen_with_full_patience():
+def test_a_hang_is_repeated_once_and_reported_as_seen_with_full_patience():
     patient = Finding("hang", "rank 0 did not finish (stopped after 3.0 s)")
     again = repeat(lambda: patient, lambda: None, HANG)
     assert (again.failed, again.times) == (1, 1)

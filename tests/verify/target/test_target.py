@@ -1,4 +1,4 @@
-"""Target and Source: what is declared is checked, and what does not load is told in one line."""
+"""Target and Source: what is declared is checked, and what does not load is reported in one line."""
 
 import sys
 
@@ -85,7 +85,7 @@ def test_a_place_is_a_module_or_a_file():
         ("raise SystemExit(0)", "attend", "importing it failed: SystemExit"),
     ],
 )
-def test_what_does_not_load_is_told_in_one_line(tmp_path, monkeypatch, content, name, words):
+def test_what_does_not_load_is_reported_in_one_line(tmp_path, monkeypatch, content, name, words):
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "broken_target.py").write_text(content)
     with pytest.raises(attention_gate.TargetError) as refused:

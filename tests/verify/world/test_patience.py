@@ -1,4 +1,4 @@
-"""A process at rest, one that works and one that the machine keeps waiting are told apart."""
+"""A process at rest, one that works and one that the machine keeps waiting are distinguished."""
 
 import os
 import subprocess
@@ -113,7 +113,7 @@ def test_all_limits_are_stretched_by_the_seconds_that_a_user_grants():
     assert measured.limits() == pace.Limits(pytest.approx(1.8), 9.0, "a call")
 
 
-def test_the_limit_that_was_passed_is_told_in_words():
+def test_the_limit_that_was_passed_is_reported_in_words():
     limits = Patience().limits()
     assert limits.passed(Activity(resting=1.0, working=7.0)) == ""
     assert limits.passed(Activity(resting=4.0, working=7.0)) == "at rest for 3.0 s, the limit of a call"
