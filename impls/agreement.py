@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from attention_gate.impls.arguments import Arguments, check, shown
-from attention_gate.impls.exchange import gather_bytes
+from attention_gate.impls.exchange import gather_bytes, members_of
 from attention_gate.impls.path import chosen
 from attention_gate.impls.scores import Scores
 from attention_gate.impls.tiling import Layout
@@ -53,7 +53,7 @@ def admit(implementation: str, arguments: Arguments, group: dist.ProcessGroup | 
     known: _Known = {}
     given = _as_given(implementation, arguments) if objection is None and world_size > 1 else None
     if given is not None:
-        known = _admitted.setdefault(_process_group(members), known)
+        known = _admitted.setdefault(members_of(members), known)
         if given in known:
             return Call(*known[given], members)
     signature: dict[str, object] = {}
@@ -109,12 +109,6 @@ def _is_remembered(tensor: Tensor) -> bool:
     return tensor.is_cuda
 
 
-def _process_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
-    members = group if group is not None else dist.group.WORLD
-    assert members is not None
-    return members
-
-
 def _position(group: Any) -> tuple[int, int, Exception | None]:
     """Return this process's rank, the world size, and an objection to the group itself.
 
@@ -142,7 +136,7 @@ def _agree(
     verdict = digest if objection is None else _OBJECTION
     settled: set[bytes] = set()
     if signature.get("device", "cpu") != "cpu":
-        settled = _agreed.setdefault(_process_group(group), settled)
+        settled = _agreed.setdefault(members_of(group), settled)
     if verdict in settled:
         return
     verdicts = set(gather_bytes(verdict, group, device))
@@ -150,6 +144,8 @@ def _agree(
         if not settled and signature["device"] == "cuda" and device.type == "cpu":
             # What comes next may be messages between some of the ranks, which NCCL cannot begin a group with.
             gather_bytes(verdict, group, torch.device("cuda", torch.cuda.current_device()))
+        if len(settled) >= _KEPT_CALLS:  # on every rank at once: all have added the same digests
+            settled.clear()
         settled.add(digest)
         return
     statement = signature if objection is None else [type(objection).__name__, str(objection)]

@@ -53,6 +53,13 @@ def all_to_all(
     return incoming
 
 
+def members_of(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
+    """Return the group, that of all ranks for None."""
+    members = group if group is not None else dist.group.WORLD
+    assert members is not None
+    return members
+
+
 def gather_bytes(payload: bytes, group: dist.ProcessGroup | None, device: torch.device) -> list[bytes]:
     """Return every rank's payload, all of one length.
 

@@ -51,20 +51,28 @@ def check_terms(terms: Terms, queries: int, keys: int, query: Tensor, is_dense: 
     mask = terms.mask
     if mask is not None and not callable(mask):
         raise TypeError(f"mask: {_shown(mask)} is not a function of head, query position and key position, or None")
+    try:
+        hash(mask)
+    except TypeError:
+        raise TypeError(f"mask: {_shown(mask)} cannot be hashed; which rows travel is remembered by it") from None
     as_many = queries == keys if documents is None else all(one.queries == one.keys for one in documents)
     if not as_many and not is_dense:
         raise ValueError(
             f"segment_lengths: {queries} queries and {keys} keys, document by document as many of each, are needed by "
             "branches; only the dense one (length, 1) takes other numbers"
         )
-    if mask is not None and any(one.queries > one.keys for one in documents or [Document(0, queries, 0, keys)]):
+    whole = (Document(0, queries, 0, keys),) if documents is None else documents
+    if mask is not None and any(one.queries and one.first_query + one.shift < 0 for one in whole):
         raise ValueError("mask: a query stands before the first key; a mask takes no more queries than keys")
     heads = query.shape[2]
     return Checked(documents, window, mask, _softcap(terms.softcap), _slopes(terms.slopes, heads), _sink(terms, query))
 
 
 def stated(checked: Checked) -> dict[str, object]:
-    """Return what of them must be the same on every rank, as far as it can be told without waiting for a device."""
+    """Return what of them must be the same on every rank.
+
+    The values of a sink on a GPU are left out: reading them would wait for the GPU.
+    """
     mask, sink = checked.mask, checked.sink
     values = sink.detach().tolist() if sink is not None and sink.device.type == "cpu" else None
     return {
@@ -137,6 +145,8 @@ def _slopes(slopes: Any, heads: int) -> tuple[float, ...] | None:
         raise TypeError(f"slopes: {_shown(slopes)} must hold real numbers")
     if len(values) != heads:
         raise ValueError(f"slopes: {len(values)} of them; there must be one for each of the {heads} heads of query")
+    if not all(math.isfinite(value) for value in values):
+        raise ValueError(f"slopes: {_shown(slopes)} must be finite")
     return tuple(float(value) for value in values)
 
 

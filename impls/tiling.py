@@ -259,7 +259,7 @@ def any_row_travels(layout: Layout) -> bool:
 
     The same answer on every rank; it looks at segments and documents, not at a window or a mask.
     """
-    if layout.query_length is not None:
+    if layout.query_length is not None or any(one.shift for one in layout.documents or ()):
         return layout.world_size > 1
     boundaries = {layout.shard(rank).start for rank in range(layout.world_size)} - {0, layout.sequence_length}
     if layout.documents is not None:

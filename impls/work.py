@@ -48,8 +48,7 @@ def batch_tiles(
     """Return the work that computes all `tiles` of a branch, or None when there are none.
 
     `queries` and `keys` are the rows of the caller's tensors; `lookup` says where a (row, kv head) of `keys` lies in
-    the caller's block, None when the block is all of them in order. Places are there if scores or the layout's mask
-    need them.
+    the caller's block, None when the block is all of them in order. Places are there if `needs_places`.
     """
     group_size = layout.heads // layout.kv_heads
     of_branch = list(tiles)
@@ -86,14 +85,14 @@ def batch_tiles(
         before = too_far.to(device) if bool((too_far > 0).any()) else None
     kept = is_query.flatten().nonzero().flatten() if is_padded else None
     rows = query_index.flatten() if kept is None else query_index.flatten()[kept]
-    places = Places(head.to(device), query_position.to(device), key_position.to(device))
+    places = Places(head.to(device), query_position.to(device), key_position.to(device)) if needs_places else None
     return Work(
         query_index.to(device),
         key_index.to(device),
         visible.to(device) if is_masked else None,
         tuple(visible.amax(0).tolist()),
         before,
-        places if needs_places or layout.mask is not None else None,
+        places,
         kept.to(device) if kept is not None else None,
         rows.to(device),
     )

@@ -21,7 +21,7 @@ from attention_gate.reference._visibility import Mask, branch_masks
 
 
 class Options(TypedDict, total=False):
-    """Optional terms of a call; each is None, or absent, where it is off.
+    """Optional terms of a call. Each may be left out; all but `is_causal` and `dialect` may be None, which is off.
 
     `scale`, `softcap`, `slopes` and `sink` as in `weights`; `window`, `document_lengths`, `query_lengths` and `mask` as
     in `branch_masks`.
@@ -108,6 +108,9 @@ def _masks_and_terms(
     query: Floats, key: Floats, segment_lengths: Sequence[int], dilation_rates: Sequence[int], options: Options
 ) -> tuple[NDArray[np.bool_], dict[str, Any]]:
     """The masks of the branches, and the extra terms of scores and denominators."""
+    if unknown := sorted(options.keys() - Options.__annotations__.keys()):
+        known = ", ".join(Options.__annotations__)
+        raise TypeError(f"there is no option {', '.join(map(repr, unknown))}; the options are {known}")
     n_q, n_k, heads = query.shape[1], key.shape[1], query.shape[2]
     dialect = options.get("dialect", "longnet")
     if options.get("sink") is not None and dialect != "longnet":

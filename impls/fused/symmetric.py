@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from attention_gate.impls.exchange import gather_bytes
+from attention_gate.impls.exchange import gather_bytes, members_of
 from attention_gate.impls.fused.plan import Span, Transfer
 from attention_gate.impls.fused.rendezvous import new_name, rendezvous
 from attention_gate.impls.fused.row_transport import Gradients, copy_own
@@ -69,13 +69,13 @@ def held_bytes() -> int:
 
 def refusal(group: dist.ProcessGroup | None) -> str | None:
     """Return why the ranks of a group send messages, "" if they share memory, None if no call has asked for any yet."""
-    shared = _shared.get(_members(group))
+    shared = _shared.get(members_of(group))
     return shared if shared is None or isinstance(shared, str) else ""
 
 
 def workspace(size: int, group: dist.ProcessGroup | None, device: torch.device) -> Workspace | None:
     """Return memory of at least that many bytes on each rank, or None on all ranks where they cannot share any."""
-    members = _members(group)
+    members = members_of(group)
     if members not in _shared and (reason := _objection(members, device)):
         _shared[members] = reason
         _log.info("ranks send messages: %s", reason)
@@ -99,12 +99,6 @@ def workspace(size: int, group: dist.ProcessGroup | None, device: torch.device) 
 _GRAIN = 2 << 20
 
 
-def _members(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
-    members = group if group is not None else dist.group.WORLD
-    assert members is not None
-    return members
-
-
 def _make(size: int, group: dist.ProcessGroup, device: torch.device, name: str) -> Workspace | str:
     """Return a workspace, or on every rank why there is none if any rank has none."""
     import torch.distributed._symmetric_memory as symmetric_memory
@@ -120,7 +114,8 @@ def _make(size: int, group: dist.ProcessGroup, device: torch.device, name: str) 
             assert local is not None
             try:
                 handle = rendezvous(local, group, name)
-            except (RuntimeError, ImportError, AttributeError) as error:  # The latter where torch has moved its parts.
+            # All but the first where torch has moved or changed private parts.
+            except (RuntimeError, ImportError, AttributeError, TypeError) as error:
                 reason = str(error)
             if _on_all(handle is not None, group, device):
                 assert handle is not None

@@ -74,7 +74,7 @@ def run(rank: int, implementation: str, case: Case) -> dict[str, np.ndarray]:
     tensors = [torch.tensor(query[:, own_queries]), torch.tensor(key[:, own_keys]), torch.tensor(value[:, own_keys])]
     tensors = [tensor.requires_grad_() for tensor in tensors]
     terms = case.terms()
-    if case.queries != case.keys or case.query_documents is not None:
+    if case.queries != case.keys:
         terms["query_length"] = case.queries
     sink = None
     if case.sink is not None:
@@ -133,13 +133,17 @@ NAMED = {
     "no queries": Case(0, 5, sink=0.0),
     "no keys": Case(5, 0, sink=0.0),
     "queries of documents": Case(6, 11, documents=(4, 0, 7), query_documents=(2, 1, 3), is_causal=True, slopes=True),
+    "queries of documents, as many as keys in all": Case(12, 12, documents=(6, 6), query_documents=(2, 10)),
+    "a mask and more queries than keys in a document": Case(
+        6, 6, documents=(4, 2), query_documents=(2, 4), masked=True, is_causal=True
+    ),
     "everything": Case(
         12, 12, ((6, 1), (12, 2)), True, (5, 7), None, (6, None), True, 1.5, True, 0.2, heads=6, kv_heads=3
     ),
 }
 
 
-@pytest.mark.parametrize("size", [1, 3, 4])
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", NAMED)
 def test_the_named_cases(implementation: str, name: str, size: int) -> None:
     check(implementation, NAMED[name], size)

@@ -12,6 +12,17 @@ from attention_gate import impls
 from tests.impls.cases import IMPLEMENTATIONS, attend
 from tests.impls.worlds import results
 
+
+class Unhashable:
+    """A mask by which no plan can be remembered."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __call__(self, head: Any, query: Any, key: Any) -> Any:
+        """All keys."""
+        return key >= 0
+
+
 WORDS = {
     "a negative bound": ({"window": (-1, 0)}, ValueError, "window: -1 is negative; it must be at least 0"),
     "a bound that is True": ({"window": (True, 0)}, TypeError, "window: True is not an integer"),
@@ -24,6 +35,8 @@ WORDS = {
     "an endless cap": ({"softcap": math.inf}, ValueError, "softcap: inf is not finite and above 0"),
     "a text as a cap": ({"softcap": "1"}, TypeError, "softcap: '1' is not a real number or None"),
     "too few slopes": ({"slopes": [0.5]}, ValueError, "slopes: 1 of them; there must be one for each of the 2 heads"),
+    "an endless slope": ({"slopes": [0.5, math.inf]}, ValueError, "slopes: [0.5, inf] must be finite"),
+    "a mask that cannot be hashed": ({"mask": Unhashable()}, TypeError, "cannot be hashed"),
     "a text as a slope": ({"slopes": ["a", "b"]}, TypeError, "must hold real numbers"),
     "a list as a sink": ({"sink": [0.0, 0.0]}, TypeError, "sink: [0.0, 0.0] is not a torch.Tensor or None"),
     "a sink of one head": ({"sink": torch.zeros(1)}, ValueError, "sink: shape (1,) is not (heads,) = (2,)"),

@@ -155,6 +155,7 @@ def test_dense_attention_has_no_segments_where_queries_are_more_than_keys():
         ({"sink": [0.0]}, ValueError, "sink must have the shape (heads,) = (2,), got (1,)"),
         ({"slopes": ["a", "b"]}, TypeError, "slopes must hold real numbers"),
         ({"sink": [0.0, 0.0], "dialect": "torchscale"}, ValueError, "only 'longnet' has one"),
+        ({"is_casual": True}, TypeError, "there is no option 'is_casual'; the options are is_causal, scale"),
         ({"mask": lambda h, x, j: x - j}, TypeError, "mask must return booleans"),
     ],
 )
@@ -173,7 +174,7 @@ def test_other_branches_take_as_many_queries_as_keys():
 
 def test_a_mask_is_not_combined_with_queries_before_the_first_key():
     query, key, value = np.ones((1, 5, 1, 2)), np.ones((1, 3, 1, 2)), np.ones((1, 3, 1, 2))
-    with pytest.raises(ValueError, match="no more queries than keys"):
+    with pytest.raises(ValueError, match="at most as many queries as keys"):
         reference.dilated_attention(
             query, key, value, segment_lengths=[3], dilation_rates=[1], mask=optional.every_third_key_is_hidden
         )

@@ -41,7 +41,6 @@ class Target:
     - ``terms``: the optional terms that it takes, of "window", "documents", "mask", "softcap", "slopes" and "sink"; no
       other is passed.
     - ``sink_gradient``: "own-rows", each rank returns the part of its rows and the parts sum up, or "total".
-    - ``lse_with_sink``: whether the lse that it returns has the sink's term in it.
     - ``replicated``: whether every rank is given the whole sequence, as by ``gather_rows``; what that sends is then not
       judged.
     - ``lse``: whether ``return_lse=True`` is supported; None: if the signature has that parameter.
@@ -75,7 +74,6 @@ class Target:
     mixed_dtypes: Capability = False
     terms: tuple[str, ...] = ()
     sink_gradient: str = "own-rows"
-    lse_with_sink: bool = True
     replicated: bool = False
     lse: bool | None = None
     least_ranks: int = 1
