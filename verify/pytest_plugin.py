@@ -43,7 +43,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--attention-seed", metavar="S", type=int, default=0, help="which examples are tried (default: 0)")
     group.addoption("--attention-device", metavar="DEVICE", default="cpu", help="cpu (default) or cuda")
     group.addoption(
-        "--attention-patience", metavar="S", type=float, help="seconds that a call may work without an end (default: 8)"
+        "--attention-patience",
+        metavar="S",
+        type=float,
+        help="as `gate --patience`: seconds that a call may work",
     )
     group.addoption("--attention-save", metavar="DIR", help="folder for failing examples (default: none is saved)")
 

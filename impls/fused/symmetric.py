@@ -192,7 +192,7 @@ class SharedMemory:
             copy_own(self._span, self.packed[part], buffer)
             self._arrivals[part] = _event()
             if part == self._parts - 1:
-                # Whoever packs next must know that all have fetched.
+                # The rank that packs next must know that all have fetched.
                 place.handle.barrier(channel=_PUBLISHED)
                 place.fetched = _event()
 

@@ -24,6 +24,15 @@ def test_the_data_tell_what_they_were_judged_by() -> None:
     assert all(flagged == [] for flagged in DATA.get("flagged", {}).values())
 
 
+def test_the_page_has_the_figures_of_the_data() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "strength.md").read_text()
+    assert f"{DATA['styles']} styles of correct attention" in page
+    assert f"0 of {sum(DATA['examples'].values()):,} examples" in page
+    for dtype, count in DATA["examples"].items():
+        largest = max(entry["units"] for entry in DATA["largest error in units of the analysis"][dtype].values())
+        assert f"| {dtype} | {count:,} | 0 | {100 * largest / CONSTANT:.0f} % |" in page
+
+
 def test_the_constants_follow_from_the_data() -> None:
     assert constant(DATA) == CONSTANT
     assert limits(DATA) == RMS_LIMITS

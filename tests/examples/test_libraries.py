@@ -1,6 +1,6 @@
 """The adapters, against the libraries where they are installed: which checks pass, and which find something.
 
-Each finding is in docs/findings.md; a library that has mended it fails here, and the table is to be corrected. What is
+Each finding is in docs/findings.md; a library that has fixed it fails here, and the table is to be corrected. What is
 part of torch is judged in every run by its first adapter alone, by all of them with FOREIGN=1 in the environment.
 """
 

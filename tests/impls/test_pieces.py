@@ -1,4 +1,4 @@
-"""A block too large for its scores to exist at once is computed in pieces: all of it, once, and as few as may be."""
+"""A block too large for its scores to exist at once is computed in pieces: all of it, once, in as few as possible."""
 
 from unittest.mock import patch
 

@@ -2,9 +2,9 @@
 
     python -m tests.mutation.run reference                      # against tests/reference
     python -m tests.mutation.run impls --every 5                # every fifth, against the gate and tests/impls
-    python -m tests.mutation.run impls/plan.py impls/work.py    # these files
+    python -m tests.mutation.run impls/tiling.py impls/work.py  # these files
     python -m tests.mutation.run impls --known                  # those of the ledger: does each survive still?
-    python -m tests.mutation.run impls impls/fused --together   # the same, as many as may be in one program
+    python -m tests.mutation.run impls impls/fused --together   # the same, as many as possible in one program
     python -m tests.mutation.run impls/fused/two_streams.py --only tests/impls/test_two_gpus.py  # on two GPUs
 
 Prints each survivor, and at the end the counts; those that the ledger does not know are marked NEW, those that it knows
@@ -200,7 +200,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="begin with this one")
     parser.add_argument("--seconds", type=float, default=300.0, help="that the tests may take (default 300)")
     parser.add_argument("--known", action="store_true", help="judge only those that the ledger knows")
-    parser.add_argument("--together", action="store_true", help="the same, as many as may be in one program")
+    parser.add_argument("--together", action="store_true", help="the same, as many as possible in one program")
     parser.add_argument("--only", nargs="+", default=(), metavar="TEST", help="judge by these tests alone")
     parser.add_argument("--all", action="store_true", help="print who noticed each of the others, too")
     options = parser.parse_args()

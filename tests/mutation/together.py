@@ -28,7 +28,7 @@ class Together:
 
 
 def together(mutants: Iterable[Mutant]) -> list[Together]:
-    """Return the mutants of one folder in as few programs as may be: in one, each line is changed once at most."""
+    """Return the mutants of one folder in as few programs as possible: in one, each line is changed once at most."""
     groups: list[dict[str, list[Mutant]]] = []
     for mutant in mutants:
         free = (group for group in groups if not any(_meet(mutant, other) for other in group.get(mutant.file, ())))

@@ -1,7 +1,5 @@
 """Attentions to be judged in tests: right ones of few capabilities, and wrong ones whose mistake is known."""
 
-import time
-
 import torch
 import torch.distributed as dist
 
@@ -55,6 +53,12 @@ def right(query, key, value, **options):
     return impls.collective.attend(query, key, value, **options)
 
 
+def wrong_on_two_ranks(query, key, value, **options):
+    """A mistake that one number of ranks has: the output is halved."""
+    out = impls.collective.attend(query, key, value, **options)
+    return out / 2 if _rank_and_size(options.get("group"))[1] == 2 else out
+
+
 def last_head_wrong(query, key, value, **options):
     """The last of several heads is doubled from position 3 of rank 1 on, where the sequence has that many."""
     out = impls.collective.attend(query, key, value, **options)
@@ -87,14 +91,6 @@ def raises_on_the_last_rank(query, key, value, **options):
 def raises_alone(query, key, value, **options):
     """A mistake that needs no other rank."""
     raise RuntimeError("nothing works")
-
-
-def waits_for_ever(query, key, value, **options):
-    """A rank that never comes back."""
-    rank, _ = _rank_and_size(options.get("group"))
-    while rank == 1:
-        time.sleep(0.05)
-    return impls.collective.attend(query, key, value, **options)
 
 
 _seen = {"calls": 0}

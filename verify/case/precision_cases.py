@@ -42,14 +42,14 @@ def half_types(target: Target) -> tuple[str, ...]:
     return tuple(dtype for dtype in HALF_TYPES if dtype in target.dtypes)
 
 
-def why_not_measured(target: Target, world_sizes: Sequence[int]) -> str:
-    """Why rounded running sums cannot be distinguished from right ones; empty if they can."""
+def why_not_measured(target: Target, world_sizes: Sequence[int], ranks: int = RANKS) -> str:
+    """Why ``ranks`` ranks cannot distinguish rounded running sums from right ones; empty if they can."""
     if not half_types(target):
         return "the target takes no half type"
     if max(world_sizes) == 1:
         return "a world of one rank merges no blocks"
-    if target.least_ranks > RANKS or blocks(RANKS, target) < LEAST_BLOCKS:
-        return f"of {RANKS} ranks it merges fewer than {LEAST_BLOCKS} blocks"
+    if target.least_ranks > ranks or blocks(ranks, target) < LEAST_BLOCKS:
+        return f"of {ranks} ranks it merges fewer than {LEAST_BLOCKS} blocks"
     return ""
 
 

@@ -22,7 +22,7 @@ from attention_gate.verify.case.extents import (
 from attention_gate.verify.case.options import Row, Space, feasible
 from attention_gate.verify.case.term_axes import draw_terms
 
-#: One draw in this many takes an option's simplest value instead of the row's, so that shrinking can get there too.
+#: One draw in this many takes an option's simplest value instead of the row's, whatever row was drawn.
 _SIMPLEST_IN = 256
 
 
@@ -39,7 +39,7 @@ def cases(
 
     ``world_sizes`` are the worlds that may be launched; a sub-group is part of one of them. ``max_rows`` bounds the
     rows of the sequence that a rank owns.
-    Everything shrinks towards the first value of its axis and towards small sizes.
+    Bytes that are all 0 draw the first value of each axis and small sizes.
     """
     options: Row = dict(draw(st.sampled_from(rows)))
     roams = roam and draw(st.booleans())
@@ -76,7 +76,7 @@ def _case(draw: st.DrawFn, options: Row, world_sizes: Sequence[int], max_rows: i
         world_size=world_size,
         group=group,
         length=length,
-        pass_length=draw(st.booleans()) or bool(length % ranks),  # always drawn: what shrinks keeps its place
+        pass_length=draw(st.booleans()) or bool(length % ranks),
         batch=batch,
         heads=heads,
         kv_heads=kv_heads,
@@ -103,7 +103,6 @@ def _length(draw: st.DrawFn, shards: str, ranks: int, max_rows: int, least: int)
     least = max(least, 1)
     if ranks == 1:
         return draw(st.integers(least, 3 * max_rows))
-    # The length itself is drawn and not a shard's: so it stays as it is while the number of ranks shrinks.
     length = draw(st.integers(least * ranks, ranks * (max_rows + 1) - 1))
     left_over = length % ranks
     if shards == "uneven":

@@ -32,9 +32,9 @@ class Check:
     ``axes`` narrows the space of options, by name. ``needs`` says in words what the target lacks for it, or "".
     ``weight``: number of examples relative to other checks. ``parameters`` draws those of an example beyond its case.
     ``extra_cases`` gives cases of another kind, one example in ``extra_in``; None if there are none for the target.
-    ``max_rows`` bounds a rank's rows. ``shaped`` makes of a drawn case the one that is run, printed and saved; what it
-    has made it leaves alone. ``pairwise``: tried until every pair of options has occurred. ``profiles`` are those that
-    have time for it.
+    ``max_rows`` bounds a rank's rows. ``shaped`` makes of a drawn case the one that is run, printed and saved; doing
+    so twice changes nothing more. ``pairwise``: tried until every pair of options has occurred. ``profiles`` are
+    those that have time for it.
     """
 
     name: str
@@ -56,6 +56,10 @@ class Check:
     def space(self, target: Target, world_sizes: Sequence[int]) -> Space:
         """The options that this check's cases may have."""
         return space(target, world_sizes, **self.axes(target, world_sizes))
+
+    def fitted(self, session: Session, case: Case) -> Case:
+        """The case as the target takes it and as this check runs it."""
+        return self.shaped(session, session.fitted(case))
 
     def missing(self, target: Target, world_sizes: Sequence[int]) -> str:
         """Why the check cannot be tried, in words; empty if it can."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from hypothesis import strategies as st
 
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.checks.check import (
@@ -45,7 +46,7 @@ def _world_sizes(session: Session, case: Case, parameters: Parameters) -> Verdic
     right = session.answer(case)
     first: dict[str, np.ndarray] = {}
     first_size = 0
-    for size in session.world_sizes:
+    for size in parameters["world_sizes"]:
         if case.length % size and not session.target.uneven:
             continue
         split = case.replace(world_size=size, pass_length=True)
@@ -123,6 +124,8 @@ WORLD_SIZES = Check(
     examine=_world_sizes,
     weight=0.5,
     needs=lambda target, sizes: "" if len(sizes) > 1 else "only one world size is judged",
+    # Saved with the example: a replay compares the same worlds.
+    parameters=lambda session: st.just({"world_sizes": list(session.world_sizes)}),
 )
 COMBINATIONS = Check(
     name="combinations",

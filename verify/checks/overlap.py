@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from hypothesis import strategies as st
 
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.checks.check import Check, Parameters
@@ -22,7 +23,7 @@ LEAST_WORK = 0.25
 
 def _overlap(session: Session, case: Case, parameters: Parameters) -> Verdict:
     """Between posting a hop and waiting for it, attention is computed."""
-    size = max(3, session.largest_world)
+    size = max(3, parameters["largest_world"])
     case = dense(session, case, size, 2 + case.seed % 3, WIDTH // 2)
     simulation = simulate(session, case, judged=False, count_work=True)
     if simulation.finding is not None:
@@ -81,4 +82,5 @@ OVERLAP = Check(
     examine=_overlap,
     weight=0.1,
     needs=claimed("overlap"),
+    parameters=lambda session: st.just({"largest_world": session.largest_world}),
 )

@@ -29,9 +29,8 @@ _MANY_ROWS = 1100  # more than 2**20 scores with a block of that size
 
 def _memory(session: Session, case: Case, parameters: Parameters) -> Verdict:
     """The peak of live bytes does not grow with the number of ranks, and grows with their rows as these do."""
-    small = max(_SMALLEST_WORLD, session.largest_world)
-    large = min(2 * small, _LARGEST_WORLD)
-    budget_used = 0.0
+    small = max(_SMALLEST_WORLD, min(parameters["largest_world"], _LARGEST_WORLD // 2))
+    large = 2 * small
     cases = [dense(session, case, size, _ROWS, WIDTH) for size in (small, large)]
     peaks = []
     for made in cases:
@@ -43,20 +42,20 @@ def _memory(session: Session, case: Case, parameters: Parameters) -> Verdict:
     shard = _ROWS * cases[0].kv_heads * (cases[0].head_dim + cases[0].value_dim) * item
     for stage in peaks[0]:
         growth = (peaks[1][stage] - peaks[0][stage]) / (large - small)
-        budget_used = max(budget_used, growth / (GROWTH_PER_RANK * shard))
-        if budget_used > 1:
+        if growth > GROWTH_PER_RANK * shard:
             headline = (
                 f"peak memory of the {stage} pass grows with the number of ranks: {peaks[0][stage]:,} bytes on {small} "
                 f"ranks, {peaks[1][stage]:,} on {large}, with {_ROWS} rows on each"
             )
             detail_line = f"{growth / shard:.2f} times a shard's keys and values ({shard:,} bytes) per additional rank"
-            return Verdict(budget_used, Finding("fail", headline, (detail_line,), "memory"))
+            share = growth / (GROWTH_PER_RANK * shard)
+            return Verdict(share, Finding("fail", headline, (detail_line,), "memory"))
     if parameters["many_rows"]:
-        return _with_length(session, case, budget_used)
+        return _with_length(session, case)
     return Verdict(0.0)
 
 
-def _with_length(session: Session, case: Case, budget_used: float) -> Verdict:
+def _with_length(session: Session, case: Case) -> Verdict:
     cases = [dense(session, case, 2, rows, 16).replace(heads=1, kv_heads=1) for rows in (_MANY_ROWS, 2 * _MANY_ROWS)]
     peaks = []
     for made in cases:
@@ -66,14 +65,13 @@ def _with_length(session: Session, case: Case, budget_used: float) -> Verdict:
         peaks.append(found)
     for stage in peaks[0]:
         factor = peaks[1][stage] / peaks[0][stage]
-        budget_used = max(budget_used, factor / GROWTH_WITH_LENGTH)
-        if budget_used > 1:
+        if factor > GROWTH_WITH_LENGTH:
             headline = (
                 f"peak memory of the {stage} pass grows faster than the rows: {peaks[0][stage]:,} bytes with "
                 f"{_MANY_ROWS} rows on each of 2 ranks, {peaks[1][stage]:,} with {2 * _MANY_ROWS}"
             )
             lines = (f"{factor:.2f} times as much for twice the rows: blocks of scores are not bounded",)
-            return Verdict(budget_used, Finding("fail", headline, lines, "memory"))
+            return Verdict(factor / GROWTH_WITH_LENGTH, Finding("fail", headline, lines, "memory"))
     return Verdict(0.0)
 
 
@@ -95,5 +93,7 @@ MEMORY = Check(
     examine=_memory,
     weight=0.1,
     needs=claimed("memory"),
-    parameters=lambda session: st.fixed_dictionaries({"many_rows": st.booleans()}),
+    parameters=lambda session: st.fixed_dictionaries(
+        {"many_rows": st.booleans(), "largest_world": st.just(session.largest_world)}
+    ),
 )

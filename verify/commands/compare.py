@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import tempfile
 
 import torch
 
@@ -14,7 +12,7 @@ from attention_gate.verify.commands.command_line import NOT_FINISHED
 from attention_gate.verify.compare import bytes_sent, drawn_runs, tables, timing
 from attention_gate.verify.compare.measured_rows import measure
 from attention_gate.verify.compare.workloads import WORKLOADS
-from attention_gate.verify.report.whole_files import write_whole
+from attention_gate.verify.report.whole_files import check_writable, write_whole
 from attention_gate.verify.target.loading import load
 from attention_gate.verify.target.source import parse_source
 
@@ -47,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     size = _world_size(options)
     for path in (options.json, options.plot, options.timelines):
         if path is not None:
-            _check_file(path)
+            check_writable(path)
     if options.timelines is not None:
         drawn_runs.check_size(size)
     targets = tuple(dict.fromkeys(options.targets))
@@ -103,19 +101,6 @@ def _measure_all(options: argparse.Namespace, targets: tuple[str, ...], size: in
             print(f"{name}: {row}: {tables.brief(measured)}", file=sys.stderr, flush=True)
             if row == targets[-1]:
                 print(tables.text({name: rows[name]}) + "\n", flush=True)
-
-
-def _check_file(path: str) -> None:
-    """ValueError if no file can be written there, before anything is measured."""
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder):
-        raise ValueError(f"the folder of {path} does not exist")
-    if os.path.isdir(path):
-        raise ValueError(f"{path} is a folder, not a file that could be written")
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _workloads(text: str) -> tuple[str, ...]:

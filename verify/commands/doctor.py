@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 
 from attention_gate.verify.commands.command_line import CANNOT_BE_JUDGED, CONFORMS
 from attention_gate.verify.commands.machine import Fact, can_run, facts
-from attention_gate.verify.report.whole_files import write_whole
+from attention_gate.verify.report.whole_files import check_writable, write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Find out and print; 0 if the gate can run on the CPU."""
-    if options.json is not None and not os.path.isdir(os.path.dirname(os.path.abspath(options.json))):
-        raise ValueError(f"the folder of {options.json} does not exist")
+    if options.json is not None:
+        check_writable(options.json)
     found = []
     for fact in facts():
         found.append(fact)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 
@@ -14,7 +13,7 @@ from attention_gate.verify.mutants import KNOWN, MUTANTS, OTHERS, Mutant
 from attention_gate.verify.mutants.kill_matrix import record, to_json
 from attention_gate.verify.mutants.matrix_table import line, matrix, summary
 from attention_gate.verify.mutants.trial import Bench, Trial
-from attention_gate.verify.report.whole_files import write_whole
+from attention_gate.verify.report.whole_files import check_writable, write_whole
 
 #: Number of seeds that draw examples for each known mistake, unless the user says how many.
 KNOWN_SEEDS = 10
@@ -40,8 +39,8 @@ def run(options: argparse.Namespace) -> int:
     """Try the mutants, print the matrix; 0 if each was caught that should be, and none that should not."""
     if options.seeds is not None and options.seeds < 1:
         raise ValueError(f"--seeds is {options.seeds}; it must be at least 1")
-    if options.json is not None and not os.path.isdir(os.path.dirname(os.path.abspath(options.json))):
-        raise ValueError(f"the folder of {options.json} does not exist")
+    if options.json is not None:
+        check_writable(options.json)
     wanted = _wanted(options.only)
     start = time.monotonic()
     trials: list[Trial] = []
@@ -73,7 +72,10 @@ def _wanted(only: str | None) -> list[Mutant]:
     prefixes = [prefix.strip().upper() for prefix in only.split(",")]
     for prefix in prefixes:
         if not prefix or not any(mutant.name.startswith(prefix) for mutant in MUTANTS):
-            raise ValueError(f"--only {only}: no mutant's name begins with {prefix!r}; they go from M01 to M40, X, E")
+            raise ValueError(
+                f"--only {only}: no mutant's name begins with {prefix!r}; "
+                f"they go from {KNOWN[0].name} to {KNOWN[-1].name}, others begin with X or E"
+            )
     return [mutant for mutant in MUTANTS if mutant.name.startswith(tuple(prefixes))]
 
 

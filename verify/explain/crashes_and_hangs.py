@@ -42,7 +42,7 @@ def _with_other_values(session: Session, case: Case) -> tuple[str, ...]:
 def _with_equal_shards(session: Session, example: Example, finding: Finding) -> tuple[str, ...]:
     """What is wrong where shards differ in size may show in values where they do not."""
     case = example.case
-    if case.length % case.shards == 0:
+    if case.length % case.shards == 0 or case.terms:  # the formulas know no optional terms
         return ()
     length = (case.length // case.shards + 1) * case.shards
     dense = case.segment_lengths == (case.length,)

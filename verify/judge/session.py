@@ -110,18 +110,18 @@ class Session:
             self.meanwhile()
         run = world.collect()
         if run.outcome == "returned":
-            self._note(cases)
+            self.note(cases)
         return run
 
-    def renew(self, case: Case) -> None:
-        """Let the next call of such a case be the first in its processes, where they can be replaced."""
+    def renew(self) -> None:
+        """Let the next call in any world be the first in its processes, where they can be replaced."""
         if isinstance(self.worlds, Worlds):
-            self.worlds[case.world_size].close()
+            self.worlds.close()
         else:
             self.worlds.renew()
-        self.network[case.world_size].close()
+        self.network.close()
 
-    def _note(self, cases: Sequence[Case]) -> None:
+    def note(self, cases: Sequence[Case]) -> None:
         """Remember cases for the coverage: one for each row of options, so that a long run needs no more memory."""
         for case in cases:
             row = tuple(options_of(case).values())

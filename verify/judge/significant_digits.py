@@ -64,7 +64,7 @@ def _fit(numbers: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _surprise(count: int, of: int) -> float:
-    """Surprise in bits: -log2 of the probability that ``count`` or more of ``of`` are short, each by `_BY_CHANCE`.
+    """Surprise in bits: -log2 of the probability that ``count`` or more of ``of`` are short, each with `_BY_CHANCE`.
 
     Chernoff's bound: of n the share s or more occurs with a probability of at most 2^(-n KL(s, chance)).
     """

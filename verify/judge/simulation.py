@@ -33,9 +33,11 @@ def simulate(
     if judged:
         for case in cases:
             session.answer(case)
+    if session.meanwhile is not None:
+        session.meanwhile()
     world.collect()
     assert world.simulation is not None
     session.network.latest = world.simulation
     if world.simulation.run.outcome == "returned":
-        session.tried.update(cases)
+        session.note(cases)
     return world.simulation

@@ -18,8 +18,7 @@ def line(trial: Trial) -> str:
         outcome = "kept, as it should be" if first is None else f"CAUGHT by {first.check}, though it changes nothing"
         return f"{mutant.name}  {outcome}: {mutant.mistake}"
     if first is None:
-        outcome = f"SURVIVES (waits for {mutant.waits_for})" if mutant.waits_for else "SURVIVES"
-        return f"{mutant.name}  {outcome}: {mutant.mistake}"
+        return f"{mutant.name}  SURVIVES: {mutant.mistake}"
     text = f"{mutant.name}  {first.check}, example {first.examples}, {first.seconds:.1f} s: {mutant.mistake}"
     if trial.missed:
         text += f"\n     NOT CAUGHT by {', '.join(trial.missed)}, which should"

@@ -14,7 +14,7 @@ class Mutant:
     every ``old`` of ``changes`` occurs there exactly once. ``source`` says where the mistake was seen. ``world`` is
     the smallest number of ranks at which it shows. ``caught_by`` names checks that must each catch it, the one meant
     for it first. ``capabilities`` are those of its Target. ``keeps``: the change has no observable effect, so every
-    check must pass. ``waits_for``: the feature that a check needs first.
+    check must pass.
     """
 
     name: str
@@ -26,4 +26,3 @@ class Mutant:
     caught_by: tuple[str, ...] = ()
     capabilities: dict[str, Any] = field(default_factory=dict)
     keeps: bool = False
-    waits_for: str = ""

@@ -89,7 +89,7 @@ class Trial:
         """Whether it was caught by all checks that are meant for it; if it changes nothing, whether by none."""
         if self.mutant.keeps:
             return not self.caught
-        return bool(self.mutant.waits_for) or (self.caught and not self.missed)
+        return self.caught and not self.missed
 
     @property
     def first(self) -> Cell | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import tempfile
 
 
 def write_whole(path: str, text: str) -> None:
@@ -20,3 +21,16 @@ def write_whole(path: str, text: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def check_writable(path: str) -> None:
+    """Raise ValueError if no file can be written there; for a look before the work that the file is for."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise ValueError(f"the folder of {path} does not exist")
+    if os.path.isdir(path):
+        raise ValueError(f"{path} is a folder, not a file that could be written")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}") from error

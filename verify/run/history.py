@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.checks import BY_NAME
@@ -39,8 +40,7 @@ def before(session: Session, example: Example, finding: Finding) -> tuple[Exampl
 
 def examine_after(session: Session, history: Sequence[Example], example: Example) -> Finding | None:
     """The finding in an example that is examined after others, in processes that have made no other call."""
-    for case in {one.case.world_size: one.case for one in (*history, example)}.values():
-        session.renew(case)
+    session.renew()
     for one in history:
         BY_NAME[one.check].examine(session, one.case, one.parameters)
     return BY_NAME[example.check].examine(session, example.case, example.parameters).finding
@@ -101,9 +101,9 @@ class _History:
                     return None
                 return self.leads([*history[:k], Example(one.check, case, parameters), *history[k + 1 :]])
 
-            axes = BY_NAME[one.check].space(self._session.target, self._session.world_sizes)
-            case, parameters = Reduction(fails, axes, self._session.fitted, one.parameters).minimal(
-                one.case, one.parameters
-            )
+            check = BY_NAME[one.check]
+            axes = check.space(self._session.target, self._session.world_sizes)
+            reduction = Reduction(fails, axes, partial(check.fitted, self._session), one.parameters)
+            case, parameters = reduction.minimal(one.case, one.parameters)
             history[k] = Example(one.check, case, parameters)
         return history

@@ -9,7 +9,7 @@ from typing import Any
 
 from attention_gate.verify.case.coverage import covered_pairs
 from attention_gate.verify.case.options import feasible_pairs
-from attention_gate.verify.case.precision_cases import half_types, why_not_measured
+from attention_gate.verify.case.precision_cases import RANKS, half_types, why_not_measured
 from attention_gate.verify.checks import BY_NAME, CHECKS, Check
 from attention_gate.verify.checks.profiles import examples
 from attention_gate.verify.checks.results import CheckResult, Example, Failure
@@ -92,7 +92,8 @@ def _report(
 
 def _running_sums(session: Session, checks: Sequence[CheckResult]) -> tuple[str, ...]:
     """A note where precision was judged element by element alone, which a rounded running sum passes."""
-    reason = why_not_measured(session.target, session.world_sizes)
+    ranks = RANKS if session.device == "cpu" else min(RANKS, session.largest_world)
+    reason = why_not_measured(session.target, session.world_sizes, ranks)
     judged = any(check.name == "precision" and check.outcome == "pass" for check in checks)
     if not reason or not judged or not half_types(session.target):
         return ()
@@ -198,7 +199,7 @@ def _failure(session: Session, searched: Searched) -> Failure:
     assert searched.finding is not None
     assert searched.example is not None
     example = searched.example
-    again = repeat(lambda: examine(session, example), lambda: session.renew(example.case), searched.finding)
+    again = repeat(lambda: examine(session, example), session.renew, searched.finding)
     explanation = explain(session, example, again.finding)
     failure = Failure(again.finding, example, (again.failed, again.times), explanation, steadiness=again.words)
     if again.failed < again.times and isinstance(session.worlds, Worlds):

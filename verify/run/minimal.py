@@ -89,7 +89,7 @@ class Reduction:
         return case
 
     def _bisected(self, size: Size, case: Case, parameters: Parameters) -> Case:
-        """The case with the least value of that size with which it fails, taking those below one for right."""
+        """The case with the least value of that size with which it fails, if all values below a passing one pass."""
         right = size.least - 1
         while (value := size.of(case)) - right > 1:
             between = size.least if right < size.least else (right + value) // 2
@@ -164,7 +164,7 @@ def _simpler(case: Case, axes: Space) -> Iterator[Case]:
 
 
 def _fewer_ranks(case: Case) -> Iterator[Case]:
-    """In fewer ranks of as small a world as may be; with the same rows, or with as many rows a rank."""
+    """On fewer ranks, in the smallest worlds that hold them; with the same length, or the same rows per rank."""
     for shards in range(1, case.shards):
         worlds: list[tuple[int, tuple[int, ...] | None]] = [(shards, None)]
         if case.group is not None:

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import strategies as st
@@ -82,7 +83,7 @@ def _searched(
             drawn = st.integers(0, last).flatmap(lambda number: extra_cases if number == last else usual)
         return _Attempts(
             found,
-            st.tuples(drawn.map(lambda case: check.shaped(session, session.fitted(case))), check.parameters(session)),
+            st.tuples(drawn.map(lambda case: check.fitted(session, case)), check.parameters(session)),
             seed,
         )
 
@@ -201,11 +202,7 @@ class _Search:
     def reduce(self, axes: Space, simplest: Parameters) -> None:
         """Make the failing example minimal, while there is time for it."""
         assert self.result.example is not None
-
-        def fitted(case: Case) -> Case:
-            return self.check.shaped(self.session, self.session.fitted(case))
-
-        reduction = Reduction(self._fails, axes, fitted, simplest)
+        reduction = Reduction(self._fails, axes, partial(self.check.fitted, self.session), simplest)
         case, parameters = reduction.minimal(self.result.example.case, self.result.example.parameters)
         finding = self._findings[_key(case, parameters)]
         assert finding is not None

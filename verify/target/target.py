@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -198,8 +197,3 @@ _CAPABILITIES = {
     "refusals": "refusing bad arguments on every rank",
     "mixed_dtypes": "query and key in float32 beside a bfloat16 value under autocast (optional)",
 }
-
-
-def supported(target: Target, **changes: Any) -> Target:
-    """The same target with other capabilities."""
-    return dataclasses.replace(target, **changes)

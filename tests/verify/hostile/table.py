@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Hostile:
-    """A target, the outcome that is due ("pass", "fail", "crash", "hang" or "cannot"), and what must be said.
+    """A target, the expected outcome ("pass", "fail", "crash", "hang" or "cannot"), and what must be said.
 
-    ``words`` may be several texts, parted by "…". "cannot": it is no target, which is reported in one line.
+    ``words`` may be several texts, separated by "…". "cannot": it is no target, which is reported in one line.
     ``check`` is the check that tells, ``sizes`` are the worlds.
     """
 

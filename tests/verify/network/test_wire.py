@@ -190,14 +190,29 @@ def test_wide_rows_make_metadata_vanish(session_of: Callable[..., Session]) -> N
 def test_claims_of_overlap_and_memory(
     session_of: Callable[..., Session], target: str, check: Check, words: str
 ) -> None:
-    finding = examined(session_of(target), check, Case(world_size=2, length=2), many_rows=False)
+    finding = examined(session_of(target), check, Case(world_size=2, length=2), many_rows=False, largest_world=4)
     assert (finding is None) == (not words), finding
     assert finding is None or words in finding.headline
 
 
+def test_memory_is_compared_with_a_larger_world_where_many_ranks_are_judged(
+    session_of: Callable[..., Session],
+) -> None:
+    case = Case(world_size=2, length=2)
+    assert examined(session_of(RING), MEMORY, case, many_rows=False, largest_world=16) is None
+    finding = examined(session_of("impls.collective:attend"), MEMORY, case, many_rows=False, largest_world=16)
+    assert finding is not None
+    assert "bytes on 8 ranks" in finding.headline
+
+
 def test_blocks_of_scores_that_grow_with_the_rows_are_found(session_of: Callable[..., Session]) -> None:
-    assert examined(session_of("impls.robust:attend"), MEMORY, Case(world_size=2, length=2), many_rows=True) is None
-    finding = examined(session_of(RING), MEMORY, Case(world_size=2, length=2), many_rows=True)
+    assert (
+        examined(
+            session_of("impls.robust:attend"), MEMORY, Case(world_size=2, length=2), many_rows=True, largest_world=4
+        )
+        is None
+    )
+    finding = examined(session_of(RING), MEMORY, Case(world_size=2, length=2), many_rows=True, largest_world=4)
     assert finding is not None
     assert "grows faster than the rows" in finding.headline
 
