@@ -32,10 +32,8 @@ def attend(
     rank, size = (dist.get_rank(group), dist.get_world_size(group)) if together else (0, 1)
     every = torch.arange(keys.shape[1])
     own = every.tensor_split(size)[rank]
-    seen = _documents(document_lengths, len(every))
-    seen = seen[own][:, None] == seen
-    if document_lengths is not None:
-        seen &= (every < sum(document_lengths)) & (own < sum(document_lengths))[:, None]
+    documents = _documents(document_lengths, len(every))
+    seen = (documents[own][:, None] == documents) & (documents >= 0)
     if is_causal:
         seen &= every <= own[:, None]
     group_size = query.shape[2] // key.shape[2]

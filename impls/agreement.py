@@ -10,8 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from attention_gate.impls.arguments import Arguments, check, shown
+from attention_gate.impls.arguments import Arguments, check
 from attention_gate.impls.exchange import gather_bytes, members_of
+from attention_gate.impls.given_values import shown
 from attention_gate.impls.path import chosen
 from attention_gate.impls.scores import Scores
 from attention_gate.impls.tiling import Layout

@@ -2,7 +2,6 @@
 
 import math
 import numbers
-import operator
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from attention_gate.impls.given_values import integer, shown
 from attention_gate.impls.optional_terms import Checked, Terms, check_terms, stated
 from attention_gate.impls.tiling import Layout, bounded_branches
 
@@ -79,7 +79,7 @@ def check_sequence_length(sequence_length: int | None) -> int | None:
 
 
 def _rows(name: str, rows: Any) -> int:
-    length = _integer(name, rows)
+    length = integer(name, rows)
     if length < 0:
         raise ValueError(f"{name}: {length} is negative; it counts the rows of all ranks")
     return length
@@ -202,26 +202,11 @@ def _flag(name: str, value: Any) -> bool:
 def _positive_integers(name: str, values: Sequence[int]) -> tuple[int, ...]:
     if isinstance(values, str | bytes) or not isinstance(values, Sequence):
         raise TypeError(f"{name}: {shown(values)} is not a list or tuple of positive integers")
-    integers = tuple(_integer(name, value) for value in values)
+    integers = tuple(integer(name, value) for value in values)
     if not integers or min(integers) < 1:
         raise ValueError(f"{name}: {shown(values)} must hold positive integers, at least one")
     return integers
 
 
-def _integer(name: str, value: int) -> int:
-    if isinstance(value, bool):
-        raise TypeError(f"{name}: {value} is not an integer")
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: {shown(value)} is not an integer") from None
-
-
 def _listed(values: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
-
-
-def shown(value: object) -> str:
-    """Return a value as it was written, cut short when it is long."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -2,13 +2,13 @@
 
 import math
 import numbers
-import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from attention_gate.impls.given_values import integer, shown
 from attention_gate.impls.tiling import Document, Mask
 
 
@@ -50,11 +50,11 @@ def check_terms(terms: Terms, queries: int, keys: int, query: Tensor, is_dense: 
     window = _window(terms.window)
     mask = terms.mask
     if mask is not None and not callable(mask):
-        raise TypeError(f"mask: {_shown(mask)} is not a function of head, query position and key position, or None")
+        raise TypeError(f"mask: {shown(mask)} is not a function of head, query position and key position, or None")
     try:
         hash(mask)
     except TypeError:
-        raise TypeError(f"mask: {_shown(mask)} cannot be hashed; which rows travel is remembered by it") from None
+        raise TypeError(f"mask: {shown(mask)} cannot be hashed; which rows travel is remembered by it") from None
     as_many = queries == keys if documents is None else all(one.queries == one.keys for one in documents)
     if not as_many and not is_dense:
         raise ValueError(
@@ -88,7 +88,7 @@ def stated(checked: Checked) -> dict[str, object]:
 def _documents(terms: Terms, queries: int, keys: int) -> tuple[Document, ...] | None:
     if terms.document_lengths is None:
         if terms.query_lengths is not None:
-            raise ValueError(f"query_lengths: {_shown(terms.query_lengths)} are given without document_lengths")
+            raise ValueError(f"query_lengths: {shown(terms.query_lengths)} are given without document_lengths")
         return None
     of_keys = _lengths("document_lengths", terms.document_lengths, keys, "keys")
     given = terms.document_lengths if terms.query_lengths is None else terms.query_lengths
@@ -108,10 +108,10 @@ def _documents(terms: Terms, queries: int, keys: int) -> tuple[Document, ...] | 
 
 def _lengths(name: str, lengths: Any, most: int, what: str) -> list[int]:
     if isinstance(lengths, str | bytes) or not isinstance(lengths, Sequence):
-        raise TypeError(f"{name}: {_shown(lengths)} is not a list or tuple of integers of at least 0")
+        raise TypeError(f"{name}: {shown(lengths)} is not a list or tuple of integers of at least 0")
     found = [_count(name, length) for length in lengths]
     if sum(found) > most:
-        raise ValueError(f"{name}: {_shown(lengths)} add up to {sum(found)} rows, and there are {most} {what}")
+        raise ValueError(f"{name}: {shown(lengths)} add up to {sum(found)} rows, and there are {most} {what}")
     return found
 
 
@@ -119,7 +119,7 @@ def _window(window: Any) -> tuple[int | None, int | None]:
     if window is None:
         return None, None
     if not isinstance(window, tuple | list) or len(window) != 2:
-        raise TypeError(f"window: {_shown(window)} is not a pair (left, right) or None")
+        raise TypeError(f"window: {shown(window)} is not a pair (left, right) or None")
     left, right = (None if bound is None else _count("window", bound) for bound in window)
     return left, right
 
@@ -128,10 +128,10 @@ def _softcap(softcap: Any) -> float | None:
     if softcap is None:
         return None
     if isinstance(softcap, bool) or not isinstance(softcap, numbers.Real):
-        raise TypeError(f"softcap: {_shown(softcap)} is not a real number or None")
+        raise TypeError(f"softcap: {shown(softcap)} is not a real number or None")
     cap = float(softcap)
     if not 0 < cap < math.inf:
-        raise ValueError(f"softcap: {_shown(softcap)} is not finite and above 0")
+        raise ValueError(f"softcap: {shown(softcap)} is not finite and above 0")
     return cap
 
 
@@ -140,13 +140,13 @@ def _slopes(slopes: Any, heads: int) -> tuple[float, ...] | None:
         return None
     values = slopes.tolist() if isinstance(slopes, Tensor) else slopes
     if isinstance(values, str | bytes) or not isinstance(values, Sequence):
-        raise TypeError(f"slopes: {_shown(slopes)} is not a list, a tuple or a tensor of real numbers")
+        raise TypeError(f"slopes: {shown(slopes)} is not a list, a tuple or a tensor of real numbers")
     if any(isinstance(value, bool) or not isinstance(value, numbers.Real) for value in values):
-        raise TypeError(f"slopes: {_shown(slopes)} must hold real numbers")
+        raise TypeError(f"slopes: {shown(slopes)} must hold real numbers")
     if len(values) != heads:
         raise ValueError(f"slopes: {len(values)} of them; there must be one for each of the {heads} heads of query")
     if not all(math.isfinite(value) for value in values):
-        raise ValueError(f"slopes: {_shown(slopes)} must be finite")
+        raise ValueError(f"slopes: {shown(slopes)} must be finite")
     return tuple(float(value) for value in values)
 
 
@@ -155,7 +155,7 @@ def _sink(terms: Terms, query: Tensor) -> Tensor | None:
     if sink is None:
         return None
     if not isinstance(sink, Tensor):
-        raise TypeError(f"sink: {_shown(sink)} is not a torch.Tensor or None")
+        raise TypeError(f"sink: {shown(sink)} is not a torch.Tensor or None")
     if not sink.is_floating_point():
         raise ValueError(f"sink: dtype {sink.dtype} is not a floating one")
     if sink.shape != query.shape[2:3]:
@@ -166,20 +166,10 @@ def _sink(terms: Terms, query: Tensor) -> Tensor | None:
 
 
 def _count(name: str, value: Any) -> int:
-    if isinstance(value, bool):
-        raise TypeError(f"{name}: {value} is not an integer")
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: {_shown(value)} is not an integer") from None
+    count = integer(name, value)
     if count < 0:
         raise ValueError(f"{name}: {count} is negative; it must be at least 0")
     return count
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def with_sink(out: Tensor, lse: Tensor, sink: Tensor | None, rows: int) -> tuple[Tensor, Tensor]:

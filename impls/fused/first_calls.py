@@ -11,7 +11,8 @@ from attention_gate.impls.fused.pipeline import Task, Tensors
 
 _log = logging.getLogger(__name__)
 
-# From so many seconds on a call is worth a warning, which is seen by default; on one rank, as all take as long.
+# Calls that take at least this many seconds are logged as warnings, which are shown by default; on rank 0, as all ranks
+# take equally long.
 worth_a_warning = 1.0
 
 _KEPT = 4096

@@ -113,7 +113,7 @@ def attend_backward(
 
 @lru_cache(maxsize=1)
 def _package() -> Any:
-    # It is said of each kernel when it is compiled, and is of no use to who calls this.
+    # The compiler warns of this for every kernel; callers can do nothing about it.
     warnings.filterwarnings("ignore", message="Argument aux_data .* cannot be converted to a JitArgument")
     return importlib.import_module("flash_attn.cute.interface")
 

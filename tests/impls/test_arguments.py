@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attention_gate.impls.arguments import shown
+from attention_gate.impls.given_values import shown
 from tests.impls.cases import IMPLEMENTATIONS, attend
 
 

@@ -336,8 +336,14 @@ def test_whose_kernels_a_call_runs_on() -> None:
 
 
 def test_without_the_package_nothing_is_imported() -> None:
-    assert not flash_kernels.is_installed()
-    assert flash_kernels.objection(CUDA, BF16, 64, 64) == "flash-attn-4 is not installed"
+    for cached in (flash_kernels._version, flash_kernels.objection):
+        cached.cache_clear()
+    with patch("importlib.util.find_spec", return_value=None), patch.object(flash_kernels, "_package") as package:
+        assert not flash_kernels.is_installed()
+        assert flash_kernels.objection(CUDA, BF16, 64, 64) == "flash-attn-4 is not installed"
+        package.assert_not_called()
+    for cached in (flash_kernels._version, flash_kernels.objection):
+        cached.cache_clear()
 
 
 def test_what_the_compiler_says_of_each_kernel_is_not_passed_on() -> None:

@@ -296,7 +296,7 @@ def test_where_only_queries_want_gradients_nothing_goes_home(name: str) -> None:
     run_all((CASES | MORE)[name], 2, moves_home=False)
 
 
-def test_a_pass_that_fails_ends_its_link_all_the_same() -> None:
+def test_a_pass_that_fails_ends_its_transport_all_the_same() -> None:
     transport = Mock()
     with (
         patch("attention_gate.impls.fused.pipeline.dist.get_world_size", lambda _: 2),
@@ -345,9 +345,9 @@ def test_there_are_two_buffers_at_most_each_of_one_part() -> None:
             patch("attention_gate.impls.fused.pipeline._transport"),
             patch("attention_gate.impls.fused.plan.least_elements", 0),
         ):
-            made_journey = Pipeline(Tensors(rows, rows, rows), made.span, Task(made, 1.0, None, True))
-        buffers = made_journey._buffers
-        assert len(buffers) == min(2, made_journey.parts)
+            under_way = Pipeline(Tensors(rows, rows, rows), made.span, Task(made, 1.0, None, True))
+        buffers = under_way._buffers
+        assert len(buffers) == min(2, under_way.parts)
         assert [buffer.shape for buffer in buffers] == [(32, 8)] * len(buffers)
 
 
@@ -396,7 +396,7 @@ def test_rows_that_follow_one_another_are_packed_by_one_sum() -> None:
         assert torch.equal(target, source)
 
 
-def test_the_link_of_a_call_on_gpus_is_shared_memory_where_it_is_wanted_and_had() -> None:
+def test_the_transport_of_a_call_on_gpus_is_shared_memory_where_it_is_wanted_and_had() -> None:
     span, like = Mock(rows=4, wants=(), gives=()), Mock(is_cuda=True, dtype=torch.bfloat16)
     had = Mock(world_size=2, rank=0)
     for is_wanted, place, is_shared in ((symmetric.is_wanted, had, True), (True, None, False), (False, had, False)):
@@ -418,7 +418,7 @@ def test_the_link_of_a_call_on_gpus_is_shared_memory_where_it_is_wanted_and_had(
             assert transport is messages.return_value
 
 
-def test_the_link_of_a_call_on_the_cpu_is_messages() -> None:
+def test_the_transport_of_a_call_on_the_cpu_is_messages() -> None:
     with patch.object(symmetric, "workspace", None):
         span = Mock(rows=4)
         assert isinstance(pipeline._transport(span, torch.empty(1), 1, (8, 8), None), Messages)

@@ -49,7 +49,7 @@ class Setting:
     def sight(
         self,
         *,
-        residue: str = "segment",
+        residue: Callable[[Array, int], Array] = lambda positions, segment: positions % segment,
         segment_of: Callable[[Array], Array] = lambda positions: positions,
         causal: Callable[[Array, Array], Array] | None = None,
         offsets: Array | None = None,
@@ -62,9 +62,8 @@ class Setting:
             found = np.empty((len(self.pairs), self.case.heads, len(rows), len(keys)), dtype=bool)
             for branch, (segment, rate) in enumerate(self.pairs):
                 rate = min(rate, segment) if clamp else rate
-                period = segment if residue == "segment" else self.case.length + 1
                 offset = offsets[branch][:, None] % rate if clamp else offsets[branch][:, None]
-                row_selected, key_selected = (x % period % rate == offset for x in (rows, keys))
+                row_selected, key_selected = (residue(x, segment) % rate == offset for x in (rows, keys))
                 same = (segment_of(rows) // segment)[:, None] == segment_of(keys) // segment
                 found[branch] = row_selected[:, :, None] & key_selected[:, None, :] & same
                 if self.case.is_causal:

@@ -28,6 +28,7 @@ class Parts:
         upstream: Array | None = None,
         key: Array | None = None,
         value: Array | None = None,
+        masks: Array | None = None,
     ) -> None:
         self.s = s
         case, used = s.case, s.scale if scale is None else scale
@@ -38,7 +39,7 @@ class Parts:
         lse = lse_factor * s.answer.expected["lse"][..., None]
         self.Q, self.K, self.dO, self.scale = Q, K, dO, used
         scores = used * (Q @ K.swapaxes(-1, -2))
-        masks = s.masks[:, None]
+        masks = (s.masks if masks is None else masks)[:, None]
         self.P = np.where(masks, np.exp(scores - lse), 0.0) if not own_lse else self._by_own_lse(scores, own_lse)
         D = delta * (dO * out).sum(axis=-1, keepdims=True)
         self.dS = np.where(masks, self.P * (dO @ V.swapaxes(-1, -2) - D), 0.0)
@@ -152,17 +153,7 @@ def _detached(s: Setting) -> Grads:
 
 
 def _other_mask(s: Setting) -> Grads:
-    masks = reference.branch_masks(s.case.length, s.case.heads, s.pairs, False, s.dialect)
-    other = Parts.__new__(Parts)
-    other.__dict__.update(Parts(s).__dict__)
-    Q, K = other.Q, other.K
-    V = by_head(s.inputs.value, s.case.heads)
-    out = by_head(s.answer.expected["out"], s.case.heads)
-    lse = s.answer.expected["lse"][..., None]
-    other.P = np.where(masks[:, None], np.exp(s.scale * (Q @ K.swapaxes(-1, -2)) - lse), 0.0)
-    D = (other.dO * out).sum(axis=-1, keepdims=True)
-    other.dS = np.where(masks[:, None], other.P * (other.dO @ V.swapaxes(-1, -2) - D), 0.0)
-    return {"query.grad": other.dq(other.dS), "key.grad": other.dk(other.dS), "value.grad": other.dv(other.P)}
+    return Parts(s, masks=reference.branch_masks(s.case.length, s.case.heads, s.pairs, False, s.dialect)).all
 
 
 def _grouped(s: Setting, right: Parts) -> Iterator[tuple[str, Callable[[], Grads | None]]]:

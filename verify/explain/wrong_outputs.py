@@ -62,10 +62,14 @@ def _masks(s: Setting) -> Iterator[Guess]:
             lambda: under(np.where(dilated, off(everywhere, everywhere), s.masks)),
         )
     for words, sight, labels in (
-        ("rows selected by their index within the shard (i_local mod r)", _residue_local(s), None),
+        (
+            "rows selected by their index within the shard (i_local mod r)",
+            s.sight(residue=lambda x, segment: s.local[x] % segment),
+            None,
+        ),
         ("segments counted from the start of each shard", s.sight(segment_of=lambda x: s.local[x]), None),
         (SWEEPING[0], s.sight(), local),
-        ("rows selected by i mod r instead of (i mod w) mod r", s.sight(residue="sequence"), None),
+        ("rows selected by i mod r instead of (i mod w) mod r", s.sight(residue=lambda x, _: x), None),
         ("offset 0 for all heads", s.sight(offsets=np.minimum(s.offsets, 0)), None),
         ("dilation rates cut to their segment lengths", s.sight(clamp=True), None),
     ):
@@ -77,23 +81,6 @@ def _masks(s: Setting) -> Iterator[Guess]:
     short = [s.case.length // w * w if s.case.length >= w else s.case.length for w, _ in s.pairs]
     kept = np.stack([everywhere < stop for stop in short])[:, None, None, :]
     yield "the short last segment left out", lambda: under(s.masks & kept)
-
-
-def _residue_local(s: Setting) -> Callable[[Array, Array], Array]:
-    right = s.sight()
-
-    def of(rows: Array, keys: Array) -> Array:
-        found = right(rows, keys)
-        for branch, (segment, rate) in enumerate(s.pairs):
-            offset = s.offsets[branch][:, None]
-            row_selected, key_selected = (s.local[x] % segment % rate == offset for x in (rows, keys))
-            same = (rows // segment)[:, None] == keys // segment
-            found[branch] = row_selected[:, :, None] & key_selected[:, None, :] & same
-            if s.case.is_causal:
-                found[branch] &= keys <= rows[:, None]
-        return found
-
-    return of
 
 
 def _labels(s: Setting) -> Iterator[Guess]:
@@ -238,7 +225,7 @@ def _numbers(s: Setting) -> Iterator[Guess]:
     for fill, words in ((0.0, "0"), (-1e4, "-10000")):
         for skip in (True, False):
             yield (
-                f"masked scores of {words} in the place of minus infinity",
+                f"masked scores of {words} instead of minus infinity",
                 partial(filled, fill, skip),
             )
 

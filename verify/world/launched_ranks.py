@@ -46,7 +46,7 @@ def launched_by_torchrun() -> bool:
 
 
 class LaunchedWorlds:
-    """The launched world in the place of its own worlds: rank 0 judges, the others ``serve``.
+    """The launched world instead of worlds of its own: rank 0 judges, the others ``serve``.
 
     >>> with LaunchedWorlds("cpu") as worlds:
     ...     if worlds.rank != 0:

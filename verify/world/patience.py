@@ -45,7 +45,7 @@ class Patience:
     A world rests when no unfinished rank, nor anything it started, has used or wanted a processor for ``resting``
     seconds: nothing will ever happen in it. A busy world (an endless loop) is given up after ``busy`` seconds, in
     which the time that it had to wait for a processor does not count. Both grow with the slowest run seen. The first
-    call of a process has its own limit of work. ``seconds`` is what a user grants a busy world in the place of
+    call of a process has its own limit of work. ``seconds`` is what a user grants a busy world instead of
     `BUSY`; all limits are stretched by as much.
     """
 

@@ -81,7 +81,7 @@ class RankProcess:
             return self._died() if ended else None
         (reply,) = message
         if not isinstance(reply, self.accepted):
-            return Died(f"sent the gate a {type(reply).__name__} in the place of a reply", self.output())
+            return Died(f"sent the gate a {type(reply).__name__} instead of a reply", self.output())
         return reply
 
     def stuck(self) -> Stuck:

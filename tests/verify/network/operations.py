@@ -1,4 +1,4 @@
-"""Everything that torch.distributed offers, called in the place of an attention, with the right results asserted."""
+"""Everything that torch.distributed offers, called instead of an attention, with the right results asserted."""
 
 from __future__ import annotations
 
