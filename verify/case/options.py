@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from attention_gate.verify.case.styles import BUFFERS, DATA_STYLES, MIXED, OF_GRADIENTS, UNDER_AUTOCAST, UPSTREAMS
@@ -14,6 +15,7 @@ from attention_gate.verify.target.target import Target
 #: An axis' values from the simplest on.
 Space = Mapping[str, Sequence[Any]]
 Row = dict[str, Any]
+_Axes = tuple[tuple[str, tuple[Any, ...]], ...]
 
 REQUIRES_GRAD = ("qkv", "q", "k", "v", "qk", "qv", "kv")
 HEADS = ("single", "several", "grouped", "many", "many grouped", "large groups")
@@ -103,32 +105,50 @@ def pairs(row: Mapping[str, Any]) -> Iterator[tuple[tuple[str, Any], tuple[str, 
     return itertools.combinations(sorted(row.items(), key=lambda item: item[0]), 2)
 
 
-def feasible_pairs(axes: Space, largest_world: int) -> set[tuple[tuple[str, Any], tuple[str, Any]]]:
+def feasible_pairs(axes: Space, largest_world: int) -> frozenset[tuple[tuple[str, Any], tuple[str, Any]]]:
     """All pairs of options that can occur together."""
-    return {
+    return _feasible_pairs(_hashable(axes), largest_world)
+
+
+def covering_rows(axes: Space, largest_world: int) -> list[Row]:
+    """Few rows in which every feasible pair of options occurs, by greedy choice; the first row is the simplest one."""
+    return [dict(row) for row in _covering_rows(_hashable(axes), largest_world)]
+
+
+def _hashable(axes: Space) -> _Axes:
+    return tuple((name, tuple(values)) for name, values in axes.items())
+
+
+# Checks share spaces, and a report asks for the pairs of each of them again.
+@lru_cache(maxsize=64)
+def _feasible_pairs(of: _Axes, largest_world: int) -> frozenset[tuple[tuple[str, Any], tuple[str, Any]]]:
+    axes = dict(of)
+    return frozenset(
         ((one, a), (other, b))
         for one, other in itertools.combinations(sorted(axes), 2)
         for a in axes[one]
         for b in axes[other]
         if _can_be_completed({one: a, other: b}, axes, largest_world)
-    }
+    )
 
 
-def covering_rows(axes: Space, largest_world: int) -> list[Row]:
-    """Few rows in which every feasible pair of options occurs, by greedy choice; the first row is the simplest one."""
+@lru_cache(maxsize=64)
+def _covering_rows(of: _Axes, largest_world: int) -> tuple[Row, ...]:
+    axes = dict(of)
     names = sorted(axes, key=lambda name: -len(axes[name]))
     rows: list[Row] = [{name: axes[name][0] for name in axes}]
     missing = feasible_pairs(axes, largest_world) - set(pairs(rows[0]))
+    in_order = sorted(missing, key=repr)
     while missing:
-        row: Row = dict(min(missing, key=repr))
+        row: Row = dict(next(pair for pair in in_order if pair in missing))
         for name in names:
             if name not in row:
                 row[name] = max(
                     (value for value in axes[name] if _can_be_completed(row | {name: value}, axes, largest_world)),
                     key=lambda value: sum(
-                        pair in missing for pair in pairs(row | {name: value}) if (name, value) in pair
+                        (min(one, (name, value)), max(one, (name, value))) in missing for one in row.items()
                     ),
                 )
         rows.append(row)
         missing -= set(pairs(row))
-    return rows
+    return tuple(rows)

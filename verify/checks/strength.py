@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.coverage import options_of
-from attention_gate.verify.case.options import space
+from attention_gate.verify.case.options import Row, Space, space
 from attention_gate.verify.case.term_axes import OFF
 from attention_gate.verify.checks import BY_NAME
 from attention_gate.verify.checks.profiles import examples
@@ -62,7 +62,8 @@ def strength(profile: str, checks: Collection[str] = tuple(BY_NAME), target: Tar
     'these checks catch 53 of 53 known mistakes and 95 of 95 variants of them'
     """
     every: dict[str, Any] = recorded()["mutants"]
-    rows = {name: row for name, row in every.items() if target is None or _shows(row["minimal"], target)}
+    shows = (lambda minimal: True) if target is None else _shown_by(target)
+    rows = {name: row for name, row in every.items() if shows(row["minimal"])}
     caught = {
         name
         for name, row in rows.items()
@@ -86,22 +87,28 @@ def strength(profile: str, checks: Collection[str] = tuple(BY_NAME), target: Tar
     )
 
 
-def _shows(minimal: str | None, target: Target) -> bool:
+def _shown_by(target: Target) -> Callable[[str | None], bool]:
     """Whether the smallest case in which a mistake shows has no option that the target does not take."""
-    if minimal is None:
-        return True
-    call = ast.parse(minimal, mode="eval").body
-    assert isinstance(call, ast.Call)
-    case = Case(**{word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg is not None})
     axes = space(target, MEASURED_WORLD_SIZES)
     simplest = space(Target(attend=target.attend), MEASURED_WORLD_SIZES)
+    return lambda minimal: minimal is None or _taken(options_of(_case(minimal)), axes, simplest)
+
+
+def _case(text: str) -> Case:
+    call = ast.parse(text, mode="eval").body
+    assert isinstance(call, ast.Call)
+    return Case(**{word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg is not None})
+
+
+def _taken(options: Row, axes: Space, simplest: Space) -> bool:
+    """Whether a target with these axes takes the options; ``simplest`` are the axes of one that takes everything."""
     # What is the simplest anyway stands for any other: a case without a mask was not made smaller by having none. But
     # a case with gradients needs them.
     return all(
         value in axes.get(name, (OFF,))  # a term that the target does not declare is off
         or name in ("ranks", "dtype", "data")
         or (value == "" if name == "requires_grad" else value == simplest.get(name, (OFF,))[0])
-        for name, value in options_of(case).items()
+        for name, value in options.items()
     )
 
 

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
+from attention_gate.verify.world import fork_client
+
 #: Commands in the order of the help; each is a module of verify.commands, imported when it is asked for.
 COMMANDS = {
     "gate": "judge an implementation",
@@ -21,6 +23,9 @@ COMMANDS = {
     "compare": "time and memory of implementations, side by side in one run",
     "doctor": "say what this machine can run, with a tiny real exchange on each backend",
 }
+
+#: Commands that always start ranks on this machine, unless a launcher has.
+WITH_RANKS = ("gate", "mutants", "replay")
 
 #: Exit statuses: conforms, does not, cannot be judged, the harness failed or did not finish.
 CONFORMS, DOES_NOT, CANNOT_BE_JUDGED, NOT_FINISHED = range(4)
@@ -55,8 +60,7 @@ def entry() -> NoReturn:
     except KeyboardInterrupt:  # once more, while what the first one had interrupted was being ended
         status = NOT_FINISHED
     _ignore_interruptions()
-    if kept := sys.modules.get("attention_gate.verify.world.fork_client"):
-        kept.shut_down()
+    fork_client.shut_down()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
@@ -77,6 +81,8 @@ def put_first(folder: str) -> None:
 
 
 def _main(arguments: list[str]) -> int:
+    if arguments and arguments[0] in WITH_RANKS and "RANK" not in os.environ and not {"-h", "--help"} & set(arguments):
+        fork_client.start_early()  # it imports torch while this process does
     try:
         options = _parser(arguments[0] if arguments else "").parse_args(arguments)
         from attention_gate.verify.report.saved_examples import ReplayError

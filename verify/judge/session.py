@@ -10,6 +10,7 @@ import numpy as np
 
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.coverage import options_of
+from attention_gate.verify.case.options import pairs
 from attention_gate.verify.case.styles import AUTOCAST, UNDER_AUTOCAST
 from attention_gate.verify.judge.comparison import Verdict, judge
 from attention_gate.verify.judge.oracle import Answer, answer
@@ -28,7 +29,7 @@ from attention_gate.verify.world.local import Worlds
 
 @dataclass
 class Session:
-    """What every check works with. ``tried`` collects the cases whose runs returned, for the coverage.
+    """What every check works with. ``tried`` has cases whose runs returned, ``covered`` their pairs of options.
 
     ``examined`` has the examples that were examined, in their order: check, case and parameters.
     ``network`` has worlds on the simulated network; the creator of the session closes it. ``meanwhile`` is called while
@@ -40,6 +41,7 @@ class Session:
     worlds: Worlds | LaunchedWorlds
     world_sizes: tuple[int, ...]
     tried: set[Case] = field(default_factory=set)
+    covered: set[tuple[tuple[str, Any], tuple[str, Any]]] = field(default_factory=set)
     network: SimulatedWorlds = field(default_factory=SimulatedWorlds)
     meanwhile: Callable[[], None] | None = None
     examined: list[tuple[str, Case, dict[str, Any]]] = field(default_factory=list)
@@ -124,10 +126,12 @@ class Session:
     def note(self, cases: Sequence[Case]) -> None:
         """Remember cases for the coverage: one for each row of options, so that a long run needs no more memory."""
         for case in cases:
-            row = tuple(options_of(case).values())
+            options = options_of(case)
+            row = tuple(options.values())
             if row not in self._rows:
                 self._rows.add(row)
                 self.tried.add(case)
+                self.covered.update(pairs(options))
 
     def attend(self, case: Case, **options: Any) -> tuple[list[Attended], Finding | None]:
         """One call on every rank: the shards' results in their order, or the finding if it did not return."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 
 from attention_gate.verify.checks.results import Failure
@@ -25,7 +26,7 @@ class SavedRun(Record):
     """Saves each failing example at once, and the results after each check, so that an interrupted run leaves them.
 
     >>> record = SavedRun("failures", "attend")
-    >>> record.so_far(report)  # failures/attend-unfinished.json
+    >>> record.so_far(lambda: report)  # failures/attend-unfinished.json
     >>> record.ended(report)  # and it is gone, unless the report has an error
 
     A folder that cannot be written breaks nothing off: the report has a note then.
@@ -46,7 +47,7 @@ class SavedRun(Record):
             failure = replace(failure, steadiness=f"{failure.steadiness}; its example could not be saved: {error}")
         return failure
 
-    def so_far(self, report: Report) -> None:
+    def so_far(self, report: Callable[[], Report]) -> None:
         """Replace what the file says, whole or not at all."""
         if self.trouble:
             return
@@ -55,14 +56,14 @@ class SavedRun(Record):
             if not os.path.isdir(folder):
                 os.makedirs(folder)
                 self._made_folder = True
-            write_whole(self.path, json.dumps(report.to_json(), indent=2) + "\n")
+            write_whole(self.path, json.dumps(report().to_json(), indent=2) + "\n")
         except OSError as error:
             self.trouble = f"could not write intermediate results to {os.path.dirname(self.path)}: {error.strerror}"
 
     def ended(self, report: Report) -> Report:
         """Keep the report if it has an error; otherwise remove the file, and its folder if nothing else is in it."""
         if report.error is not None:
-            self.so_far(report)
+            self.so_far(lambda: report)
         else:
             with contextlib.suppress(OSError):
                 os.unlink(self.path)

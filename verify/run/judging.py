@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from attention_gate.verify.case.coverage import covered_pairs
 from attention_gate.verify.case.options import feasible_pairs
 from attention_gate.verify.case.precision_cases import RANKS, half_types, why_not_measured
 from attention_gate.verify.checks import BY_NAME, CHECKS, Check
@@ -42,7 +42,7 @@ def judge(session: Session, options: Options, progress: Progress, record: Record
         for one in wanted:
             results[one.name] = result = run_check(one, session, options, results, progress, record)
             progress.finished(result)
-            record.so_far(_report(session, options, wanted, results, "not finished yet", start))
+            record.so_far(partial(_report, session, options, wanted, results, "not finished yet", start))
             if options.fail_fast and verdict_of((result,)) == "fail":
                 break
     except KeyboardInterrupt:
@@ -226,4 +226,4 @@ def _coverage(session: Session, checks: list[Check]) -> Coverage:
     possible: set[Any] = set()
     for check in checks:
         possible |= feasible_pairs(check.space(session.target, session.world_sizes), session.largest_world)
-    return Coverage(len(possible), len(possible & covered_pairs(session.tried)))
+    return Coverage(len(possible), len(possible & session.covered))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from attention_gate.verify.checks.check import Check
@@ -40,8 +41,8 @@ class Record:
         """A check has failed; returns the failure with the place where it was kept."""
         return failure
 
-    def so_far(self, report: Report) -> None:
-        """The report on what has been judged by now, after each check."""
+    def so_far(self, report: Callable[[], Report]) -> None:
+        """After each check: ``report()`` is the report on what has been judged by now."""
 
     def ended(self, report: Report) -> Report:
         """The run has ended, as the report says; returns the report, with a note if it could not be kept."""

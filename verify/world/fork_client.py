@@ -18,6 +18,7 @@ from attention_gate.verify.world.signals import shielded
 
 START_SECONDS = 120.0
 _REQUEST_SECONDS = 20.0
+_NOT_STARTED = "the process that forks the ranks did not start: {}"
 
 
 class ForkServerError(Exception):
@@ -54,10 +55,14 @@ class ForkedProcess:
 
 
 class ForkServer:
-    """A fork server that runs. There is one for each gate; ``keeper()`` gives it."""
+    """A fork server, started; ``wait_until_ready`` before the first request.
+
+    There is one for each gate; ``keeper()`` gives it.
+    """
 
     def __init__(self) -> None:
         self.owner = os.getpid()
+        self._ready = False
         self._mark = f"{self.owner}-{uuid.uuid4().hex}"
         self._process: subprocess.Popen[bytes] | None = None
         self._channel, theirs = Channel.pair()
@@ -73,16 +78,28 @@ class ForkServer:
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,
                 )
-            theirs.close()
-            self._channel.receive(seconds=START_SECONDS)
         except BaseException as error:
+            self._end()
+            if isinstance(error, OSError):
+                raise ForkServerError(_NOT_STARTED.format(f"{type(error).__name__}: {error}")) from None
+            raise
+        finally:
             theirs.close()
+
+    def wait_until_ready(self) -> None:
+        """Wait until it can fork; ForkServerError if it cannot be started."""
+        if self._ready:
+            return
+        try:
+            self._channel.receive(seconds=START_SECONDS)
+            self._ready = True
+        except BaseException as error:
             said = self._end()
             if isinstance(error, TimeoutError):
                 raise ForkServerError(f"torch was not imported within {START_SECONDS:.0f} s") from None
             if isinstance(error, EOFError | OSError):
                 why = said.strip().splitlines()[-1:] or [f"{type(error).__name__}: {error}"]
-                raise ForkServerError(f"the process that forks the ranks did not start: {why[0]}") from None
+                raise ForkServerError(_NOT_STARTED.format(why[0])) from None
             raise
 
     @property
@@ -166,7 +183,16 @@ def keeper() -> ForkServer:
             _shared.close()
         _shared = None
         _shared = ForkServer()
+    _shared.wait_until_ready()
     return _shared
+
+
+def start_early() -> None:
+    """Start this process's fork server without waiting for it: while it imports torch, so may this process."""
+    global _shared
+    if _shared is None:
+        with contextlib.suppress(ForkServerError):  # which keeper() will raise where a rank is needed
+            _shared = ForkServer()
 
 
 atexit.register(shut_down)

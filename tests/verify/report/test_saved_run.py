@@ -43,7 +43,7 @@ def test_an_interrupted_judgement_keeps_what_it_had_covered(monkeypatch, tmp_pat
 
 def test_a_judgement_that_ends_removes_file_and_folder(tmp_path):
     record = SavedRun(str(tmp_path / "a" / "b"), "attend")
-    record.so_far(report_of(check_of()))
+    record.so_far(lambda: report_of(check_of()))
     assert os.listdir(tmp_path / "a" / "b") == ["attend-unfinished.json"]
     record.ended(report_of(check_of()))
     assert not (tmp_path / "a" / "b").exists()
@@ -57,7 +57,7 @@ def test_a_judgement_with_an_error_keeps_its_report(tmp_path):
 
 def test_a_folder_that_holds_something_stays(tmp_path):
     record = SavedRun(str(tmp_path / "kept"), "attend")
-    record.so_far(report_of(check_of()))
+    record.so_far(lambda: report_of(check_of()))
     (tmp_path / "kept" / "other.json").write_text("{}")
     record.ended(report_of(check_of()))
     assert os.listdir(tmp_path / "kept") == ["other.json"]
@@ -65,7 +65,7 @@ def test_a_folder_that_holds_something_stays(tmp_path):
 
 def test_a_folder_that_cannot_be_made_breaks_nothing_off_and_is_a_note():
     record = SavedRun("/dev/null/failures", "attend")
-    record.so_far(report_of(check_of()))
+    record.so_far(lambda: report_of(check_of()))
     trouble = "could not write intermediate results to /dev/null/failures: Not a directory"
     assert record.ended(report_of(check_of())).notes == (trouble,)
 
@@ -73,5 +73,5 @@ def test_a_folder_that_cannot_be_made_breaks_nothing_off_and_is_a_note():
 def test_without_a_folder_nothing_is_kept():
     report = report_of(check_of())
     record = record_in(None, None)
-    record.so_far(report)
+    record.so_far(lambda: report)
     assert record.ended(report) is report
