@@ -16,13 +16,16 @@ The whole operator is one integer matrix, M[h, x, j], the number of branches in 
 
 B counts branches; documents, window, mask, cap, slopes and sink are options that are off by default. `branches`, `rows`
 and `multiplicity` make M, `attention` and `attention_gradients` take any M, and `dilated_attention` and its gradients
-join the two, in LongNet's dialect (arXiv 2307.02486) or in those of other libraries.
+join the two, in LongNet's dialect (arXiv 2307.02486) or in those of other libraries. `sampled_attention` gives the same
+answer for some rows of a sequence that is too long for all.
 """
 
 from attention_gate.reference._attention import Gradients, GradientsWithSink, attention, attention_gradients, weights
 from attention_gate.reference._branches import Branch, branches, selected
 from attention_gate.reference._dilated import Options, dilated_attention, dilated_attention_gradients
+from attention_gate.reference._passes import RowSource
 from attention_gate.reference._rows import Rows, in_window, rows
+from attention_gate.reference._sampled import Sampled, sampled_attention, sampled_scores
 from attention_gate.reference._visibility import DIALECTS, branch_masks, head_offsets, multiplicity
 
 __all__ = [
@@ -31,7 +34,9 @@ __all__ = [
     "Gradients",
     "GradientsWithSink",
     "Options",
+    "RowSource",
     "Rows",
+    "Sampled",
     "attention",
     "attention_gradients",
     "branch_masks",
@@ -42,6 +47,8 @@ __all__ = [
     "in_window",
     "multiplicity",
     "rows",
+    "sampled_attention",
+    "sampled_scores",
     "selected",
     "weights",
 ]

@@ -1,6 +1,7 @@
 """The arrays that come in: real numbers, made float64, of shapes that fit each other."""
 
 from numbers import Real
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,9 +14,24 @@ LAYOUTS = {
 }
 
 
+class Shaped(Protocol):
+    """An array, or what is read in pieces as one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """batch, length, heads or kv_heads, dim."""
+        ...
+
+
 def query_and_key(query: ArrayLike, key: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Both in float64, once it is sure that they can be multiplied."""
     query, key = real("query", query), real("key", key)
+    can_be_multiplied(query, key)
+    return query, key
+
+
+def can_be_multiplied(query: Shaped, key: Shaped) -> None:
+    """Their shapes fit each other."""
     for name, array in (("query", query), ("key", key)):
         if array.shape[2] < 1 or array.shape[3] < 1:
             count, width = LAYOUTS[name][2:]
@@ -27,7 +43,6 @@ def query_and_key(query: ArrayLike, key: ArrayLike) -> tuple[NDArray[np.float64]
             "the heads of query must be a multiple of the kv_heads of key, got "
             f"{heads} heads (query of shape {query.shape}) and {kv_heads} kv_heads (key of shape {key.shape})"
         )
-    return query, key
 
 
 def query_key_value(
@@ -37,6 +52,31 @@ def query_key_value(
     value = real("value", value)
     agree("value", value, "key", key, "batch", "length", "kv_heads")
     return query, key, value
+
+
+def sources_agree(query: Shaped, key: Shaped, value: Shaped, grad_out: Shaped) -> None:
+    """The shapes of tensors that are read in pieces fit each other."""
+    for name, source in (("query", query), ("key", key), ("value", value), ("grad_out", grad_out)):
+        if len(source.shape) != 4:
+            raise ValueError(f"{name} must have the shape ({', '.join(LAYOUTS[name])}), got {source.shape}")
+    can_be_multiplied(query, key)
+    agree("value", value, "key", key, "batch", "length", "kv_heads")
+    agree("grad_out", grad_out, "query", query, "batch", "length", "heads")
+    agree("grad_out", grad_out, "value", value, "value_dim")
+
+
+def ascending(name: str, values: ArrayLike, length: int) -> NDArray[np.int64]:
+    """Indices of rows: integers from 0 to length - 1, each larger than the one before."""
+    array = np.asarray(values)
+    if array.size == 0:
+        return np.zeros(0, dtype=np.int64)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must hold integers, got dtype {array.dtype}")
+    if array.ndim != 1 or (np.diff(array.astype(np.int64)) <= 0).any() or array[0] < 0 or array[-1] >= length:
+        raise ValueError(
+            f"{name} must be ascending row indices from 0 to {length - 1} without repetition, got {values!r}"
+        )
+    return array.astype(np.int64)
 
 
 def like_out(grad_out: ArrayLike, query: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -55,7 +95,7 @@ def real(name: str, values: ArrayLike) -> NDArray[np.float64]:
     return array.astype(np.float64, copy=False)
 
 
-def agree(name: str, array: NDArray[np.float64], other: str, beside: NDArray[np.float64], *dimensions: str) -> None:
+def agree(name: str, array: Shaped, other: str, beside: Shaped, *dimensions: str) -> None:
     """Two arrays must have the named dimensions in common."""
     if any(array.shape[LAYOUTS[name].index(d)] != beside.shape[LAYOUTS[other].index(d)] for d in dimensions):
         raise ValueError(

@@ -137,14 +137,59 @@ def attention_gradients(
 
     P, lse = _weights(s, M, _sink(sink, heads))
     D = (dO * _sum_seen(P, seen, V)).sum(axis=-1, keepdims=True)
+    grads = _given_weights(Q, K, V, dO, P, seen, D, scale, slope_of_cap, kv_heads)
+    if sink is None:
+        return grads
+    return GradientsWithSink(*grads, _sink_gradient(_sink(sink, heads), lse, D))
+
+
+@np.errstate(all="ignore")
+def part_of_gradients(
+    query: Floats,
+    key: Floats,
+    value: Floats,
+    multiplicity: ArrayLike,
+    grad_out: Floats,
+    lse: Floats,
+    D: Floats,
+    scale: float | None = None,
+    *,
+    softcap: float | None = None,
+    slopes: ArrayLike | None = None,
+    positions: tuple[ArrayLike, ArrayLike] | None = None,
+) -> Gradients:
+    """What some of the queries and some of the keys add to the gradients, where lse and D are those of all keys.
+
+    lse and D = dO . out are (batch, heads, n_q); everything else as in `attention_gradients`, whose sums these are
+    parts of: with P = M exp(s - lse) every block of queries and keys is independent of the others.
+    """
+    heads, kv_heads = query.shape[2], key.shape[2]
+    M = counts(multiplicity, (heads, query.shape[1], key.shape[1]))
+    s, slope_of_cap = _scores(query, key, scale, softcap, slopes, positions)
+    scale = scale_or_default(scale, query.shape[3])
+    Q, K, V, dO = (_by_head(array, heads) for array in (query, key, value, grad_out))
+    P = np.where(M > 0, M * np.exp(s - lse[..., None]), 0.0)
+    return _given_weights(Q, K, V, dO, P, M > 0, D[..., None], scale, slope_of_cap, kv_heads)
+
+
+def _given_weights(
+    Q: Floats,
+    K: Floats,
+    V: Floats,
+    dO: Floats,
+    P: Floats,
+    seen: NDArray[np.bool_],
+    D: Floats,
+    scale: float,
+    slope_of_cap: Floats | float,
+    kv_heads: int,
+) -> Gradients:
+    """The gradients by head, put back by position."""
     dV = _sum_seen(P.mT, seen.mT, dO)
     dS = np.where(seen, P * (dO @ V.mT - D) * slope_of_cap, 0.0)
     dQ = scale * _sum_seen(dS, seen, K)
     dK = scale * _sum_seen(dS.mT, seen.mT, Q)
-    grads = _by_position(dQ, heads), _by_position(dK, kv_heads), _by_position(dV, kv_heads)
-    if sink is None:
-        return Gradients(*grads)
-    return GradientsWithSink(*grads, _sink_gradient(_sink(sink, heads), lse, D))
+    return Gradients(_by_position(dQ, Q.shape[1]), _by_position(dK, kv_heads), _by_position(dV, kv_heads))
 
 
 def _scores(

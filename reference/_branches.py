@@ -6,6 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+#: No sequence is as long.
+_BEYOND = 1 << 62
+
 
 class Branch(NamedTuple):
     """One pair of LongNet's schedule: the sequence cut into segments of w positions, each thinned to every r-th."""
@@ -40,9 +43,18 @@ def selected(branch: Branch, offset: int | NDArray[np.int64], length: int) -> ND
 
     Returns bool (length,); offsets of shape (..., 1) give (..., length).
     """
-    # Beyond the last position a larger w or r changes no remainder; the minimum lets both exceed 64 bits.
-    w, r = min(branch.segment_length, length + 1), min(branch.dilation_rate, length + 1)
-    return np.arange(length) % w % r == offset
+    return is_selected(branch, offset, np.arange(length))
+
+
+def is_selected(branch: Branch, offset: int | NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether a head of this offset selects these positions, which are not negative."""
+    w, r = bounded(branch)
+    return positions % w % r == offset
+
+
+def bounded(branch: Branch) -> Branch:
+    """The branch within 64 bits: beyond the last position a larger w or r changes no remainder and no segment."""
+    return Branch(min(branch.segment_length, _BEYOND), min(branch.dilation_rate, _BEYOND))
 
 
 def _positive_integers(name: str, values: Sequence[int]) -> list[int]:

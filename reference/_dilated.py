@@ -104,24 +104,29 @@ def dilated_attention_gradients(
     return gradients
 
 
+def check_options(options: Options) -> None:
+    """Raise TypeError for an unknown option, ValueError for a sink in another dialect than `longnet`."""
+    if unknown := sorted(options.keys() - Options.__annotations__.keys()):
+        known = ", ".join(Options.__annotations__)
+        raise TypeError(f"there is no option {', '.join(map(repr, unknown))}; the options are {known}")
+    dialect = options.get("dialect", "longnet")
+    if options.get("sink") is not None and dialect != "longnet":
+        raise ValueError(f"sink is given in the dialect {dialect!r}; only 'longnet' has one")
+
+
 def _masks_and_terms(
     query: Floats, key: Floats, segment_lengths: Sequence[int], dilation_rates: Sequence[int], options: Options
 ) -> tuple[NDArray[np.bool_], dict[str, Any]]:
     """The masks of the branches, and the extra terms of scores and denominators."""
-    if unknown := sorted(options.keys() - Options.__annotations__.keys()):
-        known = ", ".join(Options.__annotations__)
-        raise TypeError(f"there is no option {', '.join(map(repr, unknown))}; the options are {known}")
+    check_options(options)
     n_q, n_k, heads = query.shape[1], key.shape[1], query.shape[2]
-    dialect = options.get("dialect", "longnet")
-    if options.get("sink") is not None and dialect != "longnet":
-        raise ValueError(f"sink is given in the dialect {dialect!r}; only 'longnet' has one")
     documents = options.get("document_lengths"), options.get("query_lengths")
     masks = branch_masks(
         n_k,
         heads,
         branches(segment_lengths, dilation_rates),
         options.get("is_causal", False),
-        dialect,
+        options.get("dialect", "longnet"),
         query_length=n_q,
         document_lengths=documents[0],
         query_lengths=documents[1],

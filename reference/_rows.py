@@ -35,29 +35,58 @@ def rows(
     Raises TypeError for what is not a sequence of integers, ValueError for a negative length, lengths that add up to
     more rows than there are, for query_lengths without document_lengths and for counts that differ.
     """
+    places = boundaries(query_length, key_length, document_lengths, query_lengths)
+    return places.queries(np.arange(query_length)), places.keys(np.arange(key_length))
+
+
+class Boundaries(NamedTuple):
+    """Where the documents end, in rows of queries and in rows of keys: int64 (documents,) each.
+
+    What `rows` says of all rows, `queries` and `keys` say of any that are asked for, so that no array of the whole
+    sequence is needed.
+    """
+
+    query_ends: NDArray[np.int64]
+    key_ends: NDArray[np.int64]
+
+    def queries(self, at: NDArray[np.int64]) -> Rows:
+        """Document and position of these rows of the queries."""
+        document = self._document(self.query_ends, at)
+        has_one = document < len(self.query_ends)
+        shift = np.append(self.key_ends - self.query_ends, 0)[document]
+        return Rows(np.where(has_one, document, -1), np.where(has_one, at + shift, 0))
+
+    def keys(self, at: NDArray[np.int64]) -> Rows:
+        """Document and position of these rows of the keys."""
+        document = self._document(self.key_ends, at)
+        return Rows(np.where(document < len(self.key_ends), document, -2), at)
+
+    def _document(self, ends: NDArray[np.int64], at: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The first document that ends after a row, their number where none does."""
+        return np.searchsorted(ends, at, side="right")
+
+
+def boundaries(
+    query_length: int,
+    key_length: int,
+    document_lengths: Sequence[int] | None = None,
+    query_lengths: Sequence[int] | None = None,
+) -> Boundaries:
+    """The ends of the documents; arguments and errors as in `rows`."""
     if document_lengths is None:
         if query_lengths is not None:
             raise ValueError(f"query_lengths {query_lengths} are given without document_lengths")
-        document_lengths, query_lengths = [key_length], [query_length]
-    else:
-        document_lengths = _lengths("document_lengths", document_lengths, key_length, "keys")
-        if query_lengths is None:
-            query_lengths = document_lengths
-        query_lengths = _lengths("query_lengths", query_lengths, query_length, "queries")
-        if len(query_lengths) != len(document_lengths):
-            raise ValueError(
-                "query_lengths and document_lengths must have the same count, one of each per document: "
-                f"got {len(query_lengths)} and {len(document_lengths)}"
-            )
-    queries = Rows(np.full(query_length, -1), np.zeros(query_length, dtype=np.int64))
-    keys = Rows(np.full(key_length, -2), np.arange(key_length))
-    first_query = first_key = 0
-    for document, (q, k) in enumerate(zip(query_lengths, document_lengths, strict=True)):
-        queries.document[first_query : first_query + q] = document
-        queries.position[first_query : first_query + q] = first_key + k - q + np.arange(q)
-        keys.document[first_key : first_key + k] = document
-        first_query, first_key = first_query + q, first_key + k
-    return queries, keys
+        return Boundaries(np.array([query_length]), np.array([key_length]))
+    document_lengths = _lengths("document_lengths", document_lengths, key_length, "keys")
+    if query_lengths is None:
+        query_lengths = document_lengths
+    query_lengths = _lengths("query_lengths", query_lengths, query_length, "queries")
+    if len(query_lengths) != len(document_lengths):
+        raise ValueError(
+            "query_lengths and document_lengths must have the same count, one of each per document: "
+            f"got {len(query_lengths)} and {len(document_lengths)}"
+        )
+    return Boundaries(np.cumsum(query_lengths, dtype=np.int64), np.cumsum(document_lengths, dtype=np.int64))
 
 
 def in_window(queries: Rows, keys: Rows, window: tuple[int | None, int | None]) -> NDArray[np.bool_]:
@@ -68,13 +97,7 @@ def in_window(queries: Rows, keys: Rows, window: tuple[int | None, int | None]) 
     Both bounds are included; None: no limit. Raises TypeError and ValueError for what is neither None nor an integer
     of at least 0.
     """
-    if not isinstance(window, tuple) or len(window) != 2:
-        raise TypeError(f"window must be a pair (left, right), got {window!r}")
-    for bound in window:
-        if bound is not None and (isinstance(bound, (bool, np.bool_)) or not isinstance(bound, (int, np.integer))):
-            raise TypeError(f"window must hold integers of at least 0, or None for no bound, got {window!r}")
-        if bound is not None and bound < 0:
-            raise ValueError(f"window must hold integers of at least 0, or None for no bound, got {window!r}")
+    check_window(window)
     left, right = window
     x, j = queries.position[:, None], keys.position
     inside = np.ones((len(x), len(j)), dtype=np.bool_)
@@ -83,6 +106,17 @@ def in_window(queries: Rows, keys: Rows, window: tuple[int | None, int | None]) 
     if right is not None:
         inside &= j <= x + right
     return inside
+
+
+def check_window(window: tuple[int | None, int | None]) -> None:
+    """Raise TypeError or ValueError for what is no window."""
+    if not isinstance(window, tuple) or len(window) != 2:
+        raise TypeError(f"window must be a pair (left, right), got {window!r}")
+    for bound in window:
+        if bound is not None and (isinstance(bound, (bool, np.bool_)) or not isinstance(bound, (int, np.integer))):
+            raise TypeError(f"window must hold integers of at least 0, or None for no bound, got {window!r}")
+        if bound is not None and bound < 0:
+            raise ValueError(f"window must hold integers of at least 0, or None for no bound, got {window!r}")
 
 
 def _lengths(name: str, lengths: Sequence[int], most: int, what: str) -> list[int]:

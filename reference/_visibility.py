@@ -1,12 +1,13 @@
 """Visibility: the masks of the branches, and their sum, the multiplicity."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attention_gate.reference._branches import Branch, selected
-from attention_gate.reference._rows import Rows, in_window, rows
+from attention_gate.reference._branches import Branch, bounded, is_selected
+from attention_gate.reference._rows import Boundaries, Rows, boundaries, check_window, in_window
 
 Mask = Callable[[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]
 """Whether query x of a head may see key j: a function of head, x and j."""
@@ -92,52 +93,105 @@ def branch_masks(
     where queries and keys differ in number, a mask where a query stands before the first key; and as `rows` and
     `in_window` do.
     """
+    sight = sight_of(
+        length,
+        heads,
+        branches,
+        is_causal,
+        dialect,
+        query_length=query_length,
+        document_lengths=document_lengths,
+        query_lengths=query_lengths,
+        window=window,
+        mask=mask,
+    )
+    query_rows, key_rows = np.arange(length if query_length is None else query_length), np.arange(length)
+    of_heads = np.arange(heads)
+    return np.stack([sight.mask(index, of_heads, query_rows, key_rows) for index in range(len(branches))])
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Which keys which queries see, for any rows that are asked for: what `branch_masks` says of all of them.
+
+    ``offsets`` (branches, heads) is that of `head_offsets`; ``is_dense``: there is no segment test.
+    """
+
+    branches: tuple[Branch, ...]
+    offsets: NDArray[np.int64]
+    is_dense: bool
+    is_causal: bool
+    boundaries: Boundaries
+    window: tuple[int | None, int | None] | None
+    allowed: Mask | None
+
+    def mask(
+        self, index: int, heads: NDArray[np.int64], query_rows: NDArray[np.int64], key_rows: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Whether these queries see these keys in the branch of that index, bool (heads, queries, keys)."""
+        queries, keys = self.boundaries.queries(query_rows), self.boundaries.keys(key_rows)
+        x, j = queries.position[:, None], keys.position
+        seen = queries.document[:, None] == keys.document
+        if self.is_causal:
+            seen = seen & (j <= x)
+        if self.window is not None:
+            seen = seen & in_window(queries, keys, self.window)
+        masks = self._in_branch(index, heads, queries, keys) & seen
+        return masks if self.allowed is None else masks & self._allowed(self.allowed, heads, x, j)
+
+    def _in_branch(self, index: int, heads: NDArray[np.int64], queries: Rows, keys: Rows) -> NDArray[np.bool_]:
+        """Whether both are selected and in one segment; always in dense attention."""
+        branch, offsets = self.branches[index], self.offsets[index, heads][:, None]
+        if self.is_dense:
+            return np.asarray(offsets != ABSENT)[:, :, None]
+        w = bounded(branch).segment_length
+        chosen = [is_selected(branch, offsets, rows.position) for rows in (queries, keys)]
+        same_segment = queries.position[:, None] // w == keys.position // w
+        return chosen[0][:, :, None] & chosen[1][:, None, :] & same_segment
+
+    def _allowed(
+        self, mask: Mask, heads: NDArray[np.int64], x: NDArray[np.int64], j: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        if (x < 0).any():
+            raise ValueError("mask needs at most as many queries as keys: some query lies before the first key")
+        allowed = np.asarray(mask(heads[:, None, None], x, j))
+        if allowed.dtype != np.bool_:
+            raise TypeError(f"mask must return booleans, got dtype {allowed.dtype}")
+        return np.broadcast_to(allowed, (len(heads), len(x), len(j)))
+
+
+def sight_of(
+    length: int,
+    heads: int,
+    branches: Sequence[Branch],
+    is_causal: bool = False,
+    dialect: str = "longnet",
+    *,
+    query_length: int | None = None,
+    document_lengths: Sequence[int] | None = None,
+    query_lengths: Sequence[int] | None = None,
+    window: tuple[int | None, int | None] | None = None,
+    mask: Mask | None = None,
+) -> Sight:
+    """What `branch_masks` computes of all rows, ready to be asked for some; arguments and errors are the same."""
     _check_count("length", length, least=0)
     _check_count("heads", heads, least=1)
     query_length = length if query_length is None else query_length
     _check_count("query_length", query_length, least=0)
     if not isinstance(is_causal, (bool, np.bool_)):
         raise TypeError(f"is_causal must be True or False, got {is_causal!r}")
-    queries, keys = rows(query_length, length, document_lengths, query_lengths)
-    x, j = queries.position[:, None], keys.position
-    seen = queries.document[:, None] == keys.document
-    if is_causal:
-        seen = seen & (j <= x)
+    ends = boundaries(query_length, length, document_lengths, query_lengths)
     if window is not None:
-        seen = seen & in_window(queries, keys, window)
-    masks = _in_branches(length, heads, branches, dialect, queries, keys) & seen
-    return masks if mask is None else masks & _allowed(mask, heads, x, j)
-
-
-def _in_branches(
-    length: int, heads: int, branches: Sequence[Branch], dialect: str, queries: Rows, keys: Rows
-) -> NDArray[np.bool_]:
-    """Whether both are selected and in one segment; always in dense attention."""
-    shape = (len(branches), heads, len(queries.position), len(keys.position))
+        check_window(window)
     offsets = head_offsets(heads, branches, dialect)
-    if len(branches) == 1 and branches[0].dilation_rate == 1 and branches[0].segment_length >= length:
-        return np.broadcast_to(offsets[..., None, None] != ABSENT, shape)
-    within = queries.document >= 0
-    if len(queries.position) != length or (queries.position != keys.position)[within].any():
+    is_dense = len(branches) == 1 and branches[0].dilation_rate == 1 and branches[0].segment_length >= length
+    has_queries = np.diff(ends.query_ends, prepend=0) > 0
+    if not is_dense and (query_length != length or (ends.query_ends != ends.key_ends)[has_queries].any()):
         raise ValueError(
             f"the branches {[tuple(branch) for branch in branches]} need as many queries as keys in each document; "
-            f"got {len(queries.position)} queries and {length} keys; only dense attention takes other numbers"
+            f"got {query_length} queries and {length} keys; only dense attention takes other numbers"
         )
-    masks = np.empty(shape, dtype=np.bool_)
-    for branch_mask, branch, of_heads in zip(masks, branches, offsets, strict=True):
-        segment = keys.position // min(branch.segment_length, length + 1)
-        chosen = selected(branch, of_heads[:, None], length)
-        branch_mask[...] = chosen[:, :, None] & chosen[:, None, :] & (segment[:, None] == segment)
-    return masks
-
-
-def _allowed(mask: Mask, heads: int, x: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.bool_]:
-    if (x < 0).any():
-        raise ValueError("mask needs at most as many queries as keys: some query lies before the first key")
-    allowed = np.asarray(mask(np.arange(heads)[:, None, None], x, j))
-    if allowed.dtype != np.bool_:
-        raise TypeError(f"mask must return booleans, got dtype {allowed.dtype}")
-    return np.broadcast_to(allowed, (heads, len(x), len(j)))
+    return Sight(tuple(branches), offsets, is_dense, bool(is_causal), ends, window, mask)
 
 
 def multiplicity(

@@ -48,7 +48,9 @@ def test_documented_usages_run():
         for usage in re.findall(r"\n\n((?: {8}.*\n)+)", getattr(reference, name).__doc__ or ""):
             exec(textwrap.dedent(usage), dict(names))
             ran += 1
-    assert ran == len(PUBLIC) - len(["Branch", "Gradients", "GradientsWithSink", "Options", "Rows"])
+    assert ran == len(PUBLIC) - len(
+        ["Branch", "Gradients", "GradientsWithSink", "Options", "RowSource", "Rows", "Sampled"]
+    )
     example, _, _ = reference.__doc__.partition("\n\n")[2].partition("The whole operator")
     exec(textwrap.dedent(example), {})
 

@@ -181,4 +181,5 @@ def test_what_does_not_fit_is_refused(function, argument, bad, error, message):
 
 def test_every_function_that_takes_arrays_is_tried():
     of_arrays = {name for name in reference.__all__ if "attention" in name or name == "weights"}
+    of_arrays.remove("sampled_attention")  # which reads rows; test_sampled.py has what it refuses
     assert of_arrays == {name.split(",")[0] for name in FUNCTIONS}
