@@ -39,9 +39,9 @@ def world_sizes(gpus: int) -> str:
     return ",".join(str(1 << power) for power in range(gpus.bit_length()))
 
 
-def gate(name: str, target: str, gpus: int, seed: int, seconds: float) -> Step:
-    """Return a judgement of a target on worlds of up to so many GPUs."""
-    options = ["--device", "cuda", "--world-sizes", world_sizes(gpus), "--profile", "quick", "--seed", str(seed)]
+def gate(name: str, target: str, sizes: str, seed: int, seconds: float) -> Step:
+    """Return a judgement of a target on worlds of those sizes."""
+    options = ["--device", "cuda", "--world-sizes", sizes, "--profile", "quick", "--seed", str(seed)]
     return Step(f"{name}-{seed}", seconds, ["-m", "attention_gate", "gate", target, *options])
 
 
@@ -66,13 +66,20 @@ def waves(out: Path, gpus: int, seeds: list[int]) -> dict[str, list[Step]]:
         judged["flash"] = f"{TARGETS}:flash"
     pytest = ["-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider"]
     tests = [f"tests/impls/test_{name}.py" for name in ("cuda", "two_gpus", "many_gpus", "triton_kernels")]
+    shared = ["tests/verify/checks/test_streams.py", "tests/verify/network/test_cuda_network.py"]
     rings = ["impls.robust:attend", f"{PEERS}:robust_zigzag"]
     libraries = [f"{PEERS}:context_parallel_all_to_all", f"{PEERS}:context_parallel_all_gather"]
     dense = "dense-32k-causal,dense-8k-causal,dense-32k,dense-8k"
     longnet = "longnet-32k,longnet-32k-causal,longnet-spanning,longnet-131k,longnet-1m"
     both = ["impls.robust:attend", "impls.collective:attend"]
     return {
-        **{f"judge-{seed}": [gate(name, target, gpus, seed, 180) for name, target in judged.items()] for seed in seeds},
+        **{
+            f"judge-{seed}": [gate(name, target, world_sizes(gpus), seed, 180) for name, target in judged.items()]
+            for seed in seeds
+        },
+        "shared-tests": [Step("shared-tests", 150, [*pytest, *shared])],
+        "shared": [gate(f"{name}-shared", judged[name], "1,2,3,4", 0, 240) for name in ("robust", "collective")],
+        "shared-fused": [gate("fused-shared", judged["fused"], "1,2,3,4", 0, 240)],
         "tests": [Step("pytest", 240, [*pytest, *tests])],
         "dense": [compare("dense", out, gpus, 190, dense, *rings, *libraries, "impls.collective:attend")],
         "longnet": [compare("longnet", out, gpus, 150, longnet, *both)],

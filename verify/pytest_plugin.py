@@ -155,8 +155,9 @@ class Judge:
         from attention_gate.verify.world.local import Worlds
 
         if self._session is None:
-            patience = self.options.patience
-            worlds, network = Worlds(device=self.options.device, patience=patience), SimulatedWorlds(patience=patience)
+            device, patience = self.options.device, self.options.patience
+            worlds = Worlds(device=device, patience=patience)
+            network = SimulatedWorlds(device=device, patience=patience)
             self._session = Session(self.target, self.source, worlds, self.options.world_sizes, network=network)
             load_everywhere(self._session)
         return self._session

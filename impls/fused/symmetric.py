@@ -131,6 +131,8 @@ def _objection(group: dist.ProcessGroup, device: torch.device) -> str:
     """Return why no memory is asked for, the same on every rank, or "" if it is."""
     if reason := objection_of(device):
         return reason
+    if "cuda:nccl" not in (backends := dist.get_backend_config(group)):
+        return f"the group's backends are {backends}, not NCCL: its ranks may share a GPU"
     host = hashlib.blake2b(f"{socket.gethostname()} {_boot()}".encode(), digest_size=16).digest()
     return "" if set(gather_bytes(host, group, device)) == {host} else "the ranks are on several hosts"
 

@@ -15,6 +15,7 @@ from attention_gate.verify.checks.precision import PRECISION
 from attention_gate.verify.checks.refusals import REFUSALS
 from attention_gate.verify.checks.schedules import SCHEDULES
 from attention_gate.verify.checks.shapes import SHAPES
+from attention_gate.verify.checks.streams import STREAMS
 from attention_gate.verify.checks.wire import TRAFFIC, WIRE
 
 CHECKS: tuple[Check, ...] = (
@@ -35,6 +36,7 @@ CHECKS: tuple[Check, ...] = (
     NON_FINITE,
     REFUSALS,
     SCHEDULES,
+    STREAMS,
     WIRE,
     TRAFFIC,
     OVERLAP,

@@ -34,7 +34,7 @@ class Check:
     ``extra_cases`` gives cases of another kind, one example in ``extra_in``; None if there are none for the target.
     ``max_rows`` bounds a rank's rows. ``shaped`` makes of a drawn case the one that is run, printed and saved; doing
     so twice changes nothing more. ``pairwise``: tried until every pair of options has occurred. ``profiles`` are
-    those that have time for it.
+    those that have time for it. ``devices``: those that it can be tried on, none for all.
     """
 
     name: str
@@ -52,10 +52,15 @@ class Check:
     shaped: Callable[[Session, Case], Case] = lambda session, case: case
     pairwise: bool = False
     profiles: tuple[str, ...] = tuple(PROFILES)
+    devices: tuple[str, ...] = ()
 
     def space(self, target: Target, world_sizes: Sequence[int]) -> Space:
         """The options that this check's cases may have."""
         return space(target, world_sizes, **self.axes(target, world_sizes))
+
+    def runs_on(self, device: str) -> bool:
+        """Whether it can be tried there."""
+        return not self.devices or device in self.devices
 
     def fitted(self, session: Session, case: Case) -> Case:
         """The case as the target takes it and as this check runs it."""

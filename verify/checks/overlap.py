@@ -83,4 +83,5 @@ OVERLAP = Check(
     weight=0.1,
     needs=claimed("overlap"),
     parameters=lambda session: st.just({"largest_world": session.largest_world}),
+    devices=("cpu",),
 )

@@ -96,4 +96,5 @@ MEMORY = Check(
     parameters=lambda session: st.fixed_dictionaries(
         {"many_rows": st.booleans(), "largest_world": st.just(session.largest_world)}
     ),
+    devices=("cpu",),
 )

@@ -39,7 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="numbers of ranks (default: 1,2,3,4); sub-groups are formed inside these worlds; the simulated network "
         "may use more ranks, which the report says",
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="gloo or NCCL (default: cpu)")
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="cpu: gloo; cuda: NCCL where each rank has a GPU, else ranks share GPUs (default: cpu)",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="which examples are tried (default: 0)")
     parser.add_argument("--checks", type=checks, metavar="A,B", help=f"only these checks, of {', '.join(BY_NAME)}")
     parser.add_argument(

@@ -69,7 +69,7 @@ def check(
         before = State.now()
         found, source = as_target(target)
         before.restore(State.now())  # what importing a target does to this process is none of the gate's
-        network = SimulatedWorlds(patience=patience)
+        network = SimulatedWorlds(device=device, patience=patience)
         session = Session(_claiming(found, options), source, worlds, options.world_sizes, network=network)
         with closing(session.network):
             return judge(session, options, progress or Silent(), record_in(options.save, session))
@@ -84,7 +84,7 @@ def check_launched(target: str, worlds: LaunchedWorlds, options: Options, progre
     found, source = as_target(target)
     before.restore(State.now())
     sizes = options.world_sizes if found.subgroups else (worlds.size,)
-    network = SimulatedWorlds(patience=options.patience)
+    network = SimulatedWorlds(device=options.device, patience=options.patience)
     session = Session(_claiming(found, options), source, worlds, sizes, network=network)
     with closing(session.network):
         return judge(session, options, progress or Silent(), record_in(options.save, session))

@@ -147,7 +147,7 @@ def _backends() -> Iterator[Fact]:
     yield Fact("nccl", "there" if here else "missing", here, advice, needed=False)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     devices = ", ".join(torch.cuda.get_device_name(k) for k in range(count)) or "none"
-    advice = "" if count else "only --device cuda needs them, one for each rank"
+    advice = "" if count else "only --device cuda needs them"
     yield Fact("CUDA devices", devices, count > 0, advice, needed=False)
 
 
@@ -155,7 +155,7 @@ def _cuda_world() -> Fact:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not (count and dist.is_nccl_available()):
         return Fact("world on cuda", "not tried", False, "it needs NCCL and CUDA devices", needed=False)
-    return world_fact(min(count, 2), "cuda")
+    return world_fact(2, "cuda")
 
 
 def _cores() -> int:

@@ -9,11 +9,12 @@ import time
 
 from attention_gate.verify.checks.profiles import PROFILES
 from attention_gate.verify.commands.command_line import CONFORMS, DOES_NOT
-from attention_gate.verify.mutants import KNOWN, MUTANTS, OTHERS, Mutant
+from attention_gate.verify.mutants import KNOWN, MUTANTS, OTHERS, STREAM_MISTAKES, Mutant
 from attention_gate.verify.mutants.kill_matrix import record, to_json
 from attention_gate.verify.mutants.matrix_table import line, matrix, summary
 from attention_gate.verify.mutants.trial import Bench, Trial
 from attention_gate.verify.report.whole_files import check_writable, write_whole
+from attention_gate.verify.world.transports import gpus
 
 #: Number of seeds that draw examples for each known mistake, unless the user says how many.
 KNOWN_SEEDS = 10
@@ -29,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"how many seeds (default: {KNOWN_SEEDS} for the known mistakes, 1 for their variants)",
     )
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="cuda: the mistakes in the order of streams, which show on a GPU alone, and those of --only",
+    )
     parser.add_argument("--only", metavar="M08,X12", help="only these mutants, or those whose names begin so")
     parser.add_argument("--brief", action="store_true", help="no matrix and no minimal cases: only what catches each")
     parser.add_argument("--json", metavar="FILE", help="write all numbers as JSON")
@@ -41,13 +48,17 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"--seeds is {options.seeds}; it must be at least 1")
     if options.json is not None:
         check_writable(options.json)
-    wanted = _wanted(options.only)
+    if options.device == "cuda" and not gpus():
+        raise ValueError("--device is cuda, but this machine has no CUDA device; allowed here is cpu")
+    if options.record and options.device != "cpu":
+        raise ValueError("--record keeps the matrix of --device cpu, and --device is cuda")
+    wanted = _wanted(options.only, options.device)
     start = time.monotonic()
     trials: list[Trial] = []
-    with Bench(profile=options.profile) as bench:
+    with Bench(profile=options.profile, device=options.device) as bench:
         bench.start()
         for mutant in wanted:
-            whole = mutant not in OTHERS and not options.brief
+            whole = mutant not in (*OTHERS, *STREAM_MISTAKES) and not options.brief
             trials.append(trial := bench.trial(mutant, seed=options.seed, matrix=whole, shrink=whole))
             print(line(trial), flush=True)
         for seed in range(options.seed + 1, options.seed + (options.seeds or KNOWN_SEEDS)):
@@ -66,28 +77,33 @@ def run(options: argparse.Namespace) -> int:
     return CONFORMS if all(trial.as_expected for trial in trials) else DOES_NOT
 
 
-def _wanted(only: str | None) -> list[Mutant]:
+def _wanted(only: str | None, device: str) -> list[Mutant]:
+    tried = MUTANTS if device == "cpu" else (*STREAM_MISTAKES, *MUTANTS)
     if only is None:
-        return list(MUTANTS)
+        return list(MUTANTS if device == "cpu" else STREAM_MISTAKES)
     prefixes = [prefix.strip().upper() for prefix in only.split(",")]
     for prefix in prefixes:
-        if not prefix or not any(mutant.name.startswith(prefix) for mutant in MUTANTS):
+        if not prefix or not any(mutant.name.startswith(prefix) for mutant in tried):
             raise ValueError(
                 f"--only {only}: no mutant's name begins with {prefix!r}; "
                 f"they go from {KNOWN[0].name} to {KNOWN[-1].name}, others begin with X or E"
             )
-    return [mutant for mutant in MUTANTS if mutant.name.startswith(tuple(prefixes))]
+    return [mutant for mutant in tried if mutant.name.startswith(tuple(prefixes))]
 
 
 def _conclude(trials: list[Trial], seed: int, seconds: float, whole: bool) -> None:
     if whole:
+        brief = (*OTHERS, *STREAM_MISTAKES)
         print()
-        print("\n".join(matrix([trial for trial in trials if trial.seed == seed and trial.mutant not in OTHERS])))
+        print("\n".join(matrix([trial for trial in trials if trial.seed == seed and trial.mutant not in brief])))
     print()
-    for mutants, what in ((KNOWN, "known mistakes"), (OTHERS, "variants of them")):
+    named = (KNOWN, "known mistakes"), (OTHERS, "variants of them"), (STREAM_MISTAKES, "mistakes in order of streams")
+    for mutants, what in named:
         for text in summary([trial for trial in trials if trial.mutant in mutants], what):
             print(text)
     kept = [trial for trial in trials if trial.mutant.keeps]
     if kept:
         print(f"{sum(not trial.caught for trial in kept)} of {len(kept)} changes without effect passed")
+    if not any(trial.mutant in STREAM_MISTAKES for trial in trials):
+        print(f"{len(STREAM_MISTAKES)} mistakes in the order of streams show on a GPU alone: --device cuda tries them")
     print(f"{seconds:.0f} s in all")

@@ -46,7 +46,7 @@ def _replay(saved: Saved, path: str, worlds: Worlds | LaunchedWorlds) -> int:
         raise ValueError(reason)
     largest = max(one.case.world_size for one in (saved.example, *saved.history))
     session = Session(target, saved.source, worlds, tuple(range(1, largest + 1)))
-    session.network = SimulatedWorlds(patience=worlds.patience)
+    session.network = SimulatedWorlds(device=worlds.device, patience=worlds.patience)
     with closing(session.network):
         return _tried(saved, session)
 

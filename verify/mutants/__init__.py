@@ -9,9 +9,10 @@ from attention_gate.verify.mutants.other_calls import OTHER_CALLS
 from attention_gate.verify.mutants.other_numbers import OTHER_NUMBERS
 from attention_gate.verify.mutants.other_values import OTHER_VALUES
 from attention_gate.verify.mutants.same_program import SAME
+from attention_gate.verify.mutants.stream_mistakes import STREAM_MISTAKES
 
 KNOWN: tuple[Mutant, ...] = (*KNOWN_VALUES, *KNOWN_PASSING, *KNOWN_FIELD)
 OTHERS: tuple[Mutant, ...] = (*OTHER_VALUES, *OTHER_CALLS, *OTHER_NUMBERS, *OTHER_CALLERS)
 MUTANTS: tuple[Mutant, ...] = (*KNOWN, *OTHERS, *SAME)
 
-__all__ = ["KNOWN", "MUTANTS", "OTHERS", "SAME", "Mutant"]
+__all__ = ["KNOWN", "MUTANTS", "OTHERS", "SAME", "STREAM_MISTAKES", "Mutant"]

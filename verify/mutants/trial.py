@@ -111,11 +111,12 @@ class Bench:
         profile: str = "standard",
         world_sizes: Sequence[int] = (1, 2, 3, 4),
         shrink_seconds: float = SHRINK_SECONDS,
+        device: str = "cpu",
     ) -> None:
         self.profile = profile
         self.shrink_seconds = shrink_seconds
         self.world_sizes = tuple(world_sizes)
-        self._worlds, self._network = Worlds(), SimulatedWorlds()
+        self._worlds, self._network = Worlds(device=device), SimulatedWorlds(device=device)
         self._folder = tempfile.TemporaryDirectory(prefix="attention-gate-mutants-")
         self._examples: dict[Any, tuple[list[tuple[Case, Parameters]], bool]] = {}
 
@@ -154,7 +155,7 @@ class Bench:
         others = [check for check in CHECKS if check not in meant]
         cost = 0
         for check in (*meant, *others):
-            if check.missing(session.target, session.world_sizes):
+            if not check.runs_on(session.device) or check.missing(session.target, session.world_sizes):
                 continue
             if trial.caught and (not matrix or (cost >= _COST_LIMIT and check not in meant)):
                 continue

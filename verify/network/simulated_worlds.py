@@ -47,8 +47,8 @@ class SimulatedWorld(LocalWorld):
 
     accepted = (*LocalWorld.accepted, Signal)
 
-    def __init__(self, size: int, patience: float | None = None) -> None:
-        super().__init__(size, backend=NAME, patience=patience)
+    def __init__(self, size: int, *, device: str = "cpu", patience: float | None = None) -> None:
+        super().__init__(size, device=device, backend=NAME, patience=patience)
         self.simulation: Simulation | None = None
 
     def collect(self) -> Run:
@@ -137,11 +137,12 @@ class SimulatedWorld(LocalWorld):
 class SimulatedWorlds(Worlds):
     """Simulated worlds by size, each started when it is first needed; of the large ones the last is kept.
 
-    ``latest`` is what the last run on any of them amounted to.
+    Their ranks compute on the CPU, or share the GPUs that there are. ``latest`` is what the last run on any of them
+    amounted to.
     """
 
     #: The checks that judge on a simulated network.
-    checks = ("schedules", "wire", "traffic", "overlap", "memory")
+    checks = ("schedules", "streams", "wire", "traffic", "overlap", "memory")
 
     latest: Simulation | None = None
 
@@ -149,7 +150,7 @@ class SimulatedWorlds(Worlds):
         if size not in self._worlds:
             for other in [other for other in self._worlds if min(size, other) > _LARGE]:
                 self._worlds.pop(other).close()
-            self._worlds[size] = SimulatedWorld(size, self.patience)
+            self._worlds[size] = SimulatedWorld(size, device=self.device, patience=self.patience)
         world = self._worlds[size]
         assert isinstance(world, SimulatedWorld)
         return world

@@ -7,7 +7,6 @@ the network likes, and what happens depends on the program and the schedule alon
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +14,10 @@ from typing import Any
 
 import torch
 
+from attention_gate.verify.rank.buffers import Buffers, HostBuffers
 from attention_gate.verify.rank.call_sites import Calls
 from attention_gate.verify.rank.channel import Channel
+from attention_gate.verify.rank.cuda_buffers import CudaBuffers, NetworkStream
 from attention_gate.verify.rank.network_messages import Contents, Piece, Post, Signal, Stop, Wait, Wake
 
 
@@ -27,9 +28,7 @@ class NetworkStopped(BaseException):
 @dataclass
 class _Operation:
     post: Post
-    sends: tuple[torch.Tensor, ...]
-    receives: tuple[torch.Tensor, ...]
-    first: Contents  # contents when it was posted
+    buffers: Buffers
     fixed: Contents | None = None  # contents that can no longer change
     arrived: Contents | None = None
     done: bool = False
@@ -47,6 +46,7 @@ class Endpoint:
         self._channel = channel
         self._lock = threading.RLock()
         self._calls = Calls()
+        self._streams: dict[torch.device, NetworkStream] = {}
         self.begin("rendezvous")
 
     def begin(self, model: str) -> None:
@@ -61,6 +61,8 @@ class Endpoint:
         self._batch = -1
         self._open_batch: int | None = None
         self._calls.forget()
+        for stream in self._streams.values():
+            stream.lag = None
 
     def post(
         self,
@@ -96,15 +98,17 @@ class Endpoint:
                 stage=self.stage,
                 work=self.work,
             )
-            operation = _Operation(post, tuple(sends), tuple(receives), [_contents(tensor) for tensor in sends])
-            if any(_overlap(one, other) for one in sends for other in receives):
-                operation.fixed = operation.first  # in place: what is sent is about to be overwritten
-            for tensor in receives:
-                _poison(tensor)
+            operation = _Operation(post, self._buffers(sends, receives))
             self._operations.append(operation)
             self._under_way[post.number] = operation
             self._log.append(post)
             return post.number
+
+    def stream(self, device: torch.device) -> NetworkStream:
+        """The network's own stream on a GPU."""
+        if device not in self._streams:
+            self._streams[device] = NetworkStream(device)
+        return self._streams[device]
 
     def start_batch(self) -> None:
         """All that is posted until ``end_batch`` is one batch."""
@@ -121,6 +125,8 @@ class Endpoint:
         with self._lock:
             operations = self._mine(numbers, owner)
             if all(operation.waited for operation in operations):
+                for operation in operations:
+                    operation.buffers.join()
                 return
             _, line, _ = self._calls.locate()
             self._calls.forget()
@@ -132,7 +138,7 @@ class Endpoint:
             if missing := tuple(o.post.number for o in operations if not o.done):
                 self._exchange("wait", missing)
             for operation in operations:
-                self._deliver(operation)
+                self._deliver(operation, completed=False)
 
     def poll(self, numbers: tuple[int, ...], owner: object) -> bool:
         """Whether the operations are through; if so, they count as waited for."""
@@ -143,7 +149,7 @@ class Endpoint:
             if not all(operation.done for operation in operations):
                 return False
             for operation in operations:
-                self._deliver(operation)
+                self._deliver(operation, completed=True)
             return True
 
     def source(self, number: int) -> int:
@@ -167,9 +173,17 @@ class Endpoint:
     def end(self, *, failed: bool) -> None:
         """Tell the network that the job is over on this rank, and what it left behind."""
         unwaited = tuple(o.post.number for o in self._operations if not o.waited)
+        if not failed:
+            self._touched.update(o.post.number for o in self._operations if o.buffers.overwritten())
         self._signal("failed" if failed else "end", (), unwaited)
         for operation in self._operations:
-            operation.sends = operation.receives = ()
+            operation.buffers.let_go()
+
+    def _buffers(self, sends: Sequence[torch.Tensor], receives: Sequence[torch.Tensor]) -> Buffers:
+        device = next((tensor.device for tensor in (*sends, *receives)), torch.device("cpu"))
+        return (
+            CudaBuffers(sends, receives, self.stream(device)) if device.type == "cuda" else HostBuffers(sends, receives)
+        )
 
     def _mine(self, numbers: tuple[int, ...], owner: object) -> list[_Operation]:
         if owner is not self._operations:
@@ -179,21 +193,22 @@ class Endpoint:
     def _let_go(self, operation: _Operation) -> None:
         """Eager delivery: a send is complete once its contents are taken."""
         if operation.post.kind == "send" and not operation.done:
-            operation.fixed = operation.fixed or [_contents(tensor) for tensor in operation.sends]
+            operation.fixed = operation.buffers.present()
             operation.done = True
 
     def _look_at(self, operation: _Operation) -> None:
         """Whether the target has written into buffers that it must leave alone until its wait returns."""
-        sends = [] if operation.fixed is not None else operation.sends
-        changed = any(_contents(now) != then for now, then in zip(sends, operation.first, strict=False))
-        if changed or any(_contents(tensor) != _poison_of(tensor) for tensor in operation.receives):
+        if operation.buffers.touched(sends=operation.fixed is None and not operation.buffers.in_place):
             self._touched.add(operation.post.number)
 
-    def _deliver(self, operation: _Operation) -> None:
+    def _read(self, operation: _Operation) -> Contents:
+        """What is sent, read as late as can be; in place, before it is received into."""
+        return operation.buffers.first() if operation.buffers.in_place else operation.buffers.present()
+
+    def _deliver(self, operation: _Operation, *, completed: bool) -> None:
         operation.waited = True
-        for tensor, received in zip(operation.receives, operation.arrived or (), strict=False):
-            ctypes.memmove(tensor.data_ptr(), received, len(received))
-        operation.sends = operation.receives = ()
+        operation.buffers.fill(operation.arrived, completed=completed)
+        operation.buffers.let_go()
         operation.arrived = None
 
     def _exchange(self, state: str, wanted: tuple[int, ...]) -> None:
@@ -213,7 +228,7 @@ class Endpoint:
         for number, operation in list(self._under_way.items()):
             self._look_at(operation)
             if operation.post.sends:
-                contents[number] = operation.fixed or [_contents(tensor) for tensor in operation.sends]
+                contents[number] = operation.fixed or self._read(operation)
                 if operation.done:  # let go of: its contents will never change again
                     del self._under_way[number]
         log, self._log = self._log, []
@@ -223,29 +238,3 @@ class Endpoint:
 
 def _piece(tensor: torch.Tensor) -> Piece:
     return Piece(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
-
-
-def _contents(tensor: torch.Tensor) -> bytes:
-    size = tensor.numel() * tensor.element_size()
-    return ctypes.string_at(tensor.data_ptr(), size) if size else b""
-
-
-def _poison_of(tensor: torch.Tensor) -> bytes:
-    """The poison value of a dtype: NaN, True, or a conspicuous integer."""
-    byte = b"\xff" if tensor.dtype.is_floating_point or tensor.dtype.is_complex else b"\xa5"
-    return (b"\x01" if tensor.dtype == torch.bool else byte) * (tensor.numel() * tensor.element_size())
-
-
-def _poison(tensor: torch.Tensor) -> None:
-    """Fill a buffer with its poison; past autograd, as a real transport writes."""
-    pattern = _poison_of(tensor)
-    if pattern:
-        ctypes.memmove(tensor.data_ptr(), pattern, len(pattern))
-
-
-def _overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
-    if not one.numel() or not other.numel():
-        return False
-    start, stop = one.data_ptr(), one.data_ptr() + one.numel() * one.element_size()
-    begin, end = other.data_ptr(), other.data_ptr() + other.numel() * other.element_size()
-    return start < end and begin < stop

@@ -10,7 +10,18 @@ _WORLD = os.path.join(os.path.dirname(os.path.dirname(_RANK)), "world") + os.sep
 #: What runs below the target when it communicates on the simulated network, or is measured.
 _TRANSPORT = tuple(
     f"{_RANK}{name}.py"
-    for name in ("simulated_backend", "endpoint", "call_sites", "collectives", "channel", "resource_use")
+    for name in (
+        "simulated_backend",
+        "staged_backend",
+        "endpoint",
+        "buffers",
+        "cuda_buffers",
+        "stream_lag",
+        "call_sites",
+        "collectives",
+        "channel",
+        "resource_use",
+    )
 )
 
 

@@ -29,7 +29,7 @@ def connect(rank: int, channel: Channel | None) -> None:
         raise ValueError(f"the backend {NAME} needs the channel to the gate that carries its messages")
     _endpoint = Endpoint(rank, channel)
     if NAME.upper() not in dist.Backend._plugins:
-        dist.Backend.register_backend(NAME, _group, extended_api=True, devices=["cpu"])
+        dist.Backend.register_backend(NAME, _group, extended_api=True, devices=["cpu", "cuda"])
 
 
 def endpoint() -> Endpoint:
@@ -277,8 +277,10 @@ def _check(call: str, tensors: Sequence[torch.Tensor]) -> None:
                 f"{call}: a tensor of shape {tuple(tensor.shape)} has strides {tuple(tensor.stride())}; tensors passed "
                 "to torch.distributed must be contiguous"
             )
-        if tensor.device.type != "cpu":
-            raise ValueError(f"{call}: a tensor is on {tensor.device}; the simulated network carries CPU tensors")
+        if tensor.device.type not in ("cpu", "cuda"):
+            raise ValueError(
+                f"{call}: a tensor is on {tensor.device}; the simulated network carries those on a CPU or GPU"
+            )
 
 
 def _split(tensor: torch.Tensor, size: int, rows: Sequence[int] | None = None) -> list[torch.Tensor]:

@@ -17,7 +17,7 @@ _NOT_A_MEMBER = "does not belong to the given group"
 
 def simulate(call: Call) -> list[Attended]:
     """All forward passes, then the backward passes. Options: model, order of the backwards, count_work."""
-    with _taking_part(call) as end:
+    with taking_part(call) as end:
         calls = [Inputs(call, k) for k in range(len(call.cases))]
         with Work(end.add_work) if call.options.get("count_work") else contextlib.nullcontext():
             end.enter("forward")
@@ -32,7 +32,7 @@ def simulate(call: Call) -> list[Attended]:
 
 def weigh(call: Call) -> dict[str, int]:
     """One call; the peak of live bytes beyond the inputs in each pass. Option: model."""
-    with _taking_part(call) as end:
+    with taking_part(call) as end:
         inputs = Inputs(call, 0)
         end.enter("forward")
         with Memory() as forward:
@@ -44,7 +44,7 @@ def weigh(call: Call) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def _taking_part(call: Call) -> Iterator[Endpoint]:
+def taking_part(call: Call) -> Iterator[Endpoint]:
     """Context manager: this rank's operations go to the network; at the end the network learns how the rank ended."""
     end = endpoint()
     end.begin(call.options["model"])

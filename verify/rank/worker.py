@@ -90,10 +90,15 @@ def join(seat: Seat, channel: Channel | None = None) -> torch.device:
     ``channel`` leads to the gate: the simulated network carries its messages by it.
     """
     if seat.backend == "simulated":
+        import attention_gate.verify.rank.lagging_procedure
         import attention_gate.verify.rank.simulated_procedures  # noqa: F401  (they are found by name)
         from attention_gate.verify.rank.simulated_backend import connect
 
         connect(seat.rank, channel)
+    elif seat.backend == "staged":
+        from attention_gate.verify.rank.staged_backend import register
+
+        register()
     if seat.device == "cuda":
         device = torch.device("cuda", seat.rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
@@ -102,7 +107,7 @@ def join(seat: Seat, channel: Channel | None = None) -> torch.device:
         if not seat.store.startswith("tcp:"):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     store = _rendezvous(seat)
-    options: dict[str, Any] = {"device_id": device} if seat.device == "cuda" else {}
+    options: dict[str, Any] = {"device_id": device} if seat.backend == "nccl" else {}
     dist.init_process_group(seat.backend, store=store, rank=seat.rank, world_size=seat.world_size, **options)
     return device
 

@@ -18,7 +18,6 @@ def environment(session: Session) -> dict[str, str]:
 
     Another version of Hypothesis draws other examples from the same seed.
     """
-    worlds = {"cpu": "gloo", "cuda": "nccl"}
     found = {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -27,7 +26,7 @@ def environment(session: Session) -> dict[str, str]:
         "platform": f"{sys.platform} {platform.machine()}",
         "cores": str(os.cpu_count()),
         "device": session.device,
-        "backend": session.worlds.backend or worlds[session.device],
+        "backend": session.worlds.transport(session.world_sizes),
     }
     if session.device == "cuda":
         found["gpu"] = torch.cuda.get_device_name(0)

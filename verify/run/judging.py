@@ -158,9 +158,8 @@ def _run_check(
 ) -> CheckResult:
     if reason := check.missing(session.target, session.world_sizes):
         return _untried(check, "unsupported", reason)
-    if session.device != "cpu" and check.name in session.network.checks:
-        reason = "the simulated network carries CPU tensors: run again with --device cpu for this check"
-        return _untried(check, "unsupported", reason)
+    if not check.runs_on(session.device):
+        return _untried(check, "unsupported", f"judged with --device {' or '.join(check.devices)} alone")
     if options.profile not in check.profiles:
         return _untried(check, "unsupported", f"profile {options.profile} has no time for it; {check.profiles[0]} has")
     for name in check.builds_on:

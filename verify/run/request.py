@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from attention_gate.verify.checks import BY_NAME
 from attention_gate.verify.checks.profiles import PROFILES
 from attention_gate.verify.target.choices import TERMS, one_of
 from attention_gate.verify.target.target import CLAIMS
 from attention_gate.verify.world.launched_ranks import launched_by_torchrun
+from attention_gate.verify.world.transports import gpus
 
 DEFAULT_WORLD_SIZES = (1, 2, 3, 4)
 
@@ -54,10 +53,5 @@ class Options:
             raise ValueError(f"seed is {self.seed!r}; it must be a non-negative integer")
         if self.patience is not None and not 0 < self.patience < float("inf"):
             raise ValueError(f"patience is {self.patience!r}; it must be a positive number of seconds, or None")
-        if self.device == "cuda" and not launched_by_torchrun():
-            present = torch.cuda.device_count() if torch.cuda.is_available() else 0
-            if present < max(sizes):
-                raise ValueError(
-                    f"device is cuda and the largest world size {max(sizes)}, but this machine has {present} CUDA "
-                    "device(s): NCCL needs one per rank"
-                )
+        if self.device == "cuda" and not launched_by_torchrun() and not gpus():
+            raise ValueError("device is cuda, but this machine has no CUDA device; allowed here is cpu")

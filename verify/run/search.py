@@ -74,6 +74,8 @@ def _searched(
     found = _Search(check, session, shrink_seconds, progress)
 
     extra_cases = check.extra_cases(session.target, session.world_sizes)
+    if session.device != "cpu" and check.name in session.network.checks:
+        extra_cases = None  # they are of more ranks, and ranks that share a GPU take turns
 
     def attempts(rows: list[Row], roam: bool) -> _Attempts:
         usual = cases(axes, rows, session.world_sizes, check.max_rows, roam)

@@ -12,6 +12,7 @@ import os
 import pickle
 import sys
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -70,6 +71,10 @@ class LaunchedWorlds:
         self._job: Job | None = None
         self._early: Run | None = None
         self._first = True
+
+    def transport(self, sizes: Sequence[int]) -> str:
+        """What carries the messages of worlds of those sizes, in words."""
+        return self.backend
 
     def __enter__(self) -> LaunchedWorlds:
         return self

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch.distributed as dist
@@ -22,6 +22,7 @@ from attention_gate.verify.world.fork_client import ForkServer, ForkServerError,
 from attention_gate.verify.world.patience import Activity, Limits, Patience
 from attention_gate.verify.world.rank_process import RankProcess
 from attention_gate.verify.world.signals import shielded
+from attention_gate.verify.world.transports import backend_for, in_words
 
 START_SECONDS = 120.0
 LOAD_SECONDS = 120.0
@@ -42,7 +43,8 @@ class LocalWorld:
     >>> with LocalWorld(2) as world:
     ...     run = world.run(job)
 
-    ``device`` is "cpu" (gloo) or "cuda" (NCCL, one GPU per rank). After a run that did not return on every rank the
+    ``device`` is "cpu" (gloo) or "cuda" (NCCL with a GPU per rank; else ranks share GPUs, and gloo carries their
+    messages through host memory). After a run that did not return on every rank the
     processes are replaced, as their state is unknown.
     """
 
@@ -54,7 +56,7 @@ class LocalWorld:
     ) -> None:
         self.size = size
         self.device = device
-        self.backend = backend or ("nccl" if device == "cuda" else "gloo")
+        self.backend = backend or backend_for(device, size)
         self.pace = Patience(device, seconds=patience)
         self.starts = 0
         self.remarks: dict[str, int] = {}
@@ -267,6 +269,10 @@ class Worlds:
             for world in self._worlds.values():
                 stack.enter_context(world.hurried())
             yield
+
+    def transport(self, sizes: Sequence[int]) -> str:
+        """What carries the messages of worlds of those sizes, in words."""
+        return self.backend or in_words(self.device, sizes)
 
     def notes(self) -> tuple[str, ...]:
         """What happened to the worlds that a reader of a report should know."""

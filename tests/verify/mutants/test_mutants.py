@@ -1,12 +1,16 @@
 """The mutants themselves: all are there, each changes its base in one way, and the bases are right."""
 
+import argparse
+
 import pytest
 
 import attention_gate
 from attention_gate.verify.checks import BY_NAME
-from attention_gate.verify.mutants import KNOWN, MUTANTS, OTHERS, SAME
+from attention_gate.verify.commands import mutants as command
+from attention_gate.verify.mutants import KNOWN, MUTANTS, OTHERS, SAME, STREAM_MISTAKES
 from attention_gate.verify.mutants.build import base_text, text_of, write
 from attention_gate.verify.mutants.mutant import Mutant
+from attention_gate.verify.mutants.stream_mistakes import CAPABILITIES
 from attention_gate.verify.target.loading import load
 from attention_gate.verify.target.source import parse_source
 
@@ -19,7 +23,7 @@ def test_the_known_mistakes_are_there_in_the_order_of_their_numbers_and_many_rel
     assert all(mutant.keeps == (mutant in SAME) for mutant in MUTANTS)
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize("mutant", [*MUTANTS, *STREAM_MISTAKES], ids=lambda mutant: mutant.name)
 def test_each_mutant_is_a_module_that_differs_from_its_base(mutant):
     text = text_of(mutant)
     compile(text, mutant.name, "exec")
@@ -54,3 +58,25 @@ def test_the_grouped_base_is_right(bench):
     )
     trial = bench.trial(right, shrink=False)
     assert trial.as_expected, trial.first
+
+
+def test_the_streamed_base_is_right(bench):
+    right = Mutant(name="E98", mistake="none", base="streamed", changes=(), capabilities=CAPABILITIES, keeps=True)
+    trial = bench.trial(right, shrink=False)
+    assert trial.as_expected, trial.first
+    assert "streams" not in trial.cells, "it is not tried on a CPU"
+
+
+def test_the_command_says_that_mistakes_in_the_order_of_streams_were_not_tried(capsys):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    assert command.run(parser.parse_args(["--only", "M12", "--brief", "--seeds", "1"])) == 0
+    assert "8 mistakes in the order of streams show on a GPU alone: --device cuda tries them" in capsys.readouterr().out
+
+
+def test_the_command_refuses_a_device_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(command, "gpus", lambda: 0)
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    with pytest.raises(ValueError, match="--device is cuda, but this machine has no CUDA device"):
+        command.run(parser.parse_args(["--device", "cuda"]))

@@ -27,7 +27,7 @@ def test_every_operation_gives_what_torch_promises(
     assert found.finding is None, found.finding
 
 
-@pytest.mark.parametrize("function", ["meshes", "polls"])
+@pytest.mark.parametrize("function", ["early", "meshes", "polls", "uneven"])
 def test_meshes_gradients_and_polls(session_of: Callable[..., Session], function: str) -> None:
     for model in MODELS[:2] if function == "polls" else MODELS:
         session = session_of(f"{OPERATIONS}:{function}")
