@@ -117,16 +117,19 @@ def check(arguments: Arguments, rank: int, world_size: int) -> tuple[Layout, flo
     queries = total if terms.query_length is None else _rows("query_length", terms.query_length)
     branches = bounded_branches(lengths, rates, total, heads)
     layout = Layout(total, world_size, rank, heads, kv_heads, branches, is_causal)
-    checked = check_terms(terms, queries, total, arguments.query, layout.is_dense)
+    checked = check_terms(terms, queries, total, arguments.query, arguments.value, layout.is_dense)
     layout = replace(
         layout,
         query_length=None if terms.query_length is None else queries,
+        joint_length=0 if checked.joint is None else checked.joint[0].shape[1],
+        joint_first=checked.joint_first,
         documents=checked.documents,
         window=checked.window,
         mask=checked.mask,
     )
-    if shards != "contiguous" and terms.query_length is not None:
-        raise ValueError(f"layout: {shards} takes as many queries as keys, and query_length is given")
+    for name in ("query_length", "joint_key"):
+        if shards != "contiguous" and getattr(terms, name) is not None:
+            raise ValueError(f"layout: {shards} takes as many queries as keys, and {name} is given")
     owned = len(layout.shard(rank)) if shards == "contiguous" else sum(map(len, layout.zigzag(rank)))
     if local_length != owned:
         raise ValueError(

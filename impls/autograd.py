@@ -10,14 +10,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from attention_gate.impls.agreement import Call
-from attention_gate.impls.block import accumulation_dtype
+from attention_gate.impls.block import accumulation_dtype, attend_block, attend_block_backward
 from attention_gate.impls.fused import engine, first_calls
 from attention_gate.impls.fused.engine import Result
 from attention_gate.impls.fused.grid import usable
 from attention_gate.impls.fused.pipeline import Task, Tensors
+from attention_gate.impls.merge import merge_rows
 from attention_gate.impls.optional_terms import sink_gradient, with_sink
 from attention_gate.impls.path import choose
 from attention_gate.impls.rows import as_rows
+from attention_gate.impls.schedule import joint_works
 from attention_gate.impls.zigzag import to_contiguous, to_zigzag
 
 
@@ -60,12 +62,12 @@ def attend_by(scheme: Scheme, query: Tensor, key: Tensor, value: Tensor, call: C
         out, lse = _AttendFused.apply(query, key, value, task)
     elif call.is_zigzag and not call.layout.is_symmetric:
         shards = (to_contiguous(tensor, call.layout, call.group) for tensor in (query, key, value))
-        out, lse = _Attend.apply(*shards, call.sink, scheme, call)
+        out, lse = _Attend.apply(*shards, call.sink, None, None, scheme, call)
         out = to_zigzag(out, call.layout, call.group)
         with torch.no_grad():
             lse = to_zigzag(lse.transpose(1, 2).unsqueeze(-1), call.layout, call.group).squeeze(-1).transpose(1, 2)
     else:
-        out, lse = _Attend.apply(query, key, value, call.sink, scheme, call)
+        out, lse = _Attend.apply(query, key, value, call.sink, *(call.joint or (None, None)), scheme, call)
     return out, lse
 
 
@@ -99,7 +101,15 @@ class _AttendFused(torch.autograd.Function):
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, sink: Tensor | None, scheme: Scheme, call: Call
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        sink: Tensor | None,
+        joint_key: Tensor | None,
+        joint_value: Tensor | None,
+        scheme: Scheme,
+        call: Call,
     ) -> tuple[Tensor, Tensor]:
         inputs = Inputs(as_rows(query), as_rows(key), as_rows(value))
         batch, local_length, heads, _ = query.shape
@@ -108,11 +118,13 @@ class _Attend(torch.autograd.Function):
         lse = query.new_full((batch, local_length * heads), float("-inf"), dtype=dtype)
         with _exact(query.device):
             scheme.forward(inputs, call, out, lse)
+            if joint_key is not None and joint_value is not None:
+                _merge_joint(inputs.query, as_rows(joint_key), as_rows(joint_value), call, out, lse)
             out, lse = with_sink(out, lse, sink, local_length)
         out = out.unflatten(1, (local_length, heads)).to(query.dtype)
         lse = lse.unflatten(1, (local_length, heads)).transpose(1, 2).contiguous()
-        ctx.scheme, ctx.call = scheme, replace(call, sink=None)
-        ctx.save_for_backward(query, key, value, out, lse, sink)
+        ctx.scheme, ctx.call = scheme, replace(call, sink=None, joint=None)
+        ctx.save_for_backward(query, key, value, out, lse, sink, joint_key, joint_value)
         ctx.mark_non_differentiable(lse)
         ctx.set_materialize_grads(False)
         return out, lse
@@ -120,7 +132,7 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor | None, _grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-        query, key, value, out, lse, sink = ctx.saved_tensors
+        query, key, value, out, lse, sink, *joint = ctx.saved_tensors
         if grad_out is None:  # The other ranks count on this one all the same.
             grad_out = torch.zeros_like(out)
         inputs = Inputs(as_rows(query), as_rows(key), as_rows(value))
@@ -133,6 +145,7 @@ class _Attend(torch.autograd.Function):
         with _exact(query.device):
             upstream = Upstream(as_rows(grad_out), lse_rows, delta)
             ctx.scheme.backward(inputs, upstream, ctx.call, grads, wanted[1] or wanted[2])
+            grad_joint = _joint_gradients(inputs.query, joint, upstream, grads.query, ctx.call)
         grad_sink = None
         if sink is not None and ctx.needs_input_grad[3]:
             grad_sink = sink_gradient(sink, lse.transpose(1, 2).flatten(1, 2), delta, query.shape[1])
@@ -142,9 +155,31 @@ class _Attend(torch.autograd.Function):
                 for rows, tensor, is_wanted in zip(grads, (query, key, value), wanted, strict=True)
             ),
             grad_sink,
+            *grad_joint,
             None,
             None,
         )
+
+
+def _merge_joint(query: Tensor, key: Tensor, value: Tensor, call: Call, out: Tensor, lse: Tensor) -> None:
+    """Merge the attention to the keys that every rank has into that to all others."""
+    for work in joint_works(call.layout, query.device, call.scores.needs_places):
+        block_out, block_lse = attend_block(query, key, value, work, call.scores)
+        merge_rows(out, lse, work.rows, block_out, block_lse)
+
+
+def _joint_gradients(
+    query: Tensor, joint: list[Tensor | None], upstream: Upstream, grad_query: Tensor, call: Call
+) -> list[Tensor | None]:
+    """Return what this rank's queries add to the gradients of the keys and values that every rank has."""
+    key, value = joint
+    if key is None or value is None:
+        return [None, None]
+    rows = as_rows(key), as_rows(value)
+    grads = grad_query, *(torch.zeros_like(each, dtype=grad_query.dtype) for each in rows)
+    for work in joint_works(call.layout, query.device, call.scores.needs_places):
+        attend_block_backward(query, *rows, *upstream, grads, work, call.scores)
+    return [grad.view(each.shape).to(each.dtype) for grad, each in zip(grads[1:], (key, value), strict=True)]
 
 
 def _exact(device: torch.device) -> AbstractContextManager:

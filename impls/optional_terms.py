@@ -23,6 +23,9 @@ class Terms(NamedTuple):
     softcap: Any = None
     slopes: Any = None
     sink: Any = None
+    joint_key: Any = None
+    joint_value: Any = None
+    joint: Any = None
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -39,13 +42,18 @@ class Checked(NamedTuple):
     softcap: float | None
     slopes: tuple[float, ...] | None
     sink: Tensor | None
+    joint: tuple[Tensor, Tensor] | None
+    joint_first: bool
 
 
-def check_terms(terms: Terms, queries: int, keys: int, query: Tensor, is_dense: bool) -> Checked:
+def check_terms(terms: Terms, queries: int, keys: int, query: Tensor, value: Tensor, is_dense: bool) -> Checked:
     """Return them, or raise TypeError or ValueError with the argument, its value and the rule.
 
-    `queries` and `keys` are the rows of all ranks; `query` is this rank's.
+    `queries` and `keys` are the rows of all ranks; `query` and `value` are this rank's.
     """
+    joint, joint_first = _joint(terms, query, value)
+    if joint is not None:
+        keys += joint[0].shape[1]
     documents = _documents(terms, queries, keys)
     window = _window(terms.window)
     mask = terms.mask
@@ -55,6 +63,8 @@ def check_terms(terms: Terms, queries: int, keys: int, query: Tensor, is_dense: 
         hash(mask)
     except TypeError:
         raise TypeError(f"mask: {shown(mask)} cannot be hashed; which rows travel is remembered by it") from None
+    if joint is not None and documents is not None:
+        raise ValueError("joint_key: its rows belong to no document; they are not taken beside document_lengths")
     as_many = queries == keys if documents is None else all(one.queries == one.keys for one in documents)
     if not as_many and not is_dense:
         raise ValueError(
@@ -65,7 +75,8 @@ def check_terms(terms: Terms, queries: int, keys: int, query: Tensor, is_dense: 
     if mask is not None and any(one.queries and one.first_query + one.shift < 0 for one in whole):
         raise ValueError("mask: a query stands before the first key; a mask takes no more queries than keys")
     heads = query.shape[2]
-    return Checked(documents, window, mask, _softcap(terms.softcap), _slopes(terms.slopes, heads), _sink(terms, query))
+    softcap, slopes, sink = _softcap(terms.softcap), _slopes(terms.slopes, heads), _sink(terms, query)
+    return Checked(documents, window, mask, softcap, slopes, sink, joint, joint_first)
 
 
 def stated(checked: Checked) -> dict[str, object]:
@@ -82,6 +93,7 @@ def stated(checked: Checked) -> dict[str, object]:
         "softcap": checked.softcap,
         "slopes": checked.slopes,
         "sink": None if sink is None else [str(sink.dtype), sink.requires_grad, values],
+        "joint": [checked.joint_first, [[each.shape[1], each.requires_grad] for each in checked.joint or ()]],
     }
 
 
@@ -163,6 +175,27 @@ def _sink(terms: Terms, query: Tensor) -> Tensor | None:
     if sink.device != query.device:
         raise ValueError(f"sink: device {sink.device} is not that of query, {query.device}")
     return sink
+
+
+def _joint(terms: Terms, query: Tensor, value: Tensor) -> tuple[tuple[Tensor, Tensor] | None, bool]:
+    """Return the rows that every rank has, and whether they stand before all others."""
+    key_rows, value_rows, place = terms.joint_key, terms.joint_value, terms.joint
+    if key_rows is None and value_rows is None:
+        if place is not None:
+            raise ValueError(f"joint: {shown(place)} is given without joint_key and joint_value")
+        return None, True
+    if place not in (None, "front", "rear"):
+        raise ValueError(f"joint: {shown(place)} is not 'front' or 'rear'")
+    batch, _, heads, dim = value.shape
+    for name, rows, width in (("joint_key", key_rows, query.shape[3]), ("joint_value", value_rows, dim)):
+        if not isinstance(rows, Tensor):
+            raise TypeError(f"{name}: {shown(rows)} is not a torch.Tensor; both or neither are given")
+        wanted = (batch, key_rows.shape[1] if key_rows.ndim == 4 else "rows", heads, width)
+        if tuple(rows.shape) != wanted:
+            raise ValueError(f"{name}: shape {tuple(rows.shape)} is not (batch, rows, kv_heads, dim) = {wanted}")
+        if rows.dtype != query.dtype or rows.device != query.device:
+            raise ValueError(f"{name}: {rows.dtype} on {rows.device} is not as query, {query.dtype} on {query.device}")
+    return (key_rows, value_rows), place != "rear"
 
 
 def _count(name: str, value: Any) -> int:

@@ -87,6 +87,12 @@ def ring(layout: Layout, device: torch.device, needs_places: bool = False) -> Ri
     return Ring(layout, device, needs_places)
 
 
+@lru_cache(maxsize=64)
+def joint_works(layout: Layout, device: torch.device, needs_places: bool = False) -> tuple[Work, ...]:
+    """Return what the rank of the layout computes on the keys that every rank has."""
+    return _works(layout, layout.joint_rows, None, device, needs_places) if layout.joint_length else ()
+
+
 def gathering(layout: Layout, device: torch.device, needs_places: bool = False) -> Gathering:
     """Return what the rank of the layout gathers and what it computes on it."""
     made = _small_gathering(layout, device, needs_places)

@@ -27,8 +27,10 @@ back and ahead, None without bound; `document_lengths`, the rows of packed docum
 `query_length`, the number of queries where it is not that of keys, sharded by itself, and `query_lengths`, the same by
 document: queries are the last positions of their document; `mask`, a function of (head, query position, key position),
 int64 tensors that broadcast, to booleans; `softcap`; `slopes` (heads,) of ALiBi, taken times the distance from each
-score; `sink`, a tensor (heads,) of logits without values, whose gradient is that of this rank's rows and sums up over
-the ranks. They run on plain products.
+score; `sink`, a tensor (heads,) of logits without values; `joint_key` (batch, rows, kv_heads, head_dim) and
+`joint_value`, rows that every rank has: they stand before all others (`joint="front"`) or after them ("rear") and count
+once. The gradients of what every rank has are those of this rank's queries and sum up over the ranks. They run on plain
+products.
 
 Every rank of the group calls this, and backpropagates, in the same order. Bad arguments raise ValueError or TypeError
 on every rank, also where only one rank's are bad; so does any option that is not listed here.

@@ -70,10 +70,20 @@ class Layout:
     documents: tuple[Document, ...] | None = None  # None: all rows are one
     window: tuple[int | None, int | None] = (None, None)
     mask: Mask | None = None
+    joint_length: int = 0  # rows of keys that every rank has
+    joint_first: bool = True  # whether they stand before all others, or after them
 
     def shard(self, rank: int) -> range:
         """Return the positions that `rank` owns: the shards of torch.tensor_split, the first ones longer by one."""
-        return part(self.sequence_length, self.world_size, rank)
+        first = self.joint_length if self.joint_first else 0
+        owned = part(self.sequence_length, self.world_size, rank)
+        return range(first + owned.start, first + owned.stop)
+
+    @property
+    def joint_rows(self) -> range:
+        """Return the positions of the keys that every rank has."""
+        first = 0 if self.joint_first else self.sequence_length
+        return range(first, first + self.joint_length)
 
     def query_shard(self, rank: int) -> range:
         """Return the rows of the queries that `rank` owns."""
@@ -95,7 +105,8 @@ class Layout:
     @cached_property
     def _documents(self) -> tuple[Document, ...]:
         queries = self.sequence_length if self.query_length is None else self.query_length
-        return (Document(0, queries, 0, self.sequence_length),) if self.documents is None else self.documents
+        keys = self.sequence_length + self.joint_length
+        return (Document(0, queries, 0, keys),) if self.documents is None else self.documents
 
     @cached_property
     def _first_keys(self) -> list[int]:
@@ -118,7 +129,8 @@ class Layout:
     def is_symmetric(self) -> bool:
         """Whether the order of the rows means nothing: even shards, in each branch every query sees every key."""
         is_even = self.sequence_length % (2 * self.world_size) == 0
-        is_plain = self.query_length is None and self.documents is None and self.mask is None
+        as_many = self.query_length is None and not self.joint_length
+        is_plain = as_many and self.documents is None and self.mask is None
         is_full = is_plain and not self.is_causal and self.window == (None, None)
         return is_even and is_full and set(self.branches) == {Branch(max(1, self.sequence_length), 1)}
 
@@ -259,7 +271,8 @@ def any_row_travels(layout: Layout) -> bool:
 
     The same answer on every rank; it looks at segments and documents, not at a window or a mask.
     """
-    if layout.query_length is not None or any(one.shift for one in layout.documents or ()):
+    differ = layout.query_length is not None or layout.joint_length > 0
+    if differ or any(one.shift for one in layout.documents or ()):
         return layout.world_size > 1
     boundaries = {layout.shard(rank).start for rank in range(layout.world_size)} - {0, layout.sequence_length}
     if layout.documents is not None:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from attention_gate import Case
+from attention_gate.verify.case.positions import Positions
 from attention_gate.verify.target.layouts import contiguous
 
 
@@ -23,4 +24,4 @@ def case_of(**changes):
 
 def shards_of(case, layout=contiguous):
     """The positions that each shard of a case owns."""
-    return [np.asarray(layout(shard, case.shards, case.length)) for shard in range(case.shards)]
+    return Positions.as_many([np.asarray(layout(shard, case.shards, case.length)) for shard in range(case.shards)])

@@ -7,16 +7,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from attention_gate.verify.case.styles import (
-    BUFFERS,
-    DATA_STYLES,
-    MASK_NAMES,
-    MIXED,
-    ONE_SIDED,
-    SINKS,
-    UPSTREAMS,
-    WITHOUT_GRADIENTS,
-)
+from attention_gate.verify.case.styles import BUFFERS, DATA_STYLES, MIXED, ONE_SIDED, UPSTREAMS, WITHOUT_GRADIENTS
+from attention_gate.verify.case.term_rules import check_terms
 from attention_gate.verify.target.choices import CALLERS, COMPILED, DTYPES, one_of
 
 MAX_WORLD_SIZE = 64
@@ -34,8 +26,11 @@ class Case:
     group). ``pass_length`` says whether ``sequence_length`` is given. ``requires_grad`` is a subset of ``"qkv"``, the
     inputs that gradients are asked for; ``data``, ``buffers`` and ``upstream`` name the style of the values, the
     strides of the inputs and the form of the upstream gradient, ``caller`` the way of calling. ``window``,
-    ``document_lengths``, ``mask`` (the name of a mask in masks.py), ``softcap``, ``slopes`` (whether there are any) and
-    ``sink`` (how large beside the scores) are optional terms. Raises ValueError for what is not a case.
+    ``document_lengths``, ``mask`` (the name of a mask in masks.py), ``softcap``, ``slopes`` (whether there are any),
+    ``sink`` (how large beside the scores), ``query_length`` (None: as many queries as ``length``) with
+    ``query_lengths`` by document, and ``joint`` (where the rows stand that every rank has, and how many they are) are
+    optional terms. ``interleave`` is the number of rows in a block of the interleaved layout. Raises ValueError for
+    what is not a case.
     """
 
     world_size: int = 1
@@ -57,6 +52,10 @@ class Case:
     softcap: float | None = None
     slopes: bool = False
     sink: str | None = None
+    query_length: int | None = None
+    query_lengths: tuple[int, ...] | None = None
+    joint: tuple[str, int] | None = None
+    interleave: int | None = None
     dtype: str = "float64"
     data: str = "normal"
     buffers: str = "contiguous"
@@ -115,7 +114,7 @@ class Case:
         # A comparison that NaN fails too.
         if self.scale is not None and not (type(self.scale) in (float, int) and abs(self.scale) <= sys.float_info.max):
             raise ValueError(f"Case.scale is {self.scale!r}; it must be None or a finite number")
-        self._check_terms()
+        check_terms(self)
         one_of("Case.dtype", self.dtype, DTYPES)
         one_of("Case.data", self.data, (*DATA_STYLES, ONE_SIDED))
         one_of("Case.buffers", self.buffers, BUFFERS)
@@ -123,32 +122,6 @@ class Case:
         one_of("Case.caller", self.caller, (*CALLERS, COMPILED, MIXED))
         if self.caller == MIXED and self.dtype != "float32":
             raise ValueError(f"Case.caller {MIXED!r} has float32 beside bfloat16; Case.dtype is {self.dtype!r}")
-
-    def _check_terms(self) -> None:
-        if self.window is not None and (
-            not isinstance(self.window, tuple)
-            or len(self.window) != 2
-            or any(bound is not None and (type(bound) is not int or bound < 0) for bound in self.window)
-        ):
-            raise ValueError(f"Case.window is {self.window!r}; it must be None or two integers of at least 0, or None")
-        lengths = self.document_lengths
-        if lengths is not None and (
-            not isinstance(lengths, tuple)
-            or any(type(length) is not int or length < 0 for length in lengths)
-            or sum(lengths) > self.length
-        ):
-            raise ValueError(
-                f"Case.document_lengths is {lengths!r}; it must be None or a tuple of integers of at least 0 that add "
-                f"up to no more than the length, {self.length}"
-            )
-        if self.mask is not None:
-            one_of("Case.mask", self.mask, MASK_NAMES)
-        if self.softcap is not None and not (type(self.softcap) is float and 0 < self.softcap <= sys.float_info.max):
-            raise ValueError(f"Case.softcap is {self.softcap!r}; it must be None or a finite number above 0")
-        if type(self.slopes) is not bool:
-            raise ValueError(f"Case.slopes is {self.slopes!r}; it must be True or False")
-        if self.sink is not None:
-            one_of("Case.sink", self.sink, SINKS)
 
     def __repr__(self) -> str:
         """Valid code; fields at their default are left out, but for the few that every reader looks for."""
@@ -184,8 +157,30 @@ class Case:
             "softcap": self.softcap is not None,
             "slopes": self.slopes,
             "sink": self.sink is not None,
+            "queries": self.query_length is not None,
+            "joint": self.joint is not None,
         }
         return tuple(name for name, given in on.items() if given)
+
+    @property
+    def queries(self) -> int:
+        """How many queries there are."""
+        return self.length if self.query_length is None else self.query_length
+
+    @property
+    def joint_rows(self) -> int:
+        """How many rows of key and value every rank has."""
+        return 0 if self.joint is None else self.joint[1]
+
+    @property
+    def keys(self) -> int:
+        """How many keys there are: those of the sequence, and those that every rank has."""
+        return self.length + self.joint_rows
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether its one branch is the whole of the keys."""
+        return (self.segment_lengths, self.dilation_rates) == ((max(self.keys, 1),), (1,))
 
     @property
     def sequence_length(self) -> int | None:

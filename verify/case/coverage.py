@@ -17,13 +17,12 @@ def options_of(case: Case) -> Row:
     An option counts where it changes the call: strides that are those of a contiguous tensor are contiguous.
     """
     ranks = case.shards
-    dense = (case.segment_lengths, case.dilation_rates) == ((max(case.length, 1),), (1,))
     return {
         "ranks": ranks,
         "mask": "causal" if case.is_causal else "full",
         "shards": "sparse" if case.length < ranks and ranks > 1 else "uneven" if case.length % ranks else "even",
         **extents_of(case),
-        "branches": "dense" if dense else "single" if len(case.segment_lengths) == 1 else "several",
+        "branches": "dense" if case.is_dense else "single" if len(case.segment_lengths) == 1 else "several",
         "scale": "default" if case.scale is None else "zero" if case.scale == 0 else "given",
         "data": case.data,
         "buffers": buffers_of(case),

@@ -34,6 +34,11 @@ def rows(case: Case, name: Name, positions: np.ndarray) -> np.ndarray:
     return rounded(_styled(case, name, values, positions), case.dtype)
 
 
+def joint_rows(case: Case, name: Literal["key", "value"]) -> np.ndarray:
+    """The rows that every rank has: those that would follow the rows of the sequence."""
+    return rows(case, name, np.arange(case.length, case.keys))
+
+
 def per_head(case: Case, name: Literal["slopes", "sink"]) -> np.ndarray:
     """One number for each query head, float64 (heads,), as the dtype of the sums holds it."""
     values = _normal_rows(case.seed, _STREAMS[name], np.zeros(1, int), case.heads)[0]

@@ -8,8 +8,9 @@ from functools import lru_cache
 from typing import Any
 
 from attention_gate.verify.case.styles import BUFFERS, DATA_STYLES, MIXED, OF_GRADIENTS, UNDER_AUTOCAST, UPSTREAMS
-from attention_gate.verify.case.term_axes import AXIS_OF, TERM_AXES
+from attention_gate.verify.case.term_axes import AXIS_OF, INTERLEAVES, OFF, TERM_AXES, UNEVEN_QUERIES, terms_together
 from attention_gate.verify.target.choices import COMPILED
+from attention_gate.verify.target.layouts import INTERLEAVED
 from attention_gate.verify.target.target import Target
 
 #: An axis' values from the simplest on.
@@ -55,7 +56,10 @@ def space(target: Target, world_sizes: Sequence[int], **fixed: Sequence[Any]) ->
         "dtype": target.dtypes,
         "caller": _callers(target),
         **{AXIS_OF[name]: TERM_AXES[AXIS_OF[name]] for name in target.terms},
+        "interleave": INTERLEAVES if target.layout == INTERLEAVED else (OFF,),
     }
+    if "queries" in axes and not target.uneven and target.queries == "sharded":
+        axes["queries"] = tuple(value for value in axes["queries"] if value not in UNEVEN_QUERIES)
     for name, values in fixed.items():
         if name in TERM_AXES and name not in axes:
             continue  # a term that the target does not declare
@@ -90,6 +94,8 @@ def feasible(row: Mapping[str, Any], largest_world: int) -> bool:
     if row.get("caller") in UNDER_AUTOCAST and row.get("dtype", "float32") not in _CAST:
         return False
     if row.get("caller") == MIXED and row.get("dtype", "float32") != "float32":
+        return False
+    if not terms_together(row):
         return False
     return not (row.get("group") == "sub-group" and row["ranks"] >= largest_world)
 

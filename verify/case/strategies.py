@@ -20,7 +20,7 @@ from attention_gate.verify.case.extents import (
     WIDE,
 )
 from attention_gate.verify.case.options import Row, Space, feasible
-from attention_gate.verify.case.term_axes import draw_terms
+from attention_gate.verify.case.term_axes import LEAST_LENGTH, OFF, draw_terms
 
 #: One draw in this many takes an option's simplest value instead of the row's, whatever row was drawn.
 _SIMPLEST_IN = 256
@@ -67,8 +67,13 @@ def _case(draw: st.DrawFn, options: Row, world_sizes: Sequence[int], max_rows: i
     if tiles:
         length = _tiles(draw, options["shards"], ranks, batch * heads)
     else:
-        length = _length(draw, options["shards"], ranks, max_rows, 2 if reordered else 1 if strides else 0)
-    segment_lengths, dilation_rates = _branches(draw, options["branches"], length)
+        needed = LEAST_LENGTH.get(options.get("queries", OFF), 0)
+        if options["interleave"] == "blocks":
+            needed = max(needed, 3)
+        length = _length(draw, options["shards"], ranks, max_rows, 2 if reordered else 1 if strides else 0, needed)
+    terms = draw_terms(draw, options, length, ranks)
+    keys = length + (terms["joint"][1] if terms["joint"] else 0)
+    segment_lengths, dilation_rates = _branches(draw, options["branches"], keys)
     least = 2 if "transposed" in strides else 1
     head_dim, value_dim = _dims(draw, options["head_dim"], options["value_dim"], least)
     world_size, group = _group(draw, options["group"], ranks, world_sizes)
@@ -86,7 +91,7 @@ def _case(draw: st.DrawFn, options: Row, world_sizes: Sequence[int], max_rows: i
         dilation_rates=dilation_rates,
         is_causal=options["mask"] == "causal",
         scale=_scale(draw, options["scale"]),
-        **draw_terms(draw, options, length, ranks),
+        **terms,
         dtype=options["dtype"],
         data=options["data"],
         buffers=options["buffers"],
@@ -97,10 +102,11 @@ def _case(draw: st.DrawFn, options: Row, world_sizes: Sequence[int], max_rows: i
     )
 
 
-def _length(draw: st.DrawFn, shards: str, ranks: int, max_rows: int, least: int) -> int:
+def _length(draw: st.DrawFn, shards: str, ranks: int, max_rows: int, least: int, needed: int) -> int:
+    """A length with ``least`` rows on each rank, where shards are not sparse, and ``needed`` rows in all."""
     if shards == "sparse":  # fewer rows than ranks: some shards are empty
-        return draw(st.integers(min(least, 1), ranks - 1))
-    least = max(least, 1)
+        return draw(st.integers(max(min(least, 1), needed), ranks - 1))
+    least = max(least, 1, -(-needed // ranks), 2 if needed > 3 else 1)
     if ranks == 1:
         return draw(st.integers(least, 3 * max_rows))
     length = draw(st.integers(least * ranks, ranks * (max_rows + 1) - 1))

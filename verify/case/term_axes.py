@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 from hypothesis import strategies as st
 
 from attention_gate.verify.case.case import Case
-from attention_gate.verify.case.styles import MASK_NAMES, SINKS
+from attention_gate.verify.case.styles import JOINT_PLACES, MASK_NAMES, SINKS
+from attention_gate.verify.target.choices import TERMS
 
 OFF = "none"
 
@@ -20,11 +22,21 @@ TERM_AXES: dict[str, tuple[str, ...]] = {
     "softcap": (OFF, "given"),
     "slopes": (OFF, "given"),
     "sink": (OFF, *SINKS),
+    "queries": (OFF, "as many", "one", "one fewer", "fewer", "more", "no queries"),
+    "joint": (OFF, *JOINT_PLACES),
 }
 
 #: The axes of each term that a target declares.
-AXIS_OF = {name: "mask function" if name == "mask" else name for name in ("window", "documents", "mask", "softcap")}
-AXIS_OF |= {name: name for name in ("slopes", "sink")}
+AXIS_OF = {name: "mask function" if name == "mask" else name for name in TERMS}
+
+#: Numbers of queries that cannot be split into equal shards of several ranks.
+UNEVEN_QUERIES = ("one", "one fewer")
+
+#: Blocks of the interleaved layout: of a row, of some, longer than the sequence. No term: each case has one of them.
+INTERLEAVES = ("rows", "blocks", "whole")
+
+#: The fewest rows of the sequence that a number of queries needs to be what it is called.
+LEAST_LENGTH = {"as many": 1, "one": 2, "one fewer": 3, "fewer": 4}
 
 #: What a check narrows these axes to that judges none of the terms.
 WITHOUT_TERMS = dict.fromkeys(TERM_AXES, (OFF,))
@@ -39,6 +51,9 @@ def values_of_terms(case: Case) -> dict[str, str]:
         "softcap": OFF if case.softcap is None else "given",
         "slopes": "given" if case.slopes else OFF,
         "sink": case.sink or OFF,
+        "queries": _queries_of(case),
+        "joint": OFF if case.joint is None else case.joint[0],
+        "interleave": _interleave_of(case),
     }
 
 
@@ -54,6 +69,39 @@ def _window_of(case: Case) -> str:
     if case.window == (0, 0):
         return "own position"
     return "narrow" if largest < rows else "as a shard" if largest == rows else "wide"
+
+
+def _queries_of(case: Case) -> str:
+    if case.query_length is None:
+        return OFF
+    n_q, n = case.query_length, case.length
+    if n_q >= n:
+        return "no queries" if n_q == 0 else "as many" if n_q == n else "more"
+    return "no queries" if n_q == 0 else "one" if n_q == 1 else "one fewer" if n_q == n - 1 else "fewer"
+
+
+def _interleave_of(case: Case) -> str:
+    if case.interleave is None:
+        return OFF
+    return "rows" if case.interleave == 1 else "blocks" if case.interleave < case.length else "whole"
+
+
+def terms_together(row: Mapping[str, Any]) -> bool:
+    """Whether the terms of a row of options can occur together, and beside its branches and its shards."""
+    queries, joint = row.get("queries", OFF), row.get("joint", OFF)
+    if (queries not in (OFF, "as many") or joint != OFF) and row.get("branches", "dense") != "dense":
+        return False
+    if queries == "as many" and row.get("documents", OFF) != OFF and row.get("branches", "dense") != "dense":
+        return False
+    if joint != OFF and row.get("documents", OFF) != OFF:
+        return False
+    if queries == "more" and row.get("mask function", OFF) != OFF:
+        return False
+    if row.get("shards", "even") == "sparse":
+        return row["ranks"] > LEAST_LENGTH.get(queries, 0) and not (
+            row.get("interleave") == "blocks" and row["ranks"] < 4
+        )
+    return True
 
 
 def _documents_of(case: Case) -> str:
@@ -78,9 +126,16 @@ def draw_terms(draw: st.DrawFn, options: dict[str, Any], length: int, ranks: int
     """The fields of a case that has these values of the terms' axes."""
     sink = options.get("sink", OFF)
     mask = options.get("mask function", OFF)
+    documents = _documents(draw, options.get("documents", OFF), length, ranks)
+    even = options.get("shards", "even") == "even"
+    queries = _queries(draw, options.get("queries", OFF), length, ranks if even else 1)
     return {
         "window": _window(draw, options.get("window", OFF), length, ranks),
-        "document_lengths": _documents(draw, options.get("documents", OFF), length, ranks),
+        "document_lengths": documents,
+        "query_length": queries,
+        "query_lengths": _queries_of_documents(draw, queries, documents, mask != OFF),
+        "joint": _joint(draw, options.get("joint", OFF)),
+        "interleave": _interleave(draw, options.get("interleave", OFF), length),
         "mask": None if mask == OFF else mask,
         "softcap": draw(st.sampled_from((0.5, 2.0, 30.0))) if options.get("softcap", OFF) != OFF else None,
         "slopes": options.get("slopes", OFF) != OFF,
@@ -123,3 +178,41 @@ def _documents(draw: st.DrawFn, documents: str, length: int, ranks: int) -> tupl
     if draw(st.integers(0, 3)) == 3:
         lengths.insert(draw(st.integers(0, len(lengths))), 0)
     return tuple(lengths)
+
+
+def _queries(draw: st.DrawFn, queries: str, length: int, multiple: int) -> int | None:
+    """How many there are; where shards are even those that are fewer or more are a multiple of the ranks."""
+    if queries in (OFF, "no queries"):
+        return None if queries == OFF else 0
+    if queries in ("as many", "one", "one fewer"):
+        return {"as many": length, "one": 1, "one fewer": length - 1}[queries]
+    if queries == "more":
+        return length + multiple * draw(st.integers(1, 4))
+    possible = [count for count in range(2, length - 1) if count % multiple == 0]
+    return draw(st.sampled_from(possible))
+
+
+def _queries_of_documents(
+    draw: st.DrawFn, queries: int | None, documents: tuple[int, ...] | None, masked: bool
+) -> tuple[int, ...] | None:
+    """How many queries each document has: none, one, fewer or more than keys; under a mask no more."""
+    if queries is None or documents is None:
+        return None
+    found, left = [], queries
+    for keys in documents:
+        most = min(left, keys) if masked else left
+        found.append(min(most, draw(st.sampled_from((keys, keys - 1, keys + 2, 1, 0)).filter(lambda n: n >= 0))))
+        left -= found[-1]
+    return tuple(found)
+
+
+def _joint(draw: st.DrawFn, joint: str) -> tuple[str, int] | None:
+    return None if joint == OFF else (joint, draw(st.sampled_from((1, 2, 3, 5, 0))))
+
+
+def _interleave(draw: st.DrawFn, interleave: str, length: int) -> int | None:
+    if interleave in (OFF, "rows"):
+        return None if interleave == OFF else 1
+    if interleave == "blocks":
+        return draw(st.integers(2, max(2, min(length - 1, 5))))
+    return max(2, length) + draw(st.integers(0, 3))

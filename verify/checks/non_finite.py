@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from attention_gate import reference
 from attention_gate.verify.case.case import Case
-from attention_gate.verify.case.masks import visibility
+from attention_gate.verify.case.masks import branch_masks
 from attention_gate.verify.checks.check import Check, Parameters, all_gradients, plain
-from attention_gate.verify.judge.comparison import Verdict, assemble, shares
+from attention_gate.verify.judge.comparison import Verdict, shares, wholes
 from attention_gate.verify.judge.oracle import inputs_of
 from attention_gate.verify.judge.session import Session
 from attention_gate.verify.world.finding import Finding
@@ -65,8 +65,12 @@ def _non_finite(session: Session, case: Case, parameters: Parameters) -> Verdict
     verdict = session.judge(case, attended, names=())
     if verdict.finding:
         return verdict
-    got = assemble(case, attended, session.positions(case), "out")
-    return _judged(session, case, poison, got)
+    verdict = Verdict(0.0)
+    for got, _ in wholes(case, attended, session.positions(case), "out"):
+        verdict = _judged(session, case, poison, got)
+        if verdict.finding:
+            break
+    return verdict
 
 
 def _judged(session: Session, case: Case, poison: _Poison, got: np.ndarray) -> Verdict:
@@ -97,10 +101,7 @@ def _fate(session: Session, case: Case, poison: _Poison) -> tuple[np.ndarray, np
     inputs = inputs_of(case)
     arrays = {name: getattr(inputs, name).copy() for name in ("query", "key", "value")}
     arrays[poison.input][poison.batch, poison.position, poison.head] = _POISONS[poison.value]
-    branches = reference.branches(case.segment_lengths, case.dilation_rates)
-    M = reference.multiplicity(
-        case.length, case.heads, branches, case.is_causal, session.target.dialect, **visibility(case)
-    )
+    M = branch_masks(case, session.target.dialect).sum(axis=0, dtype=np.int64)
     out, _ = reference.attention(arrays["query"], arrays["key"], arrays["value"], M, case.scale)
 
     query, key = (arrays[name].swapaxes(1, 2) for name in ("query", "key"))

@@ -39,7 +39,7 @@ def _wire(session: Session, case: Case, parameters: Parameters) -> Verdict:
     positions = session.positions(case)
 
     def allowed(stage: str) -> list[Allowance]:
-        bound = most(case, positions, stage)
+        bound = most(case, positions, stage, session.totals())
         return [Allowance(bound, bound)] * case.shards
 
     bounds = {stage: allowed(stage) for stage in _stages(case)}
@@ -54,8 +54,8 @@ def _wire(session: Session, case: Case, parameters: Parameters) -> Verdict:
 
 def _traffic(session: Session, case: Case, parameters: Parameters) -> Verdict:
     """No rank sends or receives a row that is not needed, or one twice."""
-    positions = session.positions(case)
-    bounds = {stage: least(case, session.target.dialect, positions, stage) for stage in _stages(case)}
+    positions, dialect = session.positions(case), session.target.dialect
+    bounds = {stage: least(case, dialect, positions, stage, session.totals()) for stage in _stages(case)}
     return _judged(session, case, bounds, TOLERANCE, "the rows that are needed amount to")[0]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from attention_gate.verify.case.lengths import with_length
 from attention_gate.verify.checks.results import Example
 from attention_gate.verify.explain.wrong_values import of_values
 from attention_gate.verify.world.finding import Finding
@@ -45,8 +46,7 @@ def _with_equal_shards(session: Session, example: Example, finding: Finding) -> 
     if case.length % case.shards == 0 or case.terms:  # the formulas know no optional terms
         return ()
     length = (case.length // case.shards + 1) * case.shards
-    dense = case.segment_lengths == (case.length,)
-    even = session.fitted(case.replace(length=length, segment_lengths=(length,) if dense else case.segment_lengths))
+    even = session.fitted(with_length(case, length))
     sentences = of_values(session, replace(example, case=even), finding)
     return tuple(f"with equal shards (length={length}) it returns, and {sentence}" for sentence in sentences)
 

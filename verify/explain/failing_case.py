@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
 
 from attention_gate import reference
 from attention_gate.verify.case.case import Case
-from attention_gate.verify.case.masks import visibility
+from attention_gate.verify.case.masks import branch_masks
+from attention_gate.verify.case.positions import Positions
 from attention_gate.verify.judge.oracle import Answer, Inputs
 
 Array = np.ndarray
@@ -21,9 +22,9 @@ Sight = Callable[[Array, Array], Array]
 class Setting:
     """The values of a case and the owner of each row."""
 
-    def __init__(self, case: Case, positions: Sequence[Array], dialect: str, inputs: Inputs, answer: Answer) -> None:
+    def __init__(self, case: Case, positions: Positions, dialect: str, inputs: Inputs, answer: Answer) -> None:
         self.case = case
-        self.positions = [np.asarray(owned) for owned in positions]
+        self.positions = [np.asarray(owned) for owned in positions.keys]
         self.dialect = dialect
         self.inputs = inputs
         self.answer = answer
@@ -42,9 +43,7 @@ class Setting:
     @cached_property
     def masks(self) -> Array:
         """The right masks (branches, heads, length, length)."""
-        return reference.branch_masks(
-            self.case.length, self.case.heads, self.pairs, self.case.is_causal, self.dialect, **visibility(self.case)
-        )
+        return branch_masks(self.case, self.dialect)
 
     def sight(
         self,

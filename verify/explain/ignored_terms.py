@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.lengths import with_length
 from attention_gate.verify.checks.results import Example
 from attention_gate.verify.explain.fit import fits
 from attention_gate.verify.explain.wrong_values import returned, setting_of
@@ -53,16 +54,8 @@ def _longer(session: Session, case: Case) -> Iterator[Case]:
     """The case, and the same with more rows on each rank: the last document is longer by them."""
     yield case
     for rows in (3, 5, 8):
-        documents = case.document_lengths
-        more = rows * case.shards
-        if documents:
-            documents = (*documents[:-1], documents[-1] + more)
-        segments = tuple(length + more if length == max(case.length, 1) else length for length in case.segment_lengths)
         yield session.fitted(
-            case.replace(
-                length=case.length + more,
-                segment_lengths=segments,
-                document_lengths=documents,
+            with_length(case, case.length + rows * case.shards).replace(
                 heads=2 * case.kv_heads if case.heads == case.kv_heads and session.target.grouped_query else case.heads,
                 seed=case.seed + rows,
             )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.extents import LARGEST_SMALL
+from attention_gate.verify.case.lengths import over
 from attention_gate.verify.checks.results import Example
 from attention_gate.verify.explain.failing_case import Array, Setting
 from attention_gate.verify.explain.fit import distinct, fits
@@ -151,7 +152,6 @@ def _subject(setting: Setting, got: Mapping[str, Array]) -> str | None:
 
 def _larger(session: Session, case: Case) -> Iterator[Case]:
     """Cases like this one in which more formulas differ."""
-    dense = case.segment_lengths == (max(case.length, 1),) and case.dilation_rates == (1,)
     uneven = session.target.uneven
     dims = {"head_dim": case.head_dim + 1, "value_dim": case.head_dim + (3 if session.target.value_dim else 1)}
     if case.head_dim > LARGEST_SMALL["head_dim"] or case.value_dim > LARGEST_SMALL["value_dim"]:
@@ -166,16 +166,7 @@ def _larger(session: Session, case: Case) -> Iterator[Case]:
             continue
         shards = world if case.group is None else case.shards
         length = (case.length // shards + more) * shards + (1 if left_over and shards > 1 else 0)
-        changes: dict[str, Any] = {
-            "world_size": world,
-            "length": length,
-            "pass_length": case.pass_length or bool(length % shards),
-            "seed": case.seed + more,
-            **dims,
-        }
-        if dense:
-            changes["segment_lengths"] = (length,)
-        yield session.fitted(case.replace(**changes))
+        yield session.fitted(over(case, length, world, case.group).replace(seed=case.seed + more, **dims))
 
 
 def _missing_gradients(session: Session, case: Case, got: Mapping[str, Array]) -> tuple[str, ...]:

@@ -72,29 +72,34 @@ def error_budget(
     expected: dict[str, np.ndarray],
     narrow_products: bool = False,
     terms: Mapping[str, Any] | None = None,
+    positions: tuple[np.ndarray, np.ndarray] | None = None,
+    in_parts: slice = slice(0, 0),
 ) -> Budget:
     """The largest error allowed in each element of "out", "lse", "query.grad", "key.grad" and "value.grad".
 
     query, key, value, upstream and the expected results are float64 in the layouts of the contract; multiplicity is
-    (heads, length, length). Rows that see nothing have a budget of the underflow alone. With ``narrow_products`` the
-    scores may be rounded to the dtype, as autocast rounds every product.
+    (heads, queries, keys), positions are those of queries and keys, as reference.attention takes them. Of the keys
+    ``in_parts`` each rank returns its own part of the gradients, each part rounded. Rows that see nothing have a budget
+    of the underflow alone. With ``narrow_products`` the scores may be rounded to the dtype, as autocast rounds every
+    product.
     """
     heads, head_dim, value_dim = query.shape[2], query.shape[3], value.shape[3]
     group = heads // key.shape[2]
     u, a, tiny = UNIT_ROUNDOFF[dtype], ACCUMULATOR[dtype], SMALLEST[dtype]
     terms = terms or {}
     softcap, slopes, sink = (terms.get(name) for name in ("softcap", "slopes", "sink"))
-    P, lse = reference.weights(query, key, multiplicity, scale, softcap=softcap, slopes=slopes, sink=sink)
+    of_scores = {"softcap": softcap, "slopes": slopes, "positions": positions, "sink": sink}
+    P, lse = reference.weights(query, key, multiplicity, scale, **of_scores)
     scale = abs(head_dim**-0.5 if scale is None else scale)
     seen = np.broadcast_to(multiplicity > 0, P.shape)
     pairs = np.broadcast_to(multiplicity, P.shape)  # branches may be computed, and underflow, one by one
     keys_seen = np.broadcast_to(multiplicity.sum(axis=-1), lse.shape)
-    queries_seen = np.broadcast_to(multiplicity.sum(axis=-2), lse.shape)[..., None, :]
+    queries_seen = np.broadcast_to(multiplicity.sum(axis=-2), (*P.shape[:2], P.shape[-1]))[..., None, :]
 
     Q, dO, out_size = (np.abs(x).swapaxes(1, 2) for x in (query, upstream, expected["out"]))
     K, V = (np.repeat(np.abs(x).swapaxes(1, 2), group, axis=1) for x in (key, value))
     magnitude = scale * (Q @ K.mT)
-    size = magnitude + _farthest(slopes, P.shape)
+    size = magnitude + _farthest(slopes, P.shape, positions)
     top = np.where(seen, size, 0.0).max(axis=-1, keepdims=True, initial=0.0)
     lse_size = np.where(np.isneginf(lse), 0.0, np.abs(lse))
     merges = a * keys_seen[..., None]
@@ -123,6 +128,8 @@ def error_budget(
     dV = (P * (rho + u + a * queries_seen) + merges * seen).mT @ dO + tiny * (1 + queries_seen.mT + pairs.mT @ dO)
     dQ = scale * ((epsilon + merges * dS) @ K + merges * D_size * K_seen) + tiny * (1 + keys_seen[..., None])
     dK = scale * ((epsilon + a * queries_seen * dS + merges * D_size * seen).mT @ Q) + tiny * (1 + queries_seen.mT)
+    dV[..., in_parts, :] += u * (P.mT @ dO)[..., in_parts, :]
+    dK[..., in_parts, :] += u * scale * (dS.mT @ Q)[..., in_parts, :]
     budget = {
         "out": out.swapaxes(1, 2),
         "lse": lse_error,
@@ -138,12 +145,14 @@ def error_budget(
     return {name: CONSTANT * bound for name, bound in budget.items()}
 
 
-def _farthest(slopes: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+def _farthest(
+    slopes: np.ndarray | None, shape: tuple[int, ...], positions: tuple[np.ndarray, np.ndarray] | None
+) -> np.ndarray:
     """What slopes may add to the size of a score, (heads, queries, keys): at most the slope times the distance."""
-    queries, keys = shape[-2:]
     if slopes is None:
         return np.zeros(())
-    return np.abs(slopes)[:, None, None] * np.abs(np.arange(queries)[:, None] - np.arange(keys))
+    queries, keys = positions or (np.arange(shape[-2]), np.arange(shape[-1]))
+    return np.abs(slopes)[:, None, None] * np.abs(queries[:, None] - keys)
 
 
 def _of_sink(sink: np.ndarray | None, lse: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,14 +8,15 @@ import numpy as np
 
 from attention_gate import reference
 from attention_gate.verify.case.case import Case
-from attention_gate.verify.case.masks import visibility
+from attention_gate.verify.case.masks import branch_masks, joint_and_own
+from attention_gate.verify.case.positions import Positions
 from attention_gate.verify.judge.oracle import Answer
 
 _SHOWN = 8
 
 
 def describe(
-    case: Case, positions: Sequence[np.ndarray], name: str, got: np.ndarray, answer: Answer, share: np.ndarray
+    case: Case, positions: Positions, name: str, got: np.ndarray, answer: Answer, share: np.ndarray
 ) -> list[str]:
     """Lines on the first wrong element, in the order of positions."""
     axis = 2 if name == "lse" else 1
@@ -24,9 +25,11 @@ def describe(
     position = first[0]
     index = (*first[1 : axis + 1], position, *first[axis + 1 :])
     batch, head, *dim = (i for k, i in enumerate(index) if k != axis)
-    shard, row = _owner(positions, position)
+    shard, row = _owner(positions.of(name), position)
     kv = name in ("key.grad", "value.grad")
-    place = f"{name}[batch {batch}, position {position}, {'kv head' if kv else 'head'} {head}"
+    of_query = not kv and ("queries" in case.terms or "joint" in case.terms)
+    place = f"{name}[batch {batch}, {'query' if of_query else 'position'} {position}"
+    place += f", {'kv head' if kv else 'head'} {head}"
     place += f", dim {dim[0]}]" if dim else "]"
     expected, actual = float(answer.expected[name][index]), float(got[index])
     lines = [
@@ -38,29 +41,37 @@ def describe(
     return lines + _sight(case, positions, position, head, kv, answer.dialect)
 
 
-def _sight(case: Case, positions: Sequence[np.ndarray], position: int, head: int, kv: bool, dialect: str) -> list[str]:
+def _sight(case: Case, positions: Positions, row: int, head: int, kv: bool, dialect: str) -> list[str]:
     """What that row has to do with the others: for a query the keys it sees, for a key the queries that see it."""
-    branches = reference.branches(case.segment_lengths, case.dilation_rates)
-    masks = reference.branch_masks(case.length, case.heads, branches, case.is_causal, dialect, **visibility(case))
+    masks = branch_masks(case, dialect)
     group = case.heads // case.kv_heads
+    first_own = joint_and_own(case)[1].start
+    differ = "queries" in case.terms or "joint" in case.terms
     if kv:
-        seen = np.asarray(masks[:, head * group : (head + 1) * group, :, position].any(axis=1))
-        whom, what = "is seen by queries", f"the key at position {position}"
+        seen = np.asarray(masks[:, head * group : (head + 1) * group, :, first_own + row].any(axis=1))
+        whom, what, owners = "is seen by queries", f"the key at position {row}", positions.queries
     else:
-        seen = masks[:, head, position, :]
-        whom, what = "sees keys", f"the query at position {position}"
+        seen = masks[:, head, row, :]
+        whom, what, owners = "sees keys", f"the query at position {row}", positions.keys
+        if differ:
+            queries, _ = reference.rows(case.queries, case.keys, case.document_lengths, case.query_lengths)
+            what = f"query {row}, at position {queries.position[row]} of {case.keys} keys,"
     others = np.flatnonzero(seen.any(axis=0))
     if not len(others):
         return [f"  {what} {'is seen by no query' if kv else 'sees nothing: out is 0 and lse -inf'}"]
-    own, _ = _owner(positions, position)
+    own, _ = _owner(positions.keys if kv else positions.queries, row)
     parts = []
     for other in others[:_SHOWN]:
-        owner, _ = _owner(positions, int(other))
+        which = [str(k) for k in range(len(masks)) if seen[k, other]]
+        in_branches = "" if len(masks) == 1 else f"; branch {' and '.join(which)}"
+        other = int(other) if kv else int(other) - first_own
+        if not kv and not 0 <= other < case.length:
+            parts.append(f"{other + first_own} (every rank)")
+            continue
+        owner, _ = _owner(owners, other)
         hops = (own - owner) % case.shards if not kv else (owner - own) % case.shards
         via = "" if hops == 0 else f", {hops} hop{'s' if hops > 1 else ''} away"
-        which = [str(k) for k in range(len(branches)) if seen[k, other]]
-        in_branches = "" if len(branches) == 1 else f"; branch {' and '.join(which)}"
-        parts.append(f"{other} (rank {case.ranks[owner]}{via}{in_branches})")
+        parts.append(f"{other if kv else other + first_own} (rank {case.ranks[owner]}{via}{in_branches})")
     more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
     return [f"  {what} {whom} {', '.join(parts)}{more}"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.coverage import options_of
 from attention_gate.verify.case.options import pairs
+from attention_gate.verify.case.positions import Positions
 from attention_gate.verify.case.styles import AUTOCAST, UNDER_AUTOCAST
 from attention_gate.verify.judge.comparison import Verdict, judge
 from attention_gate.verify.judge.oracle import Answer, answer
@@ -18,7 +20,7 @@ from attention_gate.verify.judge.tensor_names import ALL_VALUES
 from attention_gate.verify.network.simulated_worlds import SimulatedWorlds
 from attention_gate.verify.rank.attended import Attended
 from attention_gate.verify.rank.jobs import Job, Run
-from attention_gate.verify.target.layouts import layout_function
+from attention_gate.verify.target.layouts import INTERLEAVED, interleaved, layout_function
 from attention_gate.verify.target.source import Source, TargetError
 from attention_gate.verify.target.target import Target
 from attention_gate.verify.world.failed_runs import finding_of
@@ -65,18 +67,26 @@ class Session:
         """The most processes that a case may use."""
         return max(self.world_sizes)
 
-    def positions(self, case: Case) -> tuple[np.ndarray, ...]:
-        """The positions that each shard owns."""
+    def positions(self, case: Case) -> Positions:
+        """The rows that each shard owns; of replicated queries all."""
+        keys = self._owned(case, case.length)
+        if self.target.queries == "replicated":
+            return Positions(keys, (np.arange(case.queries),) * case.shards, replicated=True)
+        return Positions(keys, keys if case.queries == case.length else self._owned(case, case.queries))
+
+    def _owned(self, case: Case, length: int) -> tuple[np.ndarray, ...]:
         layout = layout_function(self.target.layout)
+        if self.target.layout == INTERLEAVED:
+            layout = partial(interleaved, rows=case.interleave or 1)
         try:
-            owned = tuple(np.asarray(layout(shard, case.shards, case.length)) for shard in range(case.shards))
+            owned = tuple(np.asarray(layout(shard, case.shards, length)) for shard in range(case.shards))
         except Exception as error:
             raise TargetError(
                 f"target {self.source}: its layout raised {type(error).__name__}: {error} for {case!r}"
             ) from error
-        if not np.array_equal(np.sort(np.concatenate(owned)), np.arange(case.length)):
+        if not np.array_equal(np.sort(np.concatenate(owned)), np.arange(length)):
             raise TargetError(
-                f"target {self.source}: its layout assigns {case.length} positions to {case.shards} ranks as "
+                f"target {self.source}: its layout assigns {length} positions to {case.shards} ranks as "
                 f"{[part.tolist() for part in owned]}; each position must have exactly one owner"
             )
         return owned
@@ -96,15 +106,31 @@ class Session:
         return fitting
 
     def answer(self, case: Case) -> Answer:
-        """The oracle's answer in the target's dialect."""
-        return answer(case, self.target.dialect, AUTOCAST if case.caller in UNDER_AUTOCAST else None)
+        """The oracle's answer in the target's dialect, its lse by the target's convention."""
+        autocast = AUTOCAST if case.caller in UNDER_AUTOCAST else None
+        right = answer(case, self.target.dialect, autocast)
+        if case.sink is not None and self.target.lse_sink == "left-out":
+            right = right.with_lse_of(answer(case.replace(sink=None), self.target.dialect, autocast))
+        if case.slopes and case.is_causal and self.target.lse_slopes == "key-position":
+            right = right.with_lse_by_key_position(case)
+        return right
+
+    def spoken(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The options of a procedure, with what the target means otherwise by the arguments of a call."""
+        counts = self.target.window_counts
+        return options if counts == "distance" else {"window_counts": counts, **options}
+
+    def totals(self) -> tuple[str, ...]:
+        """The gradients of what every rank has that the target returns whole on each."""
+        joint = ("joint_key.grad", "joint_value.grad") if self.target.joint_gradient == "total" else ()
+        return (*joint, *(("sink.grad",) if self.target.sink_gradient == "total" else ()))
 
     def run(self, procedure: str, *cases: Case, **options: Any) -> Run:
         """Run a procedure on the ranks; meanwhile the oracle answers here, on the other core."""
         world = self.worlds[cases[0].world_size]
         positions = tuple(self.positions(case) for case in cases)
         placed = tuple(world.place(case) for case in cases) if isinstance(world, LaunchedWorlds) else cases
-        world.submit(Job(procedure, self.source, placed, positions, options))
+        world.submit(Job(procedure, self.source, placed, positions, self.spoken(options)))
         if procedure != "refuse":
             for case in cases:
                 self.answer(case)
@@ -167,5 +193,5 @@ class Session:
             device=self.device,
             names=names,
             purity=purity,
-            sink_gradient=self.target.sink_gradient,
+            totals=self.totals(),
         )

@@ -29,7 +29,7 @@ def simulate(
     world = session.network[cases[0].world_size]
     positions = tuple(session.positions(case) for case in cases)
     options = {"model": schedule.model, "choices": schedule.choices, **options}
-    world.submit(Job(procedure, session.source, cases, positions, options))
+    world.submit(Job(procedure, session.source, cases, positions, session.spoken(options)))
     if judged:
         for case in cases:
             session.answer(case)

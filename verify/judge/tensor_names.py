@@ -8,8 +8,11 @@ GRADIENTS = ("query.grad", "key.grad", "value.grad")
 #: What every call has, in the order in which it is judged.
 VALUES = ("out", "lse", *GRADIENTS)
 
+#: The gradients of what every rank has in whole.
+OF_ALL_RANKS = ("sink.grad", "joint_key.grad", "joint_value.grad")
+
 #: All that is judged, with what only some calls have.
-ALL_VALUES = (*VALUES, "sink.grad")
+ALL_VALUES = (*VALUES, *OF_ALL_RANKS)
 
 
 def in_words(name: str) -> str:

@@ -94,7 +94,7 @@ class Rank:
         if self.seat.rank not in ranks:
             return None
         shard = ranks.index(self.seat.rank)
-        positions = tuple(owned[shard] for owned in job.positions)
+        positions = tuple(owned.shard(shard) for owned in job.positions)
         return run(Call(attend, job.cases, positions, group, self.device, shard, job.options))
 
     def _group(self, ranks: tuple[int, ...] | None) -> Any:

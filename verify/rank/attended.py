@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from attention_gate.verify.case.case import Case
-from attention_gate.verify.case.data import Name, per_head, rows, sum_dtype
+from attention_gate.verify.case.data import Name, joint_rows, per_head, rows, sum_dtype
 from attention_gate.verify.case.masks import visibility
+from attention_gate.verify.case.positions import OwnRows
 from attention_gate.verify.case.styles import AUTOCAST, MIXED
 from attention_gate.verify.rank.tensors import in_form, values_of, with_strides
 from attention_gate.verify.rank.ways_to_call import backward, called
@@ -26,7 +27,7 @@ class Call:
 
     attend: Callable[..., Any]
     cases: tuple[Case, ...]
-    positions: tuple[np.ndarray, ...]
+    positions: tuple[OwnRows, ...]
     group: Any
     device: torch.device
     shard: int
@@ -54,9 +55,10 @@ class Inputs:
         self.case = call.cases[index]
         self.positions = call.positions[index]
         self.tensors = [self._input(name) for name in INPUTS]
-        self.sink = self._sink()
-        self._before = [tensor.detach().clone() for tensor in self.tensors]
-        self._versions = [tensor._version for tensor in self.tensors]
+        self.of_all_ranks = self._of_all_ranks()
+        self._given = dict(zip(INPUTS, self.tensors, strict=True)) | self.of_all_ranks
+        self._before = [tensor.detach().clone() for tensor in self._given.values()]
+        self._versions = [tensor._version for tensor in self._given.values()]
         self.result = Attended()
         self.out: Any = None
         self.lse: Any = None
@@ -75,25 +77,40 @@ class Inputs:
         }
 
     def _terms(self) -> dict[str, Any]:
-        """The optional terms that the case has."""
+        """The optional terms that the case has, and the rows of a block of its layout."""
         case = self.case
         found: dict[str, Any] = {name: value for name, value in visibility(case).items() if value is not None}
-        if case.document_lengths is not None:
-            found["document_lengths"] = list(case.document_lengths)
-        if case.softcap is not None:
-            found["softcap"] = case.softcap
+        for name in ("document_lengths", "query_lengths"):
+            if name in found:
+                found[name] = list(found[name])
+        for name in ("softcap", "query_length", "interleave"):
+            if (value := getattr(case, name)) is not None:
+                found[name] = value
+        if "window" in found and self.call.options.get("window_counts") == "keys":
+            found["window"] = tuple(None if bound is None else bound + 1 for bound in found["window"])
         if case.slopes:
             found["slopes"] = per_head(case, "slopes").tolist()
-        if self.sink is not None:
-            found["sink"] = self.sink
-        return found
+        if case.joint is not None:
+            found["joint"] = case.joint[0]
+        return found | self.of_all_ranks
 
-    def _sink(self) -> torch.Tensor | None:
-        if self.case.sink is None:
-            return None
-        values = torch.from_numpy(per_head(self.case, "sink")).to(getattr(torch, sum_dtype(self.case)))
-        # Under other callers it would be a tensor that the function closes over.
-        return values.to(self.call.device).requires_grad_(bool(self.case.gradients) and self.case.caller == "plain")
+    def _of_all_ranks(self) -> dict[str, torch.Tensor]:
+        """The tensors that every rank has in whole: a sink, rows of key and value."""
+        found: dict[str, torch.Tensor] = {}
+        if self.case.sink is not None:
+            values = torch.from_numpy(per_head(self.case, "sink")).to(getattr(torch, sum_dtype(self.case)))
+            found["sink"] = values.to(self.call.device)
+        if self.case.joint is not None:
+            found["joint_key"] = self._tensor(joint_rows(self.case, "key"))
+            found["joint_value"] = self._tensor(joint_rows(self.case, "value"), "value")
+        # Under other callers they would be tensors that the function closes over.
+        if self.case.caller == "plain":
+            for name, tensor in found.items():
+                wanted = self.case.gradients and (
+                    name == "sink" or name.removeprefix("joint_")[0] in self.case.gradients
+                )
+                tensor.requires_grad_(bool(wanted))
+        return found
 
     def forward(self) -> None:
         """Call the target, and note what came back."""
@@ -117,7 +134,7 @@ class Inputs:
         """Backpropagate this rank's rows of the upstream gradient into those inputs that require it."""
         if not self.case.gradients or not isinstance(self.out, torch.Tensor):
             return
-        upstream = rows(self.case, "upstream", self.positions)
+        upstream = rows(self.case, "upstream", self.positions.queries)
         if self.out.shape != upstream.shape:
             return  # already a finding, by its facts
         if not self.out.requires_grad:
@@ -127,8 +144,7 @@ class Inputs:
         named: list[tuple[str, torch.Tensor]] = [
             (n, t) for n, t in zip(INPUTS, self.tensors, strict=True) if n[0] in self.case.requires_grad
         ]
-        if self.sink is not None and self.sink.requires_grad:
-            named.append(("sink", self.sink))
+        named += [(name, tensor) for name, tensor in self.of_all_ranks.items() if tensor.requires_grad]
         wanted = [t for _, t in named]
         kept = tensor.clone()
         grads = backward(self.case.caller, self.out, wanted, tensor)
@@ -145,7 +161,7 @@ class Inputs:
         for name, tensor in (("out", self.out), ("lse", self.lse)):
             if isinstance(tensor, torch.Tensor) and tuple(tensor.shape) == self._due(name):
                 self.result.arrays[name] = values_of(tensor)
-        for name, tensor, before, version in zip(INPUTS, self.tensors, self._before, self._versions, strict=True):
+        for (name, tensor), before, version in zip(self._given.items(), self._before, self._versions, strict=True):
             same = torch.equal(tensor.detach().nan_to_num(), before.nan_to_num())
             if not same or tensor._version != version:
                 self.result.remarks.append(f"{name} was modified")
@@ -156,7 +172,7 @@ class Inputs:
 
     def _due(self, name: str) -> tuple[int, ...]:
         """The shape that a result must have; a result of another shape, which may be huge, is not copied."""
-        case, rows = self.case, len(self.positions)
+        case, rows = self.case, len(self.positions.queries)
         return (case.batch, case.heads, rows) if name == "lse" else (case.batch, rows, case.heads, case.value_dim)
 
     def _note(self, name: str, tensor: Any) -> None:
@@ -170,12 +186,13 @@ class Inputs:
             self.result.facts[name] = _kind(tensor)
 
     def _input(self, name: Name) -> torch.Tensor:
-        values = rows(self.case, name, self.positions)
+        positions = self.positions.of(name)
+        values = rows(self.case, name, positions)
         poison = self.call.options.get("poison")
         if poison is not None and poison[0] == name:  # (input, position, value), of all heads or of one
             _, position, value, *one = poison
             batch, head = one or (slice(None), slice(None))
-            values[batch, self.positions == position, head] = value
+            values[batch, positions == position, head] = value
         tensor = with_strides(self._tensor(values, name), self.case.buffers)
         return tensor.requires_grad_(name[0] in self.case.requires_grad)
 

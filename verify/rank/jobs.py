@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.positions import Positions
 from attention_gate.verify.target.source import Source
 
 
@@ -15,14 +14,14 @@ from attention_gate.verify.target.source import Source
 class Job:
     """One procedure to be run on every rank: which, on what, with the positions that each shard owns.
 
-    ``cases`` all share world_size and group; ``positions[k][s]`` are those of shard s in case k. ``seconds`` is how
+    ``cases`` all share world_size and group; ``positions[k]`` are those in case k. ``seconds`` is how
     long it may take, of rest or of work; None leaves that to the world.
     """
 
     procedure: str
     source: Source
     cases: tuple[Case, ...]
-    positions: tuple[tuple[np.ndarray, ...], ...]
+    positions: tuple[Positions, ...]
     options: dict[str, Any] = field(default_factory=dict)
     seconds: float | None = None
 

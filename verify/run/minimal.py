@@ -15,6 +15,7 @@ from typing import Any
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.coverage import options_of
 from attention_gate.verify.case.extents import LARGEST_SMALL, rows_of
+from attention_gate.verify.case.lengths import over, with_documents, with_joint, with_length, with_queries
 from attention_gate.verify.case.options import Space
 from attention_gate.verify.checks.check import Parameters
 
@@ -128,9 +129,9 @@ def _simpler(case: Case, axes: Space) -> Iterator[Case]:
     """The case with one of its options simpler, the most telling ones first."""
     yield from _fewer_ranks(case)
     yield from _simpler_branches(case)
+    yield from _simpler_lengths(case)
     plain: dict[str, Any] = {
         "window": None,
-        "document_lengths": None,
         "mask": None,
         "softcap": None,
         "slopes": False,
@@ -171,19 +172,33 @@ def _fewer_ranks(case: Case) -> Iterator[Case]:
             worlds = [(size, tuple(range(size - shards, size))) for size in range(shards + 1, case.world_size + 1)]
         for world_size, group in worlds:
             for length in dict.fromkeys((case.length, shards * rows_of(case))):
-                smaller = with_length(case.replace(pass_length=True), length)
-                yield smaller.replace(
-                    world_size=world_size, group=group, pass_length=case.pass_length or bool(length % shards)
-                )
+                with contextlib.suppress(ValueError):  # no case has that length beside the rest
+                    yield over(case, length, world_size, group)
     if case.group is not None:
         yield case.replace(group=None, world_size=case.shards)
         for size in range(case.shards + 1, case.world_size):
             yield case.replace(world_size=size, group=tuple(range(size - case.shards, size)))
 
 
+def _simpler_lengths(case: Case) -> Iterator[Case]:
+    """Without rows that every rank has, without documents, with as many queries as keys, in single rows."""
+    simpler: list[Callable[[], Case]] = []
+    if case.joint is not None:
+        simpler.append(lambda: with_joint(case, None))
+    if case.document_lengths is not None:
+        simpler.append(lambda: with_documents(case, None))
+    if case.query_length is not None:
+        simpler.append(lambda: with_queries(case, None))
+    if case.interleave not in (None, 1):
+        simpler.append(lambda: case.replace(interleave=1))
+    for change in simpler:
+        with contextlib.suppress(ValueError):  # no case has that beside the rest
+            yield change()
+
+
 def _simpler_branches(case: Case) -> Iterator[Case]:
     branches = list(zip(case.segment_lengths, case.dilation_rates, strict=True))
-    dense = (max(case.length, 1), 1)
+    dense = (max(case.keys, 1), 1)
 
     def complexity(some: list[tuple[int, int]]) -> tuple[int, ...]:
         rates, segments = sum(rate for _, rate in some), sum(segment for segment, _ in some)
@@ -210,27 +225,6 @@ def _plainer_values(value: Any, simplest: Any) -> Iterator[Any]:
         yield from ([*value[:k], 0, *value[k + 1 :]] for k, entry in enumerate(value) if entry)
 
 
-def with_length(case: Case, length: int) -> Case:
-    """The case with a longer or shorter sequence; a branch that is the whole sequence stays so."""
-    segments = tuple(
-        max(length, 1) if (segment, rate) == (max(case.length, 1), 1) else segment
-        for segment, rate in zip(case.segment_lengths, case.dilation_rates, strict=True)
-    )
-    passed = case.pass_length or bool(length % case.shards)
-    documents = case.document_lengths and _documents_within(case.document_lengths, length, sum(case.document_lengths))
-    return case.replace(length=length, segment_lengths=segments, pass_length=passed, document_lengths=documents)
-
-
-def _documents_within(documents: tuple[int, ...], length: int, before: int) -> tuple[int, ...]:
-    """The documents cut off at a shorter length; a longer one makes the last of them longer."""
-    kept: list[int] = []
-    for document in documents:
-        kept.append(min(document, max(0, length - sum(kept))))
-    if length > before and kept:
-        kept[-1] += length - before
-    return tuple(kept)
-
-
 def _with_heads(case: Case, heads: int) -> Case:
     """The case with that many heads, on one kv head if there are groups."""
     return case.replace(heads=heads, kv_heads=heads if case.kv_heads == case.heads else 1)
@@ -242,6 +236,14 @@ def _with_group(case: Case, group: int) -> Case:
 
 def _with_kv_heads(case: Case, kv_heads: int) -> Case:
     return case.replace(kv_heads=kv_heads, heads=kv_heads * (case.heads // case.kv_heads))
+
+
+def _with_queries(case: Case, queries: int) -> Case:
+    return case if case.query_length is None else with_queries(case, queries)
+
+
+def _with_joint_rows(case: Case, rows: int) -> Case:
+    return case if case.joint is None else with_joint(case, (case.joint[0], rows))
 
 
 def _with_head_dim(case: Case, head_dim: int) -> Case:
@@ -256,6 +258,8 @@ def _per_rank(case: Case, rows: int) -> Case:
 SIZES = (
     Size("rows of a rank", rows_of, 1, _per_rank, LARGEST_SMALL["rows"] // 4),
     Size("rows", lambda case: case.length, 1, with_length, 1 << 30),
+    Size("queries", lambda case: case.queries, 1, _with_queries, 1 << 30),
+    Size("rows that every rank has", lambda case: case.joint_rows, 1, _with_joint_rows, 1 << 30),
     Size("sequences", lambda case: case.batch, 1, lambda case, n: case.replace(batch=n), LARGEST_SMALL["batch"]),
     Size("kv heads", lambda case: case.kv_heads, 1, _with_kv_heads, 1 << 30),
     Size("heads", lambda case: case.heads, 1, _with_heads, LARGEST_SMALL["heads"] - 1),

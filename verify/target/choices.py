@@ -39,10 +39,19 @@ TERMS = {
     "softcap": "a soft cap of the scores (softcap)",
     "slopes": "ALiBi slopes (slopes)",
     "sink": "a sink for each head (sink)",
+    "queries": "queries fewer or more than keys (query_length, query_lengths)",
+    "joint": "rows of keys that every rank has (joint_key, joint_value, joint)",
 }
 
-#: Whose part of a sink's gradient a rank returns: that of its own rows, or of all ranks' rows.
-SINK_GRADIENTS = ("own-rows", "total")
+#: Where targets differ in what they mean, by field; the first value is the contract's.
+CONVENTIONS = {
+    "queries": ("sharded", "replicated"),
+    "sink_gradient": ("own-rows", "total"),
+    "joint_gradient": ("own-rows", "total"),
+    "lse_sink": ("included", "left-out"),
+    "lse_slopes": ("distance", "key-position"),
+    "window_counts": ("distance", "keys"),
+}
 
 
 def one_of(what: str, value: object, allowed: Iterable[object]) -> None:

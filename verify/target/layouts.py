@@ -29,7 +29,16 @@ def striped(rank: int, world_size: int, length: int) -> np.ndarray:
     return np.arange(rank, length, world_size)
 
 
-LAYOUTS: dict[str, Layout] = {"contiguous": contiguous, "zigzag": zigzag, "striped": striped}
+def interleaved(rank: int, world_size: int, length: int, rows: int = 1) -> np.ndarray:
+    """Blocks of ``rows`` positions dealt out to the ranks in turn, as caches of keys for decoding are."""
+    positions = np.arange(length)
+    return positions[positions // rows % world_size == rank]
+
+
+#: The layout whose blocks have as many rows as the case says.
+INTERLEAVED = "interleaved"
+
+LAYOUTS: dict[str, Layout] = {"contiguous": contiguous, "zigzag": zigzag, "striped": striped, INTERLEAVED: interleaved}
 
 
 def layout_function(layout: str | Layout) -> Layout:

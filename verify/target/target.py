@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attention_gate.verify.target.capabilities import NOT_YET, Capability, KnownFailure, NotYet
-from attention_gate.verify.target.choices import CALLERS, DTYPES, LEAST_BLOCKS, SINK_GRADIENTS, TERMS, one_of
+from attention_gate.verify.target.choices import CALLERS, CONVENTIONS, DTYPES, LEAST_BLOCKS, TERMS, one_of
 from attention_gate.verify.target.layouts import Layout, layout_function
 
 DIALECTS = ("longnet", "torchscale", "grouped-mean")
@@ -28,7 +28,8 @@ class Target:
     A bare callable supports the whole contract. What is not supported is not tried, and the verdict lists it.
 
     - ``attend``: the callable of the contract; it must be reachable by name, since every process imports it anew.
-    - ``layout``: "contiguous", "zigzag", "striped" or a function (rank, world_size, length) -> positions.
+    - ``layout``: "contiguous", "zigzag", "striped", "interleaved" (in blocks of ``interleave`` rows, an option that is
+      then passed; 1 without it) or a function (rank, world_size, length) -> positions.
     - ``masks``: the values of is_causal it takes; ``branches``: "any", or "dense" for the single branch (length, 1).
     - ``callers``: the ways in which it may be called, of "plain", "non-leaf", "no-grad", "inference", "checkpoint",
       "checkpoint-reentrant", "autocast", "twice", "thread", "saved-elsewhere", "default-dtype".
@@ -37,9 +38,14 @@ class Target:
     - ``grouped_query``, ``value_dim`` (other than head_dim), ``uneven`` shards, ``subgroups``, ``gradients``,
       ``strides``, ``scales`` (any but the default), ``refusals`` (bad arguments raise on every rank): True, False, or
       NOT_YET, which the verdict reports as "not yet".
-    - ``terms``: the optional terms that it takes, of "window", "documents", "mask", "softcap", "slopes" and "sink"; no
-      other is passed.
-    - ``sink_gradient``: "own-rows", each rank returns the part of its rows and the parts sum up, or "total".
+    - ``terms``: the optional terms that it takes, of "window", "documents", "mask", "softcap", "slopes", "sink",
+      "queries" and "joint"; no other is passed.
+    - ``queries``: "sharded", or "replicated": every rank is given all queries, and returns all rows.
+    - ``sink_gradient`` and ``joint_gradient``: "own-rows", each rank returns the part of its own queries and the parts
+      sum up, or "total".
+    - ``lse_sink``: whether the lse has the sink "included", or "left-out"; ``lse_slopes``: under a causal mask slopes
+      are taken times the "distance", or added times the "key-position", by which the lse is larger;
+      ``window_counts``: the "distance" of the farthest key, or the "keys" up to it, the own one included.
     - ``replicated``: whether every rank is given the whole sequence, as by ``gather_rows``; what that sends is then not
       judged.
     - ``lse``: whether ``return_lse=True`` is supported; None: if the signature has that parameter.
@@ -72,7 +78,12 @@ class Target:
     callers: tuple[str, ...] = tuple(CALLERS)
     mixed_dtypes: Capability = False
     terms: tuple[str, ...] = ()
+    queries: str = "sharded"
     sink_gradient: str = "own-rows"
+    joint_gradient: str = "own-rows"
+    lse_sink: str = "included"
+    lse_slopes: str = "distance"
+    window_counts: str = "distance"
     replicated: bool = False
     lse: bool | None = None
     least_ranks: int = 1
@@ -88,7 +99,9 @@ class Target:
         layout_function(self.layout)
         one_of("Target.branches", self.branches, BRANCHES)
         one_of("Target.dialect", self.dialect, DIALECTS)
-        one_of("Target.sink_gradient", self.sink_gradient, SINK_GRADIENTS)
+        for name, values in CONVENTIONS.items():
+            one_of(f"Target.{name}", getattr(self, name), values)
+        self._check_replicated_queries()
         if not isinstance(self.terms, tuple) or len(set(self.terms)) != len(self.terms):
             raise ValueError(f"Target.terms is {self.terms!r}; it must be a tuple without repetition")
         for entry in self.terms:
@@ -130,6 +143,20 @@ class Target:
         if twice := sorted({name for name in known if known.count(name) > 1}):
             raise ValueError(f"Target.known_failures has two entries for the check {twice[0]!r}")
 
+    def _check_replicated_queries(self) -> None:
+        if self.queries != "replicated":
+            return
+        if self.gradients:
+            raise ValueError(
+                "Target.gradients is True beside queries='replicated': of queries that every rank has, only the output "
+                "and the lse are judged; declare gradients=False"
+            )
+        if {"traffic", "overlap"} & set(self.claims):
+            raise ValueError(
+                f"Target.claims is {self.claims}; claims of traffic and overlap count rows of keys that travel, and "
+                "beside queries='replicated' none does"
+            )
+
     @property
     def returns_lse(self) -> bool:
         """Whether the lse can be asked for."""
@@ -169,6 +196,8 @@ class Target:
         found += [(name, words) for name, words in _CAPABILITIES.items() if not getattr(self, name)]
         if not_taken := [words for name, words in CALLERS.items() if name not in self.callers]:
             found.append(("callers", f"calls {', '.join(not_taken)}"))
+        if self.queries == "replicated":
+            found.append(("queries", "sharded queries, since every rank is given all of them"))
         if self.replicated:
             found.append(("replicated", "what it sends, since every rank is given the whole sequence"))
         if self.least_ranks > 1:

@@ -18,7 +18,7 @@ def right(case, lse=True):
     """What correct ranks bring home."""
     expected = answer(case).expected
     found = []
-    for owned in shards_of(case):
+    for owned in shards_of(case).keys:
         arrays = {name: expected[name][:, :, owned] if name == "lse" else expected[name][:, owned] for name in TENSORS}
         facts = {name: f"tensor {array.shape} {case.dtype} cpu" for name, array in arrays.items()}
         found.append(Attended(arrays, facts))
@@ -137,7 +137,7 @@ def test_a_gradient_that_nobody_asked_for_is_not_missed():
 def test_an_empty_shard_may_have_no_gradient():
     case = case_of(world_size=4, length=3)
     attended = right(case)
-    assert len(shards_of(case)[3]) == 0
+    assert len(shards_of(case).keys[3]) == 0
     attended[3].arrays["key.grad"] = None
     assert judged(case, attended).finding is None
 

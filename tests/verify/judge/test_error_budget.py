@@ -10,8 +10,7 @@ from attention_gate.verify.case.data import rounded
 from attention_gate.verify.case.styles import DATA_STYLES
 from attention_gate.verify.judge.comparison import assemble, shares
 from attention_gate.verify.judge.oracle import answer, inputs_of
-from attention_gate.verify.target.layouts import contiguous
-from tests.verify.cases import case_of
+from tests.verify.cases import case_of, shards_of
 from tests.verify.correct.simulated import attended
 from tests.verify.correct.style import STYLES
 
@@ -155,7 +154,7 @@ def test_stable_merges_stay_far_within_the_budget(style, case):
         made = case.replace(segment_lengths=(case.length,), seed=case.seed + seed)
         right = answer(made)
         parts = attended(made, STYLES[style])
-        positions = [contiguous(rank, made.shards, made.length) for rank in range(made.shards)]
+        positions = shards_of(made)
         for name in ("out", "lse", *NAMES[1:]):
             got = assemble(made, parts, positions, name)
             share = shares(got, right.expected[name], right.budget[name], made.dtype)

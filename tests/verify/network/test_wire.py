@@ -12,6 +12,7 @@ from attention_gate.verify.checks.peak_memory import MEMORY
 from attention_gate.verify.checks.wire import TRAFFIC, WIRE, widened
 from attention_gate.verify.judge.session import Session
 from attention_gate.verify.judge.simulation import simulate
+from attention_gate.verify.case.positions import Positions
 from attention_gate.verify.network.byte_bounds import METADATA, least, most, needed_rows
 from attention_gate.verify.network.network import MODELS, Schedule
 from attention_gate.verify.network.trace import Load
@@ -95,7 +96,7 @@ def test_the_least_traffic_is_counted_pair_by_pair(causal: bool) -> None:
         dtype="bfloat16",
     )
     case = case.replace(kv_heads=2)
-    positions = [np.arange(3), np.arange(3, 5)]
+    positions = Positions.as_many([np.arange(3), np.arange(3, 5)])
     # Head 0 selects 0, 2, 4 and head 1 selects 1, 3: rank 0 owns 0, 1, 2 and rank 1 owns 3, 4.
     expected = [[3, 0 if causal else 2], [3, 2]]
     assert needed_rows(case, "longnet", positions).tolist() == expected
@@ -108,7 +109,7 @@ def test_the_least_traffic_is_counted_pair_by_pair(causal: bool) -> None:
 
 def test_the_least_is_never_more_than_a_dense_ring() -> None:
     for size in (2, 3, 5, 8):
-        positions = np.array_split(np.arange(24), size)
+        positions = Positions.as_many(np.array_split(np.arange(24), size))
         for number in range(len(PATTERNS)):
             case = pattern(number, size)
             for stage in ("forward", "backward"):

@@ -14,7 +14,8 @@ from tests.verify import targets
 MIXED = "query and key in float32 beside a bfloat16 value under autocast (optional)"
 TERMS = (
     "a sliding window (window), packed documents (document_lengths), any mask (mask), a soft cap of the scores "
-    "(softcap), ALiBi slopes (slopes), a sink for each head (sink) (optional)"
+    "(softcap), ALiBi slopes (slopes), a sink for each head (sink), queries fewer or more than keys (query_length, "
+    "query_lengths), rows of keys that every rank has (joint_key, joint_value, joint) (optional)"
 )
 
 
@@ -26,7 +27,16 @@ def attend(query, key, value, **options):
     ("changes", "words"),
     [
         ({"attend": 3}, "Target.attend is 3; it must be callable"),
-        ({"layout": "random"}, "layout is 'random'; it must be one of contiguous, zigzag, striped"),
+        ({"queries": "split"}, "Target.queries is 'split'; it must be one of sharded, replicated"),
+        ({"queries": "replicated"}, "Target.gradients is True beside queries='replicated': of "
+        "queries that every rank has, only the output and the lse are judged; declare gradients=False"),
+        (
+            {"queries": "replicated", "gradients": False, "claims": ("traffic",)},
+            "Target.claims is ('traffic',); claims of traffic and overlap count rows of keys that travel, and beside "
+            "queries='replicated' none does",
+        ),
+        ({"lse_sink": "without"}, "Target.lse_sink is 'without'; it must be one of included, left-out"),
+        ({"layout": "random"}, "layout is 'random'; it must be one of contiguous, zigzag, striped, interleaved"),
         ({"branches": "one"}, "Target.branches is 'one'; it must be one of any, dense"),
         (
             {"dialect": "paper"},
