@@ -28,8 +28,11 @@ def attend(query, key, value, **options):
     [
         ({"attend": 3}, "Target.attend is 3; it must be callable"),
         ({"queries": "split"}, "Target.queries is 'split'; it must be one of sharded, replicated"),
-        ({"queries": "replicated"}, "Target.gradients is True beside queries='replicated': of "
-        "queries that every rank has, only the output and the lse are judged; declare gradients=False"),
+        (
+            {"queries": "replicated"},
+            "Target.gradients is True beside queries='replicated': of "
+            "queries that every rank has, only the output and the lse are judged; declare gradients=False",
+        ),
         (
             {"queries": "replicated", "gradients": False, "claims": ("traffic",)},
             "Target.claims is ('traffic',); claims of traffic and overlap count rows of keys that travel, and beside "
