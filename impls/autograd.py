@@ -176,10 +176,10 @@ def _joint_gradients(
     if key is None or value is None:
         return [None, None]
     rows = as_rows(key), as_rows(value)
-    grads = grad_query, *(torch.zeros_like(each, dtype=grad_query.dtype) for each in rows)
+    grad_key, grad_value = (torch.zeros_like(each, dtype=grad_query.dtype) for each in rows)
     for work in joint_works(call.layout, query.device, call.scores.needs_places):
-        attend_block_backward(query, *rows, *upstream, grads, work, call.scores)
-    return [grad.view(each.shape).to(each.dtype) for grad, each in zip(grads[1:], (key, value), strict=True)]
+        attend_block_backward(query, *rows, *upstream, (grad_query, grad_key, grad_value), work, call.scores)
+    return [grad_key.view(key.shape).to(key.dtype), grad_value.view(value.shape).to(value.dtype)]
 
 
 def _exact(device: torch.device) -> AbstractContextManager:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.data import rows
+from attention_gate.verify.case.positions import Positions
 from attention_gate.verify.rank import memory_limits
 from attention_gate.verify.rank.jobs import Job
 from attention_gate.verify.target.layouts import contiguous
@@ -97,7 +98,9 @@ def world_fact(size: int, device: str = "cpu", backend: str | None = None) -> Fa
             started = time.monotonic() - start
             case = Case(world_size=size, length=2 * size, segment_lengths=(2 * size,), requires_grad="")
             owned = tuple(contiguous(rank, size, case.length) for rank in range(size))
-            run = world.run(Job("attend", Source(__name__, None, exchange.__name__), (case,), (owned,)))
+            run = world.run(
+                Job("attend", Source(__name__, None, exchange.__name__), (case,), (Positions.as_many(owned),))
+            )
     except (WorldError, OSError) as error:
         return Fact(name, "could not be started", False, str(error), needed)
     if finding := finding_of(run):

@@ -39,7 +39,7 @@ def of_sequence(session: Session, example: Example, finding: Finding) -> tuple[s
         setting = setting_of(session, case)
         attended = [run.value(rank)[k] for rank in case.ranks]
         got = {
-            name: assemble(case, attended, setting.positions, name)
+            name: assemble(case, attended, session.positions(case), name)
             for name in ("out", *GRADIENTS)
             if any(part.arrays.get(name) is not None for part in attended)
         }

@@ -88,7 +88,7 @@ def error_budget(
     u, a, tiny = UNIT_ROUNDOFF[dtype], ACCUMULATOR[dtype], SMALLEST[dtype]
     terms = terms or {}
     softcap, slopes, sink = (terms.get(name) for name in ("softcap", "slopes", "sink"))
-    of_scores = {"softcap": softcap, "slopes": slopes, "positions": positions, "sink": sink}
+    of_scores: dict[str, Any] = {"softcap": softcap, "slopes": slopes, "positions": positions, "sink": sink}
     P, lse = reference.weights(query, key, multiplicity, scale, **of_scores)
     scale = abs(head_dim**-0.5 if scale is None else scale)
     seen = np.broadcast_to(multiplicity > 0, P.shape)

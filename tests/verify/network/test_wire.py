@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.positions import Positions
 from attention_gate.verify.checks.check import Check
 from attention_gate.verify.checks.overlap import OVERLAP
 from attention_gate.verify.checks.peak_memory import MEMORY
 from attention_gate.verify.checks.wire import TRAFFIC, WIRE, widened
 from attention_gate.verify.judge.session import Session
 from attention_gate.verify.judge.simulation import simulate
-from attention_gate.verify.case.positions import Positions
 from attention_gate.verify.network.byte_bounds import METADATA, least, most, needed_rows
 from attention_gate.verify.network.network import MODELS, Schedule
 from attention_gate.verify.network.trace import Load

@@ -9,6 +9,7 @@ import pytest
 import torch.distributed as dist
 
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.positions import Positions
 from attention_gate.verify.rank import memory_limits as memory
 from attention_gate.verify.rank.jobs import Job, Returned
 from attention_gate.verify.target.layouts import contiguous
@@ -24,7 +25,10 @@ def tell(query, key, value, **options):
 def _job(size: int, name: str = "tell") -> Job:
     case = Case(world_size=size, length=size, segment_lengths=(size,))
     return Job(
-        "attend", Source(__name__, None, name), (case,), (tuple(contiguous(r, size, size) for r in range(size)),)
+        "attend",
+        Source(__name__, None, name),
+        (case,),
+        (Positions.as_many([contiguous(r, size, size) for r in range(size)]),),
     )
 
 
