@@ -56,9 +56,9 @@ class Inputs:
         self.positions = call.positions[index]
         self.tensors = [self._input(name) for name in INPUTS]
         self.of_all_ranks = self._of_all_ranks()
-        self._given = dict(zip(INPUTS, self.tensors, strict=True)) | self.of_all_ranks
-        self._before = [tensor.detach().clone() for tensor in self._given.values()]
-        self._versions = [tensor._version for tensor in self._given.values()]
+        self.given = dict(zip(INPUTS, self.tensors, strict=True)) | self.of_all_ranks
+        self._before = [tensor.detach().clone() for tensor in self.given.values()]
+        self._versions = [tensor._version for tensor in self.given.values()]
         self.result = Attended()
         self.out: Any = None
         self.lse: Any = None
@@ -161,7 +161,7 @@ class Inputs:
         for name, tensor in (("out", self.out), ("lse", self.lse)):
             if isinstance(tensor, torch.Tensor) and tuple(tensor.shape) == self._due(name):
                 self.result.arrays[name] = values_of(tensor)
-        for (name, tensor), before, version in zip(self._given.items(), self._before, self._versions, strict=True):
+        for (name, tensor), before, version in zip(self.given.items(), self._before, self._versions, strict=True):
             same = torch.equal(tensor.detach().nan_to_num(), before.nan_to_num())
             if not same or tensor._version != version:
                 self.result.remarks.append(f"{name} was modified")

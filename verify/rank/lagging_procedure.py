@@ -35,7 +35,7 @@ def lag(call: Call) -> tuple[Attended, int]:
 
 def _arrive_late(inputs: Inputs) -> None:
     """Write the inputs again, over NaN: until the caller's stream has come so far they are not there."""
-    tensors = [tensor.data for tensor in (*inputs.tensors, inputs.sink) if tensor is not None]
+    tensors = [tensor.data for tensor in inputs.given.values()]
     values = [tensor.clone() for tensor in tensors]
     for tensor in tensors:
         tensor.fill_(float("nan"))
