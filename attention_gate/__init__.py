@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from attention_gate.verify.case.case import Case
     from attention_gate.verify.checks.results import CheckResult, Example, Failure
     from attention_gate.verify.commands.judge_target import check
+    from attention_gate.verify.commands.replay import replay
     from attention_gate.verify.report.text import text
     from attention_gate.verify.run.judgement import Report
     from attention_gate.verify.target.adapters import gather_rows, own_rows
@@ -46,6 +47,7 @@ __all__ = [
     "impls",
     "own_rows",
     "reference",
+    "replay",
     "text",
     "verify",
 ]
@@ -65,6 +67,7 @@ _HOMES = {
     "check": "commands.judge_target",
     "gather_rows": "target.adapters",
     "own_rows": "target.adapters",
+    "replay": "commands.replay",
     "text": "report.text",
 }
 

@@ -48,6 +48,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=float,
         help="as `gate --patience`: seconds that a call may work",
     )
+    group.addoption("--attention-checks", metavar="A,B", help="only these checks (as of `gate --checks`)")
+    group.addoption("--attention-claims", metavar="A,B", help="additional promises to check (as of `gate --claims`)")
     group.addoption("--attention-save", metavar="DIR", help="folder for failing examples (default: none is saved)")
 
 
@@ -83,14 +85,31 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if target is None:
         return
     outcomes: Counter[str] = Counter()
+    untried: dict[str, list[str]] = {}
     examples = 0
     for report in _reports(terminalreporter.stats):
         properties = dict(report.user_properties)
         if "attention_outcome" in properties:
             outcomes[properties["attention_outcome"]] += 1
             examples += properties["attention_examples"]
+            if reason := properties["attention_untried"]:
+                untried.setdefault(reason, []).append(report.nodeid.rpartition("::")[2])
     counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()) or "no check was tried"
+    for reason, names in untried.items():
+        terminalreporter.write_line(f"attention gate: not tried: {', '.join(names)}: {reason}")
     terminalreporter.write_line(f"attention gate: {target}: {counts} ({examples:,} examples)")
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """A mark of its own for a check that the target does not support, and for one that is blocked by another."""
+    outcome = dict(getattr(report, "user_properties", ())).get("attention_outcome")
+    if report.when == "call" and report.skipped and outcome in _MARKS:
+        return "skipped", *_MARKS[outcome]
+    return None
+
+
+#: The letter and the word of what was not tried.
+_MARKS = {"unsupported": ("-", "UNSUPPORTED"), "blocked": ("b", "BLOCKED")}
 
 
 @pytest.hookimpl(trylast=True)
@@ -105,26 +124,31 @@ class Judge:
     """The target of this process and its worlds, started at the first check: each xdist worker has its own."""
 
     def __init__(self, config: pytest.Config) -> None:
-        from attention_gate.verify.commands.command_line import put_first
-        from attention_gate.verify.commands.gate import world_sizes
+        from attention_gate.verify.commands.command_line import in_lines, put_first
+        from attention_gate.verify.commands.gate import checks, claims, world_sizes
+        from attention_gate.verify.commands.judge_target import claiming
         from attention_gate.verify.run.request import Options
         from attention_gate.verify.target.loading import as_target
         from attention_gate.verify.target.source import TargetError
 
+        wanted, claimed = (config.getoption(f"--attention-{name}") for name in ("checks", "claims"))
         try:
             self.options: Options = Options(
                 profile=config.getoption("--attention-profile"),
                 world_sizes=world_sizes(config.getoption("--attention-world-sizes")),
                 device=config.getoption("--attention-device"),
                 seed=config.getoption("--attention-seed"),
+                checks=None if wanted is None else checks(wanted),
+                claims=() if claimed is None else claims(claimed),
                 save=config.getoption("--attention-save"),
                 patience=config.getoption("--attention-patience"),
             )
             if (folder := str(config.invocation_params.dir)) not in sys.path:
                 put_first(folder)
-            self.target, self.source = as_target(config.getoption("--attention-target"))
+            found, self.source = as_target(config.getoption("--attention-target"))
+            self.target = claiming(found, self.options)
         except (ValueError, TargetError, ArgumentTypeError) as error:
-            raise pytest.UsageError(" ".join(str(error).split())) from error
+            raise pytest.UsageError(in_lines(error)) from error
         self.results: dict[str, CheckResult] = {}
         self._session: Session | None = None
 
@@ -173,7 +197,10 @@ class CheckFile(pytest.File):
         """One item for each check."""
         from attention_gate.verify.checks import CHECKS
 
+        wanted = self.config.stash[_JUDGE].options.checks
         for check in CHECKS:
+            if wanted is not None and check.name not in wanted:
+                continue
             yield CheckItem.from_parent(self, name=check.name, check=check)
 
 
@@ -193,12 +220,16 @@ class CheckItem(pytest.Item):
             result = judge.run(self.check)
         except TargetError as error:  # it does not load in a rank, or one of its functions fails
             pytest.fail(str(error), pytrace=False)
-        self.user_properties += [("attention_outcome", result.outcome), ("attention_examples", result.examples)]
+        untried = ""
         if result.outcome == "unsupported":
-            pytest.skip(f"not supported: {result.reason}")
+            untried = f"not supported: {result.reason}"
         if result.outcome == "blocked":
             failed = [name for name in self.check.builds_on if judge.results.get(name, result).outcome not in _FINE]
-            pytest.skip(f"blocked by {' and '.join(failed)}")
+            untried = f"blocked by {' and '.join(failed)}"
+        self.user_properties += [("attention_outcome", result.outcome), ("attention_examples", result.examples)]
+        self.user_properties.append(("attention_untried", untried))
+        if untried:
+            pytest.skip(untried)
         if result.outcome == "known":
             pytest.xfail(f"known failure: {result.reason}")
         if result.outcome == "stale":

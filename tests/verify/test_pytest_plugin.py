@@ -14,6 +14,8 @@ from attention_gate.verify.checks import CHECKS
 ROOT = Path(__file__).parents[2]
 INSTALLED = bool(importlib.metadata.entry_points(group="pytest11", name="attention_gate"))
 
+RIGHT = "tests.verify.targets:right"
+
 #: Checks that every run of these tests selects: the others take their time elsewhere.
 FEW = "forward or gradients or dtypes"
 
@@ -61,8 +63,8 @@ def test_a_wrong_one_fails_with_the_report_and_blocks_what_builds_on_it(tmp_path
     saved = tmp_path / "failures"
     status, output = judging(tmp_path, "tests.verify.targets:causal_ignored", "-v", "-rs", "--attention-save", saved)
     assert status == 1
-    assert outcomes(output) == {"forward": "FAILED", "gradients": "SKIPPED", "dtypes": "SKIPPED"}
-    assert "blocked by forward" in output
+    assert outcomes(output) == {"forward": "FAILED", "gradients": "BLOCKED", "dtypes": "BLOCKED"}
+    assert "attention gate: not tried: gradients: blocked by forward" in output
     assert "minimal case: Case(world_size=1, length=2" in output
     assert "expected: the target returns the oracle's output" in output
     assert "Traceback" not in output
@@ -76,6 +78,14 @@ def test_what_is_not_supported_is_skipped_with_its_reason(tmp_path):
     assert status == 0, output
     assert "not supported: the target declares no gradients" in output
     assert "2 unsupported" in output
+    assert "attention gate: not tried: gradients: not supported: the target declares no gradients" in output
+
+
+def test_checks_are_chosen_and_claims_are_added(tmp_path):
+    chosen = ("--attention-checks", "lse,traffic", "--attention-claims", "traffic", "--collect-only", "-q")
+    status, output = run(tmp_path, "--pyargs", "attention_gate", "--attention-target", RIGHT, *chosen)
+    assert status == 0, output
+    assert re.findall(r"^attention-gate::(.*)$", output, re.MULTILINE) == ["lse", "traffic"]
 
 
 def test_it_is_safe_under_xdist(tmp_path):
@@ -91,9 +101,14 @@ def test_it_is_safe_under_xdist(tmp_path):
         ((), "there is nothing to judge without --attention-target: pytest --pyargs attention_gate --attention-target"),
         (("-n", "2"), "there is nothing to judge without --attention-target"),
         (("--attention-target", "nowhere_at_all:attend"), "no module named 'nowhere_at_all'"),
-        (("--attention-target", "math:floor", "--attention-profile", "fast"), "profile is 'fast'; it must be one of"),
         (
-            ("--attention-target", "math:floor", "--attention-world-sizes", "1,x"),
+            ("--attention-target", RIGHT, "--attention-profile", "fast"),
+            "profile is 'fast'; it must be one of",
+        ),
+        (("--attention-target", RIGHT, "--attention-checks", "foward"), "did you mean 'forward'?"),
+        (("--attention-target", RIGHT, "--attention-claims", "wires"), "did you mean 'wire'?"),
+        (
+            ("--attention-target", RIGHT, "--attention-world-sizes", "1,x"),
             "is not a list of numbers from 1 to 64",
         ),
     ],
@@ -107,7 +122,13 @@ def test_an_error_of_use_is_one_line(tmp_path, options, words):
 
 def test_every_check_is_collected_by_its_name(tmp_path):
     status, output = run(
-        tmp_path, "--collect-only", "-q", "--pyargs", "attention_gate", "--attention-target", "math:floor"
+        tmp_path,
+        "--collect-only",
+        "-q",
+        "--pyargs",
+        "attention_gate",
+        "--attention-target",
+        "tests.verify.targets:right",
     )
     assert status == 0, output
     assert re.findall(r"^attention-gate::(.*)$", output, re.MULTILINE) == [check.name for check in CHECKS]

@@ -45,11 +45,16 @@ class Strength:
     beyond: int = 0
 
     def __str__(self) -> str:
-        text = f"these checks catch {self.caught} of {self.known} known mistakes"
+        known = "all" if not self.survivors else f"{self.caught} of"
+        text = f"such a run finds {known} {self.known} known mistakes"
+        others = "all" if self.others_caught == self.others else f"{self.others_caught} of"
+        text += f" and {others} {self.others} variants of them"
+        if self.beyond:
+            text += f" that can show in the calls that it takes ({self.beyond} more cannot)"
         if self.survivors:
-            text += f" (not {', '.join(self.survivors)})"
-        text += f" and {self.others_caught} of {self.others} variants of them"
-        return f"{text}; {self.beyond} more show only in calls that it does not take" if self.beyond else text
+            mistakes = recorded()["mutants"]
+            text += "; it would pass with " + "; or ".join(mistakes[name]["mistake"] for name in self.survivors)
+        return text
 
 
 def strength(profile: str, checks: Collection[str] = tuple(BY_NAME), target: Target | None = None) -> Strength:
@@ -59,7 +64,7 @@ def strength(profile: str, checks: Collection[str] = tuple(BY_NAME), target: Tar
     declares limits is not asked for all of it: of what it does not take, no mistake is caught.
 
     >>> str(strength("standard"))
-    'these checks catch 53 of 53 known mistakes and 95 of 95 variants of them'
+    'such a run finds all 53 known mistakes and all 95 variants of them'
     """
     every: dict[str, Any] = recorded()["mutants"]
     shows = (lambda minimal: True) if target is None else _shown_by(target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import importlib
 import os
 import signal
@@ -27,6 +28,9 @@ COMMANDS = {
 #: Commands that always start ranks on this machine, unless a launcher has.
 WITH_RANKS = ("gate", "mutants", "replay")
 
+#: Options that print something and end, without any rank.
+_QUICK = {"-h", "--help", "--version", "--list-checks"}
+
 #: Exit statuses: conforms, does not, cannot be judged, the harness failed or did not finish.
 CONFORMS, DOES_NOT, CANNOT_BE_JUDGED, NOT_FINISHED = range(4)
 
@@ -45,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _refuse("interrupted", NOT_FINISHED)
     except Exception as error:
-        return _refuse(f"the harness failed: {type(error).__name__}: {error}", NOT_FINISHED)
+        return _refuse(f"the harness failed: {type(error).__name__}: {' '.join(str(error).split())}", NOT_FINISHED)
 
 
 def entry() -> NoReturn:
@@ -81,10 +85,15 @@ def put_first(folder: str) -> None:
 
 
 def _main(arguments: list[str]) -> int:
-    if arguments and arguments[0] in WITH_RANKS and "RANK" not in os.environ and not {"-h", "--help"} & set(arguments):
+    if arguments and arguments[0] in WITH_RANKS and "RANK" not in os.environ and not _QUICK & set(arguments):
         fork_client.start_early()  # it imports torch while this process does
     try:
-        options = _parser(arguments[0] if arguments else "").parse_args(arguments)
+        command = arguments[0] if arguments else ""
+        if command and not command.startswith("-") and command not in COMMANDS:
+            near = difflib.get_close_matches(command, COMMANDS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            return _refuse(f"{command!r} is no command; choose from {', '.join(COMMANDS)}{hint}")
+        options = _parser(command).parse_args(arguments)
         from attention_gate.verify.report.saved_examples import ReplayError
         from attention_gate.verify.target.source import TargetError
         from attention_gate.verify.world.local import WorldError
@@ -96,15 +105,37 @@ def _main(arguments: list[str]) -> int:
         sys.stdout.flush()
         return status
     except (UsageError, TargetError, ReplayError, ValueError) as error:
-        return _refuse(str(error))
+        return _refuse(in_lines(error))
     except WorldError as error:
-        return _refuse(str(error), NOT_FINISHED)
+        return _refuse(in_lines(error), NOT_FINISHED)
     except BrokenPipeError:
         # The reader of our output went away: nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOT_FINISHED
     except OSError as error:
-        return _refuse(str(error), NOT_FINISHED)
+        return _refuse(in_lines(error), NOT_FINISHED)
+
+
+class Version(argparse.Action):
+    """Prints the versions and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """As argparse calls it once it meets the option."""
+        from attention_gate.verify.commands.versions import versions
+
+        print(versions())
+        parser.exit()
+
+
+class ListChecks(argparse.Action):
+    """Prints every check and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """As argparse calls it once it meets the option."""
+        from attention_gate.verify.commands.check_list import check_list
+
+        print(check_list())
+        parser.exit()
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
@@ -113,6 +144,8 @@ def _parser(command: str) -> argparse.ArgumentParser:
         description="Judges distributed attention against a float64 oracle, gradients included.",
         epilog="exit status: 0 conforms, 1 does not, 2 cannot be judged, 3 the harness failed or did not finish",
     )
+    parser.add_argument("--version", action=Version, nargs=0, help="print the versions of the gate, torch and Python")
+    parser.add_argument("--list-checks", action=ListChecks, nargs=0, help="print what is checked, and end")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, words in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=words, description=words[0].upper() + words[1:] + ".")
@@ -121,8 +154,15 @@ def _parser(command: str) -> argparse.ArgumentParser:
     return parser
 
 
+def in_lines(error: Exception) -> str:
+    """What is printed of an error of use: one line; of a signature that does not fit, an adapter below it."""
+    from attention_gate.verify.target.call_signature import SignatureError
+
+    return str(error) if isinstance(error, SignatureError) else " ".join(str(error).split())
+
+
 def _refuse(message: str, status: int = CANNOT_BE_JUDGED) -> int:
-    print(f"attention-gate: {' '.join(message.split())}", file=sys.stderr)
+    print(f"attention-gate: {message}", file=sys.stderr)
     return status
 
 

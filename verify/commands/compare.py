@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import closing
 
 import torch
 
@@ -13,8 +14,7 @@ from attention_gate.verify.compare import bytes_sent, drawn_runs, tables, timing
 from attention_gate.verify.compare.measured_rows import measure
 from attention_gate.verify.compare.workloads import WORKLOADS
 from attention_gate.verify.report.whole_files import check_writable, write_whole
-from attention_gate.verify.target.loading import load
-from attention_gate.verify.target.source import parse_source
+from attention_gate.verify.target.loading import as_target
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
         drawn_runs.check_size(size)
     targets = tuple(dict.fromkeys(options.targets))
     for target in targets:
-        load(parse_source(target))
+        as_target(target)
     where = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
     print(
         f"{size} ranks, {where}, torch {torch.__version__}; medians of the slowest rank, calls in a row\n", flush=True
@@ -61,8 +61,8 @@ def run(options: argparse.Namespace) -> int:
         _measure_all(options, targets, size, rows)
     except KeyboardInterrupt:  # SIGTERM too
         ended = True
-        print("stopped early; measured so far:\n")
-        print(tables.text({name: measured for name, measured in rows.items() if measured}))
+        so_far = {name: measured for name, measured in rows.items() if measured}
+        print(f"stopped early; measured so far:\n\n{tables.text(so_far)}" if so_far else "stopped early")
     if options.json is not None:
         report = {"schema": 1, "world_size": size, "device": where, "torch": torch.__version__, "rows": rows}
         write_whole(options.json, json.dumps(report, indent=2) + "\n")
@@ -91,16 +91,19 @@ def _world_size(options: argparse.Namespace) -> int:
 
 
 def _measure_all(options: argparse.Namespace, targets: tuple[str, ...], size: int, rows: tables.Rows) -> None:
-    """Fill in the rows; a line on standard error for each, and each workload's table once it is complete."""
+    """Fill in the rows; lines on standard error as each begins and ends, and each table once it is complete."""
     for row in (timing.FLOOR, *targets):
-        for name, measured in measure(row, options.workload, options.device, size, options.limit):
-            rows[name][row] = measured
-            if options.device == "cpu" and row != timing.FLOOR and "both_ms" in measured:
-                sent = bytes_sent.simulated(row, name, size)
-                measured.update({} if sent is None else {"sent_bytes": sent})
-            print(f"{name}: {row}: {tables.brief(measured)}", file=sys.stderr, flush=True)
-            if row == targets[-1]:
-                print(tables.text({name: rows[name]}) + "\n", flush=True)
+        print(f"{row}: starting {size} ranks, then {', '.join(options.workload)}", file=sys.stderr, flush=True)
+        # Closed at once where Ctrl-C ends it between two workloads: its ranks must not wait for the garbage collector.
+        with closing(measure(row, options.workload, options.device, size, options.limit)) as measuring:
+            for name, measured in measuring:
+                rows[name][row] = measured
+                if options.device == "cpu" and row != timing.FLOOR and "both_ms" in measured:
+                    sent = bytes_sent.simulated(row, name, size)
+                    measured.update({} if sent is None else {"sent_bytes": sent})
+                print(f"{name}: {row}: {tables.brief(measured)}", file=sys.stderr, flush=True)
+                if row == targets[-1]:
+                    print(tables.text({name: rows[name]}) + "\n", flush=True)
 
 
 def _workloads(text: str) -> tuple[str, ...]:

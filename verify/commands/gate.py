@@ -9,6 +9,7 @@ from typing import Any
 
 from attention_gate.verify.checks import BY_NAME
 from attention_gate.verify.checks.profiles import PROFILES
+from attention_gate.verify.commands.command_line import ListChecks
 from attention_gate.verify.commands.judge_target import check, check_launched
 from attention_gate.verify.commands.launched import in_launched_ranks
 from attention_gate.verify.report.progress import ProgressLine
@@ -16,7 +17,7 @@ from attention_gate.verify.report.text import text
 from attention_gate.verify.report.whole_files import check_writable, write_whole
 from attention_gate.verify.run.judgement import Report
 from attention_gate.verify.run.request import DEFAULT_WORLD_SIZES, Options
-from attention_gate.verify.target.choices import TERMS
+from attention_gate.verify.target.choices import TERMS, did_you_mean
 from attention_gate.verify.target.target import CLAIMS
 from attention_gate.verify.world.launched_ranks import LaunchedWorlds, launched_by_torchrun
 from attention_gate.verify.world.patience import BUSY, FIRST
@@ -27,9 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="TARGET", help="module:name or path/to/file.py:name")
     parser.add_argument(
         "--profile",
-        choices=tuple(PROFILES),
+        type=profile,
         default="standard",
-        help="how much is tried: about 430, 3,500 or 28,000 examples (default: standard)",
+        metavar="P",
+        help=f"{', '.join(PROFILES)}: how much is tried: about 430, 3,500 or 28,000 examples (default: standard)",
     )
     parser.add_argument(
         "--world-sizes",
@@ -46,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="cpu: gloo; cuda: NCCL where each rank has a GPU, else ranks share GPUs (default: cpu)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="which examples are tried (default: 0)")
+    parser.add_argument("--list-checks", action=ListChecks, nargs=0, help="print what is checked, and end")
     parser.add_argument("--checks", type=checks, metavar="A,B", help=f"only these checks, of {', '.join(BY_NAME)}")
     parser.add_argument(
         "--claims", type=claims, default=(), metavar="A,B", help=f"additional promises to check: {', '.join(CLAIMS)}"
@@ -121,6 +124,11 @@ def _tell(report: Report, options: argparse.Namespace) -> int:
     return report.exit_status
 
 
+def profile(text: str) -> str:
+    """ "quick"; argparse reports what is wrong."""
+    return _names(text, "profile", PROFILES, several=False)[0]
+
+
 def world_sizes(text: str) -> tuple[int, ...]:
     """ "1,2,4" as numbers; argparse reports what is wrong."""
     try:
@@ -158,8 +166,9 @@ def checks(text: str) -> tuple[str, ...]:
     return _names(text, "check", BY_NAME)
 
 
-def _names(text: str, what: str, allowed: Collection[str]) -> tuple[str, ...]:
-    names = tuple(text.split(","))
+def _names(text: str, what: str, allowed: Collection[str], *, several: bool = True) -> tuple[str, ...]:
+    names = tuple(text.split(",")) if several else (text,)
     if unknown := [name for name in names if name not in allowed]:
-        raise argparse.ArgumentTypeError(f"unknown {what} {unknown[0]!r}; choose from {', '.join(allowed)}")
+        near = did_you_mean(unknown[0], allowed)
+        raise argparse.ArgumentTypeError(f"unknown {what} {unknown[0]!r}; choose from {', '.join(allowed)}{near}")
     return names

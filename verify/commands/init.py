@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from attention_gate.verify.commands.command_line import CONFORMS
 from attention_gate.verify.report.whole_files import write_whole
-from attention_gate.verify.target.source import parse_source
+from attention_gate.verify.target.call_signature import misfit
+from attention_gate.verify.target.loading import resolve
+from attention_gate.verify.target.source import TargetError, look, parse_source
+from attention_gate.verify.target.target import Target
+from attention_gate.verify.target.written_adapter import adapter, adapter_file
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -27,13 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the files that do not exist yet and print what was done."""
-    target = options.target
-    parse_source(target)
-    if not re.fullmatch(r"[\w./:-]+", target):
-        raise ValueError(f"target {target!r} contains characters that need quoting in tox.ini and in a workflow")
     folder = Path(options.folder)
     if not folder.is_dir():
         raise ValueError(f"the folder {options.folder} does not exist")
+    if not re.fullmatch(r"[\w./:-]*", options.target):
+        raise ValueError(f"target {options.target!r} contains characters that tox.ini and a workflow would need quoted")
+    target = _adapted(options.target, folder)
     is_project = any((folder / name).is_file() for name in ("pyproject.toml", "setup.py"))
     gate, torch = _gate(), _torch()
     place, _, name = target.rpartition(":")
@@ -65,6 +70,26 @@ def run(options: argparse.Namespace) -> int:
     print(f"now: python -m pytest {folder / 'tests/test_attention.py'}, or tox, or one test for each check:")
     print(f"     pytest --pyargs attention_gate --attention-target {target}")
     return CONFORMS
+
+
+def _adapted(target: str, folder: Path) -> str:
+    """The target by its full name; of a function that does not take what the gate passes, that of its new adapter."""
+    source = parse_source(target)
+    place = target.removesuffix(f":{source.name}")
+    seen = replace(source, file=str((folder / place).resolve())) if source.file is not None else source
+    with contextlib.suppress(TargetError):  # it may be written later, or need what only its ranks have
+        look(seen)
+        found, seen = resolve(seen)
+        if found == Target(attend=found.attend) and misfit(found) is not None:
+            text = adapter(found.attend, seen)
+            file = folder.resolve() / adapter_file(seen)
+            print(f"{target} does not take the arguments that the gate passes; its adapter does:")
+            inside = file.is_relative_to(folder.resolve())
+            _write(folder / file.relative_to(folder.resolve()) if inside else file, text, text)
+            return f"{file.relative_to(folder.resolve()) if inside else file}:target"
+    if not seen.name:
+        raise TargetError(f"target {target}: name what is judged in it, such as {target}:attend")
+    return f"{place}:{seen.name}"
 
 
 def _filled(template: str, facts: dict[str, Any]) -> str:

@@ -70,7 +70,7 @@ def check(
         found, source = as_target(target)
         before.restore(State.now())  # what importing a target does to this process is none of the gate's
         network = SimulatedWorlds(device=device, patience=patience)
-        session = Session(_claiming(found, options), source, worlds, options.world_sizes, network=network)
+        session = Session(claiming(found, options), source, worlds, options.world_sizes, network=network)
         with closing(session.network):
             return judge(session, options, progress or Silent(), record_in(options.save, session))
 
@@ -85,12 +85,13 @@ def check_launched(target: str, worlds: LaunchedWorlds, options: Options, progre
     before.restore(State.now())
     sizes = options.world_sizes if found.subgroups else (worlds.size,)
     network = SimulatedWorlds(device=options.device, patience=options.patience)
-    session = Session(_claiming(found, options), source, worlds, sizes, network=network)
+    session = Session(claiming(found, options), source, worlds, sizes, network=network)
     with closing(session.network):
         return judge(session, options, progress or Silent(), record_in(options.save, session))
 
 
-def _claiming(target: Target, options: Options) -> Target:
+def claiming(target: Target, options: Options) -> Target:
+    """The target with the claims and terms of the options beside its own."""
     return replace(
         target,
         claims=tuple(dict.fromkeys((*target.claims, *options.claims))),

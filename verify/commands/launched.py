@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from attention_gate.verify.commands.command_line import CANNOT_BE_JUDGED, NOT_FINISHED
+from attention_gate.verify.commands.command_line import CANNOT_BE_JUDGED, NOT_FINISHED, in_lines
 from attention_gate.verify.target.source import TargetError
 from attention_gate.verify.world.launched_ranks import LaunchedWorlds
 
@@ -20,7 +20,7 @@ def in_launched_ranks(device: str, carry_out: Callable[[LaunchedWorlds], int], p
             status = carry_out(worlds)
         except (TargetError, ValueError) as error:
             status = CANNOT_BE_JUDGED
-            print(f"attention-gate: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"attention-gate: {in_lines(error)}", file=sys.stderr)
         finally:
             # Output must be complete now: the launcher ends this process as soon as one of them has failed.
             sys.stdout.flush()

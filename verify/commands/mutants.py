@@ -9,6 +9,7 @@ import time
 
 from attention_gate.verify.checks.profiles import PROFILES
 from attention_gate.verify.commands.command_line import CONFORMS, DOES_NOT
+from attention_gate.verify.commands.gate import profile
 from attention_gate.verify.mutants import KNOWN, MUTANTS, OTHERS, STREAM_MISTAKES, Mutant
 from attention_gate.verify.mutants.kill_matrix import record, to_json
 from attention_gate.verify.mutants.matrix_table import line, matrix, summary
@@ -22,7 +23,9 @@ KNOWN_SEEDS = 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``mutants``."""
-    parser.add_argument("--profile", choices=tuple(PROFILES), default="standard", help="which examples are tried")
+    parser.add_argument(
+        "--profile", type=profile, default="standard", metavar="P", help=f"which examples: {', '.join(PROFILES)}"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="the first seed (default: 0)")
     parser.add_argument(
         "--seeds",

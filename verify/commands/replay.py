@@ -14,6 +14,7 @@ from attention_gate.verify.report.saved_examples import Saved, load_saved
 from attention_gate.verify.run.judging import examine
 from attention_gate.verify.target.loading import load
 from attention_gate.verify.target.target import Target
+from attention_gate.verify.world.finding import Finding
 from attention_gate.verify.world.launched_ranks import LaunchedWorlds, launched_by_torchrun
 from attention_gate.verify.world.local import Worlds
 
@@ -39,14 +40,36 @@ def run(options: argparse.Namespace) -> int:
         return _replay(saved, options.file, worlds)
 
 
+def replay(path: str, *, patience: float | None = None) -> Finding | None:
+    """Run a saved failing example again, in ranks that this call starts; what is wrong, or None if it passes now.
+
+    >>> attention_gate.replay("attention-gate-failures/attend-forward.json")
+    Finding(outcome='fail', headline='the output is wrong in 2 of 2 elements, on rank 0', …)
+
+    Raises ReplayError if the file is no saved example, TargetError if its target does not load.
+    """
+    saved = load_saved(path)
+    with Worlds(device=saved.device, patience=patience) as worlds:
+        session = _session(saved, load(saved.source), worlds)
+        with closing(session.network):
+            for one in saved.history:
+                examine(session, one)
+            return next((found for _ in range(_CALLS) if (found := examine(session, saved.example))), None)
+
+
+def _session(saved: Saved, target: Target, worlds: Worlds | LaunchedWorlds) -> Session:
+    """What its example is examined with; the caller closes its network."""
+    largest = max(one.case.world_size for one in (saved.example, *saved.history))
+    network = SimulatedWorlds(device=worlds.device, patience=worlds.patience)
+    return Session(target, saved.source, worlds, tuple(range(1, largest + 1)), network=network)
+
+
 def _replay(saved: Saved, path: str, worlds: Worlds | LaunchedWorlds) -> int:
     _announce(saved, path)
     target = load(saved.source)
     if isinstance(worlds, LaunchedWorlds) and (reason := _misfit(saved, target, worlds.size)):
         raise ValueError(reason)
-    largest = max(one.case.world_size for one in (saved.example, *saved.history))
-    session = Session(target, saved.source, worlds, tuple(range(1, largest + 1)))
-    session.network = SimulatedWorlds(device=worlds.device, patience=worlds.patience)
+    session = _session(saved, target, worlds)
     with closing(session.network):
         return _tried(saved, session)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from attention_gate.verify.compare import timing
@@ -17,7 +17,7 @@ _MEASURED = Source(timing.__name__, None, timing.measured.__name__)
 
 def measure(
     row: str, workloads: Sequence[str], device: str, world_size: int, seconds: float
-) -> Iterator[tuple[str, dict[str, Any]]]:
+) -> Generator[tuple[str, dict[str, Any]], None, None]:
     """What the floor or a target measures on each workload, as soon as it is known.
 
     >>> for workload, entry in measure("impls.robust:attend", ["tiny"], "cpu", 2, seconds=120.0):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+
 from attention_gate.verify.checks.results import CheckResult, Failure
-from attention_gate.verify.run.judgement import Report
+from attention_gate.verify.report.program import program
+from attention_gate.verify.run.judgement import Coverage, Report
 
 _MARKS = {
     "pass": "ok",
@@ -46,11 +49,13 @@ def failure_text(
     *,
     shown: dict[tuple[str, ...], str] | None = None,
     dense: bool = False,
+    called: str | None = None,
 ) -> str:
     """One failure as a bug report: what was promised, what happened, the minimal case, and how to see it again.
 
     ``shown`` has the tracebacks that other failures have shown, by check; those of this one are added. ``dense``: the
-    target takes the dense branch alone, so that a case's branches need not be shown.
+    target takes the dense branch alone, so that a case's branches need not be shown. ``called`` is how the gate is
+    called, by default as this program was.
     """
     failed, times = failure.repeated
     again = failure.steadiness or f"repeated, it failed {failed} of {times} times"
@@ -68,7 +73,8 @@ def failure_text(
         lines.append(f"  called before: {one.check} on {one.case!r}{with_these}")
     lines.append(f"  {again}")
     if failure.replay is not None:
-        lines.append(f"  replay: python -m attention_gate replay {failure.replay}")
+        lines.append(f"  replay: {called or program()} replay {shlex.quote(failure.replay)}")
+        lines.append(f"  or in Python: import attention_gate; attention_gate.replay({failure.replay!r})")
     return "\n".join(lines)
 
 
@@ -120,12 +126,25 @@ def _summary(report: Report) -> list[str]:
     if report.error is not None:
         lines.append(f"the run did not finish: {report.error}")
     lines += [f"note: {note}" for note in report.notes]
-    coverage = report.coverage
     lines += [
         f"ran {report.ran} of {len(report.checks)} checks, {report.examples:,} examples, {worlds}, "
-        f"{coverage.covered:,} of {coverage.pairs:,} pairs of options, "
         f"profile {report.profile}, seed {report.seed}, {report.seconds:.0f} s",
-        *([f"strength of this profile: {report.strength}"] if report.verdict == "pass" and report.strength else []),
+        *([_covered(report.coverage)] if report.coverage.pairs else []),
+        *([f"what that is worth: {report.strength}"] if report.verdict == "pass" and report.strength else []),
         f"{report.target}: {_VERDICTS[report.verdict]}",
     ]
     return lines
+
+
+#: Pairs that did not occur that are named.
+_NAMED = 3
+
+
+def _covered(coverage: Coverage) -> str:
+    """Which options were combined, in words."""
+    options = f"of {len(coverage.options)} options ({', '.join(coverage.options)}) "
+    if not coverage.missing:
+        return f"{options}every two values that can occur together did: {coverage.pairs:,} pairs"
+    more = len(coverage.missing) - _NAMED
+    named = "; ".join(coverage.missing[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
+    return f"{options}{coverage.covered:,} of {coverage.pairs:,} pairs of values occurred; not {named}"

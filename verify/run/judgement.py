@@ -22,10 +22,15 @@ from attention_gate.verify.target.target import Target
 
 @dataclass(frozen=True)
 class Coverage:
-    """Pairs of discrete options: how many can occur together in the checks that ran, and how many did."""
+    """Pairs of discrete options: how many can occur together in the checks that ran, and how many did.
+
+    ``options`` are the names of the options; ``missing`` has pairs that did not occur, in words.
+    """
 
     pairs: int
     covered: int
+    options: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -223,6 +223,11 @@ def examine(session: Session, example: Example) -> Finding | None:
 
 def _coverage(session: Session, checks: list[Check]) -> Coverage:
     possible: set[Any] = set()
+    options: dict[str, None] = {}
     for check in checks:
-        possible |= feasible_pairs(check.space(session.target, session.world_sizes), session.largest_world)
-    return Coverage(len(possible), len(possible & session.covered))
+        axes = check.space(session.target, session.world_sizes)
+        options.update(dict.fromkeys(name for name, values in axes.items() if len(values) > 1))
+        possible |= feasible_pairs(axes, session.largest_world)
+    covered = possible & session.covered
+    missing = sorted(f"{one}={a} with {other}={b}" for (one, a), (other, b) in possible - covered)
+    return Coverage(len(possible), len(covered), tuple(options), tuple(missing))

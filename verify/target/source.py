@@ -1,4 +1,7 @@
-"""Where a target is found, so that every process can import it: ``module:name`` or ``path/to/file.py:name``."""
+"""Where a target is found, so that every process can import it: ``module:name`` or ``path/to/file.py:name``.
+
+Without ``:name`` the module says itself which of its objects is meant; loading finds that out.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +19,24 @@ class TargetError(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """Where a target's object is found: a module's name or a Python file, and the object's name in it."""
+    """Where a target's object is found: a module's name or a Python file, and the object's name in it, "" if open."""
 
     module: str | None
     file: str | None
     name: str
 
     def __str__(self) -> str:
-        return f"{self.file or self.module}:{self.name}"
+        return f"{self.file or self.module}{':' * bool(self.name)}{self.name}"
 
 
 def parse_source(text: str) -> Source:
-    """The source that ``module:name`` or ``path/to/file.py:name`` means; TargetError if it is neither."""
-    place, colon, name = text.rpartition(":")
-    if not colon or not place or not all(part.isidentifier() for part in name.split(".")):
+    """The source that a text means: ``module:name``, ``path/to/file.py:name``, or either without ``:name``.
+
+    TargetError if it is neither.
+    """
+    place, colon, name = text.rpartition(":") if ":" in text else (text, "", "")
+    named = all(part.isidentifier() for part in name.split("."))
+    if not place or bool(colon) != named:
         raise TargetError(f"target {text!r} is neither module:name nor path/to/file.py:name")
     if place.endswith(".py"):
         try:

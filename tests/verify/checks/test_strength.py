@@ -37,7 +37,7 @@ def test_mistakes_that_need_what_it_does_not_take_are_not_counted_as_caught(decl
     assert found.beyond > 0
     assert found.known < WHOLE.known
     assert gone not in found.survivors
-    assert f"; {found.beyond} more show only in calls that it does not take" in str(found)
+    assert f"in the calls that it takes ({found.beyond} more cannot)" in str(found)
     assert found.known + found.others + found.beyond == WHOLE.known + WHOLE.others
 
 

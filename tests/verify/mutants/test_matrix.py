@@ -21,7 +21,7 @@ def test_the_record_is_of_the_mutants_and_checks_that_there_are():
 
 def test_the_standard_profile_catches_all_known_mistakes():
     assert strength("standard").survivors == ()
-    assert str(strength("standard")).startswith("these checks catch 53 of 53 known mistakes and ")
+    assert str(strength("standard")).startswith("such a run finds all 53 known mistakes and all ")
 
 
 def test_a_larger_profile_catches_no_less():

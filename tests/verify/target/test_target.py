@@ -74,7 +74,7 @@ def test_every_capability_that_is_missing_is_listed():
         assert [line for line in words if part in line], part
 
 
-@pytest.mark.parametrize("text", ["impls.robust", "", ":attend", "impls.robust:", "a b:attend", "impls.robust:1"])
+@pytest.mark.parametrize("text", ["no file", "", ":attend", "impls.robust:", "a b:attend", "impls.robust:1"])
 def test_a_target_that_is_no_place_is_refused(text):
     with pytest.raises(attention_gate.TargetError, match="neither"):
         parse_source(text)
@@ -108,7 +108,7 @@ def test_what_does_not_load_is_reported_in_one_line(tmp_path, monkeypatch, conte
     sys.modules.pop("broken_target", None)
 
 
-@pytest.mark.parametrize(("name", "words"), [("targets", "did you mean 'target'?"), ("attend", "it has print, target")])
+@pytest.mark.parametrize(("name", "words"), [("targets", "did you mean 'target'?"), ("attend", "it has target")])
 def test_of_what_is_there_targets_are_named_too(tmp_path, monkeypatch, name, words):
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "misspelt_target.py").write_text(

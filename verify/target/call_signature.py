@@ -1,0 +1,111 @@
+"""Whether a callable takes the arguments that the gate passes, and the adapter that would take them for it."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+
+from attention_gate.verify.target.source import Source, TargetError
+from attention_gate.verify.target.target import Target
+from attention_gate.verify.target.written_adapter import (
+    PASSED,
+    SYNONYMS,
+    TENSORS,
+    adapter,
+    adapter_file,
+    parameters_of,
+)
+
+#: What the optional terms of a target are passed as.
+_TERMS = {"documents": "document_lengths"}
+
+
+class SignatureError(TargetError):
+    """The callable does not take the arguments that the gate passes. Its text has several lines: which, and a way."""
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """What does not fit: the arguments that are not taken, and the parameters that nothing is passed for."""
+
+    signature: inspect.Signature
+    not_taken: tuple[str, ...]
+    not_given: tuple[str, ...]
+    takes_three: bool
+
+    def alias(self, argument: str) -> str:
+        """The parameter that seems to mean an argument by another name; "" if there is none."""
+        return next((name for name in SYNONYMS.get(argument, ()) if name in self.signature.parameters), "")
+
+    @property
+    def by_keyword(self) -> bool:
+        """Whether the tensors may be the first keywords instead."""
+        by_position, others = parameters_of(self.signature)
+        return not by_position and len(others) >= len(TENSORS)
+
+
+def check_signature(target: Target, source: Source) -> None:
+    """SignatureError unless the target takes the arguments that the gate passes; its text shows an adapter."""
+    found = misfit(target)
+    if found is None:
+        return
+    lines = [f"{source} does not take the arguments that the gate passes; its signature is {found.signature}"]
+    if not found.takes_three:
+        lines.append("  it does not take three tensors (query, key, value) by position")
+    if found.not_taken:
+        words = [name + (f" (yours: {alias})" if (alias := found.alias(name)) else "") for name in found.not_taken]
+        lines.append(f"  not taken: {', '.join(words)}")
+    if found.not_given:
+        lines.append(f"  not given: {', '.join(found.not_given)}")
+    lines.append(f"The gate calls attend(query, key, value, {', '.join(f'{name}=…' for name in PASSED)}).")
+    if target != Target(attend=target.attend):
+        lines.append("Let attend take **_ for what it does not need; what it does not support, the Target declares.")
+        raise SignatureError("\n".join(lines))
+    if not found.takes_three and not found.by_keyword:
+        lines.append("Let a function that takes these call yours: an adapter of a few lines.")
+        raise SignatureError("\n".join(lines))
+    place = adapter_file(source)
+    lines.append(f"An adapter of three lines takes what is passed. `attention-gate init {_given(source)}` writes it to")
+    lines.append(f"{place.name}; then judge {place.name}:target.")
+    lines += ["", *(f"    {line}".rstrip() for line in adapter(target.attend, source).splitlines())]
+    raise SignatureError("\n".join(lines))
+
+
+def misfit(target: Target) -> Misfit | None:
+    """How the call that the gate makes fails to bind; None if it binds, or if the signature cannot be known."""
+    try:
+        signature = inspect.signature(target.attend)
+    except (TypeError, ValueError):
+        return None
+    passed = [*PASSED, *(_TERMS.get(term, term) for term in target.terms)]
+    passed += ["return_lse"] if target.lse else []
+    try:
+        signature.bind(*TENSORS, **dict.fromkeys(passed))
+        return None
+    except TypeError:
+        pass
+    by_position, others = parameters_of(signature)
+    anything = any(one.kind is one.VAR_KEYWORD for one in signature.parameters.values())
+    takes_three = len(by_position) >= len(TENSORS) or any(
+        one.kind is one.VAR_POSITIONAL for one in signature.parameters.values()
+    )
+    free = {one.name for one in (*by_position[len(TENSORS) :], *others) if one.kind is not one.POSITIONAL_ONLY}
+    return Misfit(
+        signature,
+        tuple(name for name in passed if name not in free and not anything),
+        tuple(
+            one.name
+            for one in (*by_position[len(TENSORS) :], *others)
+            if one.default is one.empty and one.name not in passed
+        ),
+        takes_three,
+    )
+
+
+def _given(source: Source) -> str:
+    """The source as a user in the present folder would write it."""
+    if source.file is None:
+        return str(source)
+    path = Path(source.file)
+    return f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}:{source.name}"
