@@ -87,8 +87,8 @@ def _judged(session: Session, case: Case, poison: _Poison, got: np.ndarray) -> V
     if (wrong := reach & ~sees & finite & off).any():
         headline = f"{poison.words} changes outputs of queries that do not see it to other finite numbers"
         return Verdict(np.inf, Finding("fail", headline, (_first(wrong, got, clean.expected["out"]),), tensor="out"))
-    if (spread := reach & ~sees & ~finite).any():
-        return Verdict(0.0, remark=(float(spread.any()), _SPREADS))
+    if (reach & ~sees & ~finite).any():
+        return Verdict(0.0, remark=(1.0, _SPREADS))
     return Verdict(0.0)
 
 

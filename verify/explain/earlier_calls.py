@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,9 +11,9 @@ import numpy as np
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.checks.call_sequences import calls_of
 from attention_gate.verify.checks.results import Example
-from attention_gate.verify.explain.failing_case import Array, Setting
+from attention_gate.verify.explain.backward_parts import Parts
+from attention_gate.verify.explain.failing_case import Array, Guess, Setting
 from attention_gate.verify.explain.fit import fits
-from attention_gate.verify.explain.wrong_gradients import Parts
 from attention_gate.verify.explain.wrong_values import LONGEST, setting_of
 from attention_gate.verify.judge.comparison import assemble, shares
 from attention_gate.verify.judge.oracle import inputs_of
@@ -23,8 +23,6 @@ from attention_gate.verify.world.finding import Finding
 
 if TYPE_CHECKING:
     from attention_gate.verify.judge.session import Session
-
-Guess = tuple[str, Callable[[], Mapping[str, Array]]]
 
 
 def of_sequence(session: Session, example: Example, finding: Finding) -> tuple[str, ...]:
@@ -47,7 +45,12 @@ def of_sequence(session: Session, example: Example, finding: Finding) -> tuple[s
         if wrong:
             guesses = _outputs(session, made, k) if wrong[0] == "out" else _gradients(session, setting, made, k)
             judged = ("out",) if wrong[0] == "out" else GRADIENTS
-            return tuple(words for words, formula in guesses if fits(setting, got, formula(), judged))[:1]
+            fitting = (
+                words
+                for words, formula in guesses
+                if (guess := formula()) is not None and fits(setting, got, guess, judged)
+            )
+            return tuple(fitting)[:1]
     return ()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +14,9 @@ from attention_gate.verify.case.positions import Positions
 from attention_gate.verify.judge.oracle import Answer, Inputs
 
 Array = np.ndarray
+
+#: A wrong formula: what it does in words, and the tensors that it gives; None where it does not apply.
+Guess = tuple[str, Callable[[], Mapping[str, Array] | None]]
 
 #: Masks (branches, heads, rows, keys) for queries and keys at these positions.
 Sight = Callable[[Array, Array], Array]
@@ -31,9 +34,14 @@ class Setting:
         self.pairs = reference.branches(case.segment_lengths, case.dilation_rates)
         self.scale = case.head_dim**-0.5 if case.scale is None else case.scale
         self.ranks = len(self.positions)
+        #: The rank that owns each row, and the index of the row in its shard.
+        self.owner = np.zeros(case.length, dtype=int)
         self.local = np.zeros(case.length, dtype=int)
-        for owned in self.positions:
+        for rank, owned in enumerate(self.positions):
+            self.owner[owned] = rank
             self.local[owned] = np.arange(len(owned))
+        #: The hop on which a ring brings each key to each query (queries, keys).
+        self.hop = (self.owner[:, None] - self.owner) % self.ranks
 
     @cached_property
     def offsets(self) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -17,7 +17,7 @@ _ROUNDINGS = 64.0
 
 
 @np.errstate(all="ignore")
-def fits(s: Setting, got: Mapping[str, Array], guess: Mapping[str, Array | None], judged: Sequence[str]) -> bool:
+def fits(s: Setting, got: Mapping[str, Array], guess: Mapping[str, Array], judged: Sequence[str]) -> bool:
     """Whether every judged tensor is as the guess says, and one of those that it changes is far from right.
 
     ``got`` has the target's tensors. Tensors that the guess does not give must be right.
@@ -28,7 +28,7 @@ def fits(s: Setting, got: Mapping[str, Array], guess: Mapping[str, Array | None]
             continue
         right, budget = s.answer.expected[name], s.answer.budget[name]
         said = guess.get(name, right)
-        if said is None or said.shape != right.shape:
+        if said.shape != right.shape:
             return False
         spread = np.abs(said[np.isfinite(said)]).max(initial=0.0) + np.abs(right[np.isfinite(right)]).max(initial=0.0)
         slack = budget + _ROUNDINGS * UNIT_ROUNDOFF[s.case.dtype] * spread
@@ -41,8 +41,3 @@ def fits(s: Setting, got: Mapping[str, Array], guess: Mapping[str, Array | None]
 def _same(one: Array, other: Array, slack: Array) -> Array:
     equal = (one == other) | (np.isnan(one) & np.isnan(other))
     return np.where(np.isfinite(one) & np.isfinite(other), np.abs(one - other) <= slack, equal)
-
-
-def distinct(sentences: Iterable[str]) -> list[str]:
-    """Each sentence once, in order."""
-    return list(dict.fromkeys(sentences))

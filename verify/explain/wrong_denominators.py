@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
 
-from attention_gate.verify.explain.failing_case import Array, Setting, by_head
+from attention_gate.verify.explain.failing_case import Array, Guess, Setting, by_head
 from attention_gate.verify.explain.wrong_merges import blocks_of
 
 _WORDS = "one term too many in the denominator: {}"
 
 
-def with_a_term_too_many(s: Setting) -> Iterator[tuple[str, Callable[[], dict[str, Array]]]]:
+def with_a_term_too_many(s: Setting) -> Iterator[Guess]:
     """The output where 1, or the exponential of 0, is added to a denominator: of each block, or of all keys."""
     for order in ("all", "hops and branches", "hops", "branches"):
         for in_lse in (True, False):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
 
-from attention_gate.verify.explain.failing_case import Array, Setting, summed
+from attention_gate.verify.explain.failing_case import Array, Guess, Setting, summed
 
 #: Columns of a tile.
 _TILES = (128, 64, 32, 16, 8)
-
-Guess = tuple[str, Callable[[], dict[str, Array] | None]]
 
 
 def placed_wrongly(s: Setting) -> Iterator[Guess]:

@@ -7,12 +7,12 @@ from functools import partial
 
 import numpy as np
 
-from attention_gate.verify.explain.failing_case import Array, Setting
+from attention_gate.verify.explain.failing_case import Array, Guess, Setting
 
 Merge = Callable[[Array, Array, Array, Array, bool], tuple[Array, Array]]
 
 
-def merged_wrongly(s: Setting) -> Iterator[tuple[str, Callable[[], dict[str, Array]]]]:
+def merged_wrongly(s: Setting) -> Iterator[Guess]:
     """The output of a ring with each of the wrong merges, over blocks by hop and branch, by hop, and by branch."""
     wrong: dict[str, Merge] = {
         "the lse of remote blocks taken for a base-2 logarithm": _base_two,
@@ -21,7 +21,7 @@ def merged_wrongly(s: Setting) -> Iterator[tuple[str, Callable[[], dict[str, Arr
         "merged outputs weighted by the lse from before the merge": _old_lse,
         "merges of two empty rows giving NaN (-inf minus -inf)": _unguarded,
         "the merge lse + log(1 + exp(block_lse - lse)), which overflows and is NaN for empty rows": _overflowing,
-        "all blocks averaged with equal weights": _averaged(),
+        "all blocks averaged with equal weights": _averaged,
         "the last block alone, in place of all blocks merged": _last,
     }
     for words, merge in wrong.items():
@@ -109,10 +109,7 @@ def _last(one: Array, lse: Array, other: Array, block_lse: Array, remote: bool) 
     return other, block_lse
 
 
-def _averaged() -> Merge:
-    def merge(one: Array, lse: Array, other: Array, block_lse: Array, remote: bool) -> tuple[Array, Array]:
-        both = np.logaddexp(lse, block_lse)
-        half = np.full_like(lse, 0.5)
-        return np.where(np.isneginf(lse).swapaxes(1, 2)[..., None], other, _weighted(one, half, other, half)), both
-
-    return merge
+def _averaged(one: Array, lse: Array, other: Array, block_lse: Array, remote: bool) -> tuple[Array, Array]:
+    half = np.full_like(lse, 0.5)
+    first = np.isneginf(lse).swapaxes(1, 2)[..., None]
+    return np.where(first, other, _weighted(one, half, other, half)), np.logaddexp(lse, block_lse)

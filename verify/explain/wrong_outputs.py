@@ -7,14 +7,10 @@ from functools import partial
 
 import numpy as np
 
-from attention_gate.verify.explain.failing_case import Array, Setting, Sight, by_head, summed
+from attention_gate.verify.explain.failing_case import Array, Guess, Setting, Sight, by_head, summed
 from attention_gate.verify.explain.wrong_denominators import with_a_term_too_many
 from attention_gate.verify.explain.wrong_layouts import placed_wrongly
 from attention_gate.verify.explain.wrong_merges import merged_wrongly
-
-#: A wrong formula: what it does in words, and the tensors that it gives.
-Guess = tuple[str, Callable[[], dict[str, Array] | None]]
-
 
 #: Formulas that take in others: not worth naming where a narrower one fits as well.
 SWEEPING = ("all positions taken within the shards",)
@@ -124,25 +120,21 @@ def _missing(s: Setting) -> Iterator[Guess]:
     """Blocks left out."""
     if s.ranks == 1:
         return
-    owner = np.zeros(s.case.length, dtype=int)
-    for rank, owned in enumerate(s.positions):
-        owner[owned] = rank
-    hop = (owner[:, None] - owner) % s.ranks
 
     def without(gone: Array) -> dict[str, Array]:
         return s.attend(summed(s.masks) * ~gone)
 
-    yield "only the keys of the rank's own shard", lambda: without(hop != 0)
+    yield "only the keys of the rank's own shard", lambda: without(s.hop != 0)
     for missing in range(s.ranks):
         if missing == s.ranks - 1:
             words = "the keys of the last hop of the ring missing"
         else:
             words = f"the keys of hop {missing} missing" if missing else "the rank's own keys missing"
-        yield words, partial(without, hop == missing)
+        yield words, partial(without, s.hop == missing)
     if s.case.is_causal:
         yield (
             "one block too many skipped under the causal mask (hop >= rank for hop > rank)",
-            lambda: without(hop >= owner[:, None]),
+            lambda: without(s.hop >= s.owner[:, None]),
         )
 
 
@@ -258,6 +250,3 @@ def lse_guesses(s: Setting) -> Iterator[Guess]:
             partial(lambda value: {"lse": np.where(np.isneginf(right), value, right)}, value),
         )
     yield "with its sign turned", lambda: {"lse": -right}
-
-
-__all__ = ["Guess", "forward_guesses", "lse_guesses"]

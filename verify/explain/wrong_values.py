@@ -11,8 +11,8 @@ from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.extents import LARGEST_SMALL
 from attention_gate.verify.case.lengths import over
 from attention_gate.verify.checks.results import Example
-from attention_gate.verify.explain.failing_case import Array, Setting
-from attention_gate.verify.explain.fit import distinct, fits
+from attention_gate.verify.explain.failing_case import Array, Guess, Setting
+from attention_gate.verify.explain.fit import fits
 from attention_gate.verify.explain.wrong_gradients import backward_guesses
 from attention_gate.verify.explain.wrong_outputs import SWEEPING, forward_guesses, lse_guesses
 from attention_gate.verify.judge.comparison import assemble, shares
@@ -30,7 +30,7 @@ LONGEST = 160
 #: No more formulas than this are named.
 _NAMED = 3
 
-Guesses = Callable[[Setting], Iterator[tuple[str, Callable[[], Mapping[str, Array] | None]]]]
+Guesses = Callable[[Setting], Iterator[Guess]]
 
 _SUBJECTS: dict[str, tuple[str, Guesses]] = {
     "out": ("the output equals the reference with {}", forward_guesses),
@@ -135,7 +135,7 @@ def fitting(setting: Setting, got: Mapping[str, Array], subject: str, guesses: G
             judged = GRADIENTS if subject == "gradients" else tuple(guess)
             if fits(setting, got, guess, judged):
                 found.append(words)
-    return distinct(found)
+    return found
 
 
 def _subject(setting: Setting, got: Mapping[str, Array]) -> str | None:

@@ -184,10 +184,10 @@ _LSE_DTYPES = ("float32", "float64")
 
 
 def _remarks(case: Case, attended: Sequence[Attended]) -> Finding | None:
-    for part, rank in zip(attended, case.ranks, strict=True):
+    for part in attended:
         if part.remarks:
             where = [r for p, r in zip(attended, case.ranks, strict=True) if part.remarks[0] in p.remarks]
-            return Finding("fail", f"{part.remarks[0]} ({ranks(where or [rank])})")
+            return Finding("fail", f"{part.remarks[0]} ({ranks(where)})")
     return None
 
 
