@@ -11,7 +11,7 @@ from attention_gate.verify.commands.launched import in_launched_ranks
 from attention_gate.verify.judge.session import Session
 from attention_gate.verify.network.simulated_worlds import SimulatedWorlds
 from attention_gate.verify.report.saved_examples import Saved, load_saved
-from attention_gate.verify.run.judging import examine
+from attention_gate.verify.run.repetition import examine
 from attention_gate.verify.target.loading import load
 from attention_gate.verify.target.target import Target
 from attention_gate.verify.world.finding import Finding

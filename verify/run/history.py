@@ -11,8 +11,8 @@ from attention_gate.verify.checks import BY_NAME
 from attention_gate.verify.checks.check import Parameters
 from attention_gate.verify.checks.results import Example
 from attention_gate.verify.judge.session import Session
-from attention_gate.verify.network.simulated_worlds import SimulatedWorlds
 from attention_gate.verify.run.minimal import Reduction
+from attention_gate.verify.run.repetition import examine
 from attention_gate.verify.world.finding import Finding
 
 #: Seconds that the search for the calls before may take, and then making them few and small.
@@ -42,21 +42,15 @@ def examine_after(session: Session, history: Sequence[Example], example: Example
     """The finding in an example that is examined after others, in processes that have made no other call."""
     session.renew()
     for one in history:
-        BY_NAME[one.check].examine(session, one.case, one.parameters)
-    return BY_NAME[example.check].examine(session, example.case, example.parameters).finding
+        examine(session, one)
+    return examine(session, example)
 
 
 def _relevant(made: list[Example], example: Example) -> list[Example]:
-    """Of the examples before the first time that this one was tried: those that ran in the same processes."""
+    """Of the examples before the first time that this one was tried: those that may have run in the same processes."""
     earlier = made[: made.index(example)] if example in made else made
-    return [one for one in earlier if _processes(one) & _processes(example)]
-
-
-def _processes(example: Example) -> set[tuple[str, int]]:
-    kind = "simulated" if example.check in SimulatedWorlds.checks else "real"
-    if example.check == "world-sizes":
-        return {(kind, size) for size in range(1, 65)}
-    return {(kind, example.case.world_size)}
+    size = example.case.world_size
+    return [one for one in earlier if "world-sizes" in (one.check, example.check) or one.case.world_size == size]
 
 
 class _History:

@@ -12,7 +12,7 @@ from attention_gate.verify.case.options import feasible_pairs
 from attention_gate.verify.case.precision_cases import RANKS, half_types, why_not_measured
 from attention_gate.verify.checks import BY_NAME, CHECKS, Check
 from attention_gate.verify.checks.profiles import examples
-from attention_gate.verify.checks.results import CheckResult, Example, Failure
+from attention_gate.verify.checks.results import CheckResult, Failure
 from attention_gate.verify.explain.explain import explain
 from attention_gate.verify.judge.session import Session
 from attention_gate.verify.rank.jobs import Job
@@ -21,13 +21,12 @@ from attention_gate.verify.run.history import CONFIRMED, before
 from attention_gate.verify.run.judgement import Coverage, Report, verdict_of
 from attention_gate.verify.run.known_failures import with_known_failures
 from attention_gate.verify.run.observer import NOT_KEPT, Progress, Record
-from attention_gate.verify.run.repetition import repeat
+from attention_gate.verify.run.repetition import examine, repeat
 from attention_gate.verify.run.request import Options
 from attention_gate.verify.run.search import Searched, search
 from attention_gate.verify.target.source import TargetError
 from attention_gate.verify.target.target import Target
 from attention_gate.verify.world.failed_runs import finding_of
-from attention_gate.verify.world.finding import Finding
 from attention_gate.verify.world.local import Worlds
 
 
@@ -213,12 +212,6 @@ def _with_history(session: Session, failure: Failure) -> Failure:
     calls = "1 call" if len(history) == 1 else f"{len(history)} calls"
     words = f"in fresh processes it fails after {calls} that came before ({CONFIRMED} of {CONFIRMED})"
     return replace(failure, history=history, repeated=(CONFIRMED, CONFIRMED), steadiness=words)
-
-
-def examine(session: Session, example: Example) -> Finding | None:
-    """Judge one example once."""
-    check = BY_NAME[example.check]
-    return check.examine(session, check.shaped(session, example.case), example.parameters).finding
 
 
 def _coverage(session: Session, checks: list[Check]) -> Coverage:

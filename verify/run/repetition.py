@@ -1,10 +1,13 @@
-"""Whether a failure is steady: its example is tried again as the first and as a later call of fresh processes."""
+"""An example tried again, and whether its failure is steady: as the first and as a later call of fresh processes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from attention_gate.verify.checks import BY_NAME
+from attention_gate.verify.checks.results import Example
+from attention_gate.verify.judge.session import Session
 from attention_gate.verify.world.finding import Finding
 
 _TIMES = 2
@@ -20,15 +23,21 @@ class Repeated:
     finding: Finding
 
 
-def repeat(examine: Callable[[], Finding | None], fresh: Callable[[], None], finding: Finding) -> Repeated:
-    """Examine the example of a finding again. ``fresh`` replaces the processes that the target runs in.
+def examine(session: Session, example: Example) -> Finding | None:
+    """Judge one example once."""
+    check = BY_NAME[example.check]
+    return check.examine(session, check.shaped(session, example.case), example.parameters).finding
+
+
+def repeat(trial: Callable[[], Finding | None], fresh: Callable[[], None], finding: Finding) -> Repeated:
+    """Try the example of a finding again. ``fresh`` replaces the processes that the target runs in.
 
     A hang is repeated once, since each time costs a deadline.
     """
     fresh()
     seen: list[Finding | None] = []
     for _ in range(_TIMES):
-        seen.append(again := examine())
+        seen.append(again := trial())
         if again is not None and again.outcome == "hang":
             finding = again
             break

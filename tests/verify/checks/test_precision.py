@@ -15,7 +15,7 @@ from tests.calibration.sweep import InOneProcess
 from tests.verify.checks.precision_mistakes import MISTAKES
 from tests.verify.correct.style import STYLES, Style
 
-SEEDS = range(10)
+SEEDS = range(5)
 
 
 #: The mistakes that must never escape.

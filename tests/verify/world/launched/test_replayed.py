@@ -9,21 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from attention_gate import Case, Target
+from attention_gate.verify.checks.results import Example
 from attention_gate.verify.commands.command_line import main
+from attention_gate.verify.commands.replay import _misfit
+from attention_gate.verify.report.saved_examples import Saved
+from attention_gate.verify.target.source import parse_source
 from tests.verify.world.launched.launch import launch
+from tests.verify.world.launched.targets import right
 
-_UNBATCHED = "tests.verify.network.mistakes:unbatched"
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A deadlock of two ranks that a gate on three has found."""
-    folder = tmp_path_factory.mktemp("saved")
-    checks = ("--profile=quick", "--checks=schedules", f"--save={folder}")
-    (node,) = launch("gate", _UNBATCHED, *checks, nodes=1, processes=3)
-    assert "HANG  schedules: deadlock: rank 0 waits for rank 1, which waits for rank 0" in node.output
-    assert "KeyboardInterrupt" not in node.output, node.output  # the launcher ends it once others have left
-    return folder / "unbatched-schedules.json"
+_DEADLOCK = "deadlock: rank 0 waits for rank 1, which waits for rank 0"
 
 
 def test_a_launcher_that_ends_it_late_changes_no_status() -> None:
@@ -39,39 +34,48 @@ def test_a_launcher_that_ends_it_late_changes_no_status() -> None:
     assert (ended.returncode, ended.stderr) == (7, "")
 
 
-@pytest.mark.parametrize("processes", [1, 3])
-def test_any_number_of_ranks_may_be_launched(saved: Path, processes: int) -> None:
+def test_any_number_of_ranks_may_be_launched_or_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A deadlock of two ranks that a gate on three has found."""
+    checks = ("--profile=quick", "--checks=schedules", f"--save={tmp_path}")
+    (node,) = launch("gate", "tests.verify.network.mistakes:unbatched", *checks, nodes=1, processes=3)
+    assert f"HANG  schedules: {_DEADLOCK}" in node.output
+    assert "KeyboardInterrupt" not in node.output, node.output  # the launcher ends it once others have left
+    saved = tmp_path / "unbatched-schedules.json"
     assert json.loads(saved.read_text())["case"]["world_size"] == 2
-    (node,) = launch("replay", str(saved), nodes=1, processes=processes)
-    assert "\nhang: deadlock: rank 0 waits for rank 1, which waits for rank 0" in node.output
-    assert "exitcode  : 1 " in node.output
-    assert "KeyboardInterrupt" not in node.output, node.output
 
+    for processes in (1, 3):
+        (node,) = launch("replay", str(saved), nodes=1, processes=processes)
+        assert f"\nhang: {_DEADLOCK}" in node.output
+        assert "exitcode  : 1 " in node.output
+        assert "KeyboardInterrupt" not in node.output, node.output
 
-def test_without_a_launcher_it_fails_alike(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", str(saved)]) == 1
-    assert "\nhang: deadlock: rank 0 waits for rank 1, which waits for rank 0" in capsys.readouterr().out
+    assert f"\nhang: {_DEADLOCK}" in capsys.readouterr().out
+
+
+def _saved(world_size: int, check: str = "forward") -> Saved:
+    case = Case(world_size=world_size, length=12, segment_lengths=(12,))
+    return Saved(parse_source("tests.verify.world.launched.targets:right"), Example(check, case, {}), "cpu", "", ())
+
+
+def test_fewer_ranks_than_were_launched_are_a_group(tmp_path: Path) -> None:
+    file, saved = tmp_path / "example.json", _saved(2)
+    case = {"world_size": 2, "length": 12, "segment_lengths": [12]}
+    document = {"schema": 3, "target": str(saved.source), "check": "forward", "case": case, "parameters": {}}
+    file.write_text(json.dumps(document | {"history": [], "device": "cpu", "headline": "wrong"}))
+    (node,) = launch("replay", str(file), nodes=1, processes=3)
+    assert "forward passes on this example now" in node.output, node.output
 
 
 @pytest.mark.parametrize(
-    ("world_size", "target", "words"),
+    ("saved", "subgroups", "words"),
     [
-        (2, "tests.verify.world.launched.targets:right", "forward passes on this example now"),
-        (4, "tests.verify.world.launched.targets:right", "this example needs 4 ranks; 3 were launched"),
-        (2, "{folder}/alone.py:target", "needs 2 ranks, as its target takes no sub-groups; 3 were launched"),
+        (_saved(4), True, "this example needs 4 ranks; 3 were launched"),
+        (_saved(2), False, "this example needs 2 ranks, as its target takes no sub-groups; 3 were launched"),
+        (_saved(2), True, ""),
+        (_saved(3), False, ""),
+        (_saved(4, "schedules"), False, ""),
     ],
 )
-def test_a_real_transport_needs_the_ranks_of_the_example(
-    tmp_path: Path, saved: Path, world_size: int, target: str, words: str
-) -> None:
-    (tmp_path / "alone.py").write_text(
-        "import attention_gate\nfrom tests.verify.world.launched.targets import right\n"
-        "target = attention_gate.Target(attend=right, subgroups=False)\n"
-    )
-    data = json.loads(saved.read_text())
-    data |= {"check": "forward", "parameters": {}, "target": target.format(folder=tmp_path)}
-    data["case"] |= {"world_size": world_size, "length": 4, "segment_lengths": [4]}
-    file = tmp_path / "example.json"
-    file.write_text(json.dumps(data))
-    (node,) = launch("replay", str(file), nodes=1, processes=3)
-    assert words in node.output, node.output
+def test_a_real_transport_needs_the_ranks_of_the_example(saved: Saved, subgroups: bool, words: str) -> None:
+    assert _misfit(saved, Target(attend=right, subgroups=subgroups), 3) == words
