@@ -126,7 +126,7 @@ def test_the_version_of_torch_that_tox_installs_is_supported():
 
 
 def test_every_environment_of_tox_has_one_thread():
-    assert "set_env = OMP_NUM_THREADS = 1" in TOX.partition("[testenv:")[0]
+    assert "\n    OMP_NUM_THREADS = 1\n" in TOX.partition("[testenv:")[0]
     assert "set_env" not in TOX.partition("[testenv:")[2]
 
 
