@@ -140,7 +140,7 @@ class Inputs:
         if not self.out.requires_grad:
             self.result.remarks.append("the result does not require gradients although an input does")
             return
-        tensor = in_form(self._tensor(upstream).to(self.out.dtype), self.case.upstream)
+        tensor = self.upstream(in_form(self._tensor(upstream).to(self.out.dtype), self.case.upstream))
         named: list[tuple[str, torch.Tensor]] = [
             (n, t) for n, t in zip(INPUTS, self.tensors, strict=True) if n[0] in self.case.requires_grad
         ]
@@ -155,6 +155,10 @@ class Inputs:
                 self.result.arrays[f"{name}.grad"] = None
             else:
                 self._note(f"{name}.grad", grad)
+
+    def upstream(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The upstream gradient as the target gets it."""
+        return tensor
 
     def finish(self) -> Attended:
         """The result; values are read at the end, so that reused buffers show."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from attention_gate.verify.rank.attended import Attended, Call, Inputs
@@ -18,10 +20,10 @@ def lag(call: Call) -> tuple[Attended, int]:
     """
     with taking_part(call) as end:
         network = end.stream(call.device)
-        inputs = Inputs(call, 0)
+        inputs = _LateInputs(call, 0)
         torch.cuda.synchronize(call.device)
         with network.lagging(call.options["delayed"]) as network.lag:
-            _arrive_late(inputs)
+            inputs.arrive_late(list(inputs.given.values()))
             inputs.forward()
             results = {name: _copied(tensor) for name, tensor in (("out", inputs.out), ("lse", inputs.lse))}
             end.enter("backward")
@@ -33,15 +35,22 @@ def lag(call: Call) -> tuple[Attended, int]:
         return attended, network.lag.streams
 
 
-def _arrive_late(inputs: Inputs) -> None:
-    """Write the inputs again, over NaN: until the caller's stream has come so far they are not there."""
-    tensors = [tensor.data for tensor in inputs.given.values()]
-    values = [tensor.clone() for tensor in tensors]
-    for tensor in tensors:
-        tensor.fill_(float("nan"))
-    torch.cuda.synchronize(inputs.call.device)
-    for tensor, value in zip(tensors, values, strict=True):
-        tensor.copy_(value)
+class _LateInputs(Inputs):
+    """Inputs and an upstream gradient that are not there until the caller's stream has come so far."""
+
+    def upstream(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.arrive_late([tensor])
+        return tensor
+
+    def arrive_late(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Write them again, over NaN, past autograd."""
+        written = [tensor.data for tensor in tensors]
+        values = [tensor.clone() for tensor in written]
+        for tensor in written:
+            tensor.fill_(float("nan"))
+        torch.cuda.synchronize(self.call.device)
+        for tensor, value in zip(written, values, strict=True):
+            tensor.copy_(value)
 
 
 def _copied(tensor: object) -> torch.Tensor:

@@ -80,7 +80,8 @@ def _report(
         coverage=_coverage(session, [BY_NAME[c.name] for c in checks if c.examples]),
         error=error,
         notes=(
-            session.worlds.notes()
+            _transports(session, checks)
+            + session.worlds.notes()
             + _larger_worlds(session)
             + _running_sums(session, checks)
             + _whole_contract(session, checks)
@@ -97,6 +98,15 @@ def _running_sums(session: Session, checks: Sequence[CheckResult]) -> tuple[str,
     if not reason or not judged or not half_types(session.target):
         return ()
     return (f"not judged: running sums rounded to {' or '.join(half_types(session.target))}, as {reason}",)
+
+
+def _transports(session: Session, checks: Sequence[CheckResult]) -> tuple[str, ...]:
+    """A note on what carried the messages between GPUs, as ranks may share them."""
+    if session.device != "cuda":
+        return ()
+    simulated = [check.name for check in checks if check.examples and check.name in session.network.checks]
+    note = f"transport: {session.worlds.transport(session.world_sizes)}"
+    return (f"{note}; the simulated network for {', '.join(simulated)}" if simulated else note,)
 
 
 def _larger_worlds(session: Session) -> tuple[str, ...]:

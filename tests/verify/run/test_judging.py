@@ -4,12 +4,15 @@ import json
 
 import pytest
 
-import attention_gate.verify.run.judging
+import attention_gate
 from attention_gate.verify.checks import CHECKS
+from attention_gate.verify.checks.results import CheckResult
 from attention_gate.verify.judge.session import Session
 from attention_gate.verify.report.saved_examples import load_saved
+from attention_gate.verify.run import judging
 from attention_gate.verify.run.judging import judge
 from attention_gate.verify.target.loading import as_target
+from attention_gate.verify.world.local import Worlds
 from tests.verify import targets
 
 
@@ -168,3 +171,12 @@ def test_checks_build_on_checks_before_them():
         assert check.promise[0].islower()
         seen.add(check.name)
     assert len(seen) == len(CHECKS)
+
+
+def test_the_report_says_what_carried_messages_between_gpus(session_of, monkeypatch):
+    session = session_of("attention_gate.verify.mutants.bases.ring:attend")
+    checks = (CheckResult("forward", "", "pass", 3, 0.0), CheckResult("wire", "", "pass", 2, 0.0))
+    assert judging._transports(session, checks) == ()
+    monkeypatch.setattr(session, "worlds", Worlds(device="cuda", backend="staged"))
+    assert judging._transports(session, checks) == ("transport: staged; the simulated network for wire",)
+    assert judging._transports(session, checks[:1]) == ("transport: staged",)
