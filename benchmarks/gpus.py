@@ -98,7 +98,8 @@ class Running:
             arguments += ["--save", self.failures.name]
         if step.rows:
             arguments += ["--limit", f"{(seconds - 5) / step.rows:.1f}"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+        environment |= {"FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED": "1"}  # kernels are compiled in one process for all
         self.process = subprocess.Popen(
             arguments, cwd=ROOT, env=environment, stdout=self.output, stderr=subprocess.STDOUT, start_new_session=True
         )

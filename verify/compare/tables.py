@@ -24,8 +24,19 @@ def text(rows: Rows) -> str:
                 f"{_size(entry, 'peak_bytes', 30):>8}  {_size(entry, 'outside_bytes', 30):>11}  "
                 f"{_size(entry, 'sent_bytes', 20):>8}"
             )
-        lines.append("")
+        lines += [*_floor(measured.get("floor", {})), ""]
     return "\n".join(lines).rstrip()
+
+
+def _floor(entry: dict[str, Any]) -> list[str]:
+    """Whose kernels the floor is, and what each takes that was measured in full."""
+    if "kernels" not in entry:
+        return []
+    names = " and ".join(
+        f"{', '.join(found)} {which}" for found, which in zip(entry["kernels"], ("fwd", "fwd+bwd"), strict=True)
+    )
+    each = "; ".join(f"{name} {fwd:.2f} and {both:.2f} ms" for name, (fwd, both) in entry["by_kernel"].items())
+    return [f"the floor is that of {names}" + (f" (alone: {each})" if each else "")]
 
 
 def brief(entry: dict[str, Any]) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from attention_gate.verify.compare.floor_kernels import Kernel, differ, kernels
 from attention_gate.verify.compare.nvlink import Links
 from attention_gate.verify.compare.workloads import WORKLOADS, Workload
 from attention_gate.verify.target.loading import as_target
@@ -23,6 +22,8 @@ _ROUNDS, _WARM_UPS = 5, 2
 #: The least and the most calls in a row, and the seconds that they should fill.
 _LEAST, _MOST, _SECONDS = 3, 10, 0.1
 
+#: A kernel that takes as many times longer than the fastest is not timed further.
+_NEAR = 1.5
 
 FLOOR = "floor"
 
@@ -36,17 +37,32 @@ def measured(*, workload: str, row: str, device: torch.device) -> dict[str, Any]
 
 
 def floor(name: str, device: torch.device) -> dict[str, Any]:
-    """The time of the faster fused kernels of torch alone, for a rank's share of the work, evenly balanced."""
+    """The time of the fastest attention kernels that can be imported, for a rank's share of the work, evenly balanced.
+
+    "kernels" names those that were the fastest, and "by_kernel" has the times of each that took part in all problems.
+    """
     workload, world_size = WORKLOADS[name], dist.get_world_size()
-    backends = [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
-    if device.type == "cuda":
-        backends = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]
-    forward = both = 0.0
-    for batch, queries, keys, is_causal, share in _problems(workload, world_size):
-        passes = _passes(workload, device, batch, queries, keys, is_causal)
-        forward += share * _fastest(passes[0], backends, device)
-        both += share * _fastest(passes[1], backends, device)
-    return {"forward_ms": forward, "both_ms": both}
+    total, by_kernel, fastest = [0.0, 0.0], dict[str, list[float]](), [list[str](), list[str]()]
+    problems = _problems(workload, world_size)
+    for batch, queries, keys, is_causal, share in problems:
+        calls = _passes(workload, device, batch, queries, keys, is_causal)
+        for kind in (0, 1):
+            taken = _taken({kernel: passes[kind] for kernel, passes in calls.items()}, device)
+            best = min(taken, key=taken.__getitem__)
+            total[kind] += share * taken[best]
+            fastest[kind].append(best)
+            for kernel, milliseconds in taken.items():
+                by_kernel.setdefault(kernel, []).append(share * milliseconds)
+    return {
+        "forward_ms": total[0],
+        "both_ms": total[1],
+        "kernels": [sorted(set(names)) for names in fastest],
+        "by_kernel": {
+            kernel: [sum(times[0::2]), sum(times[1::2])]
+            for kernel, times in by_kernel.items()
+            if len(times) == 2 * len(problems)
+        },
+    }
 
 
 def target(name: str, path: str, device: torch.device) -> dict[str, Any]:
@@ -149,8 +165,8 @@ def _problems(workload: Workload, world_size: int) -> list[tuple[int, int, int, 
 
 def _passes(
     workload: Workload, device: torch.device, batch: int, queries: int, keys: int, is_causal: bool
-) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """One dense problem through a kernel of torch: forward, and forward and backward."""
+) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
+    """One dense problem through each kernel: forward, and forward and backward."""
     dtype = getattr(torch, workload.dtype)
     query, key, value, upstream = (
         torch.randn((batch, rows, workload.heads, workload.head_dim), dtype=dtype, device=device).transpose(1, 2)
@@ -158,27 +174,35 @@ def _passes(
     )
     inputs = [tensor.requires_grad_() for tensor in (query, key, value)]
 
-    def forward() -> Any:
-        with torch.no_grad():
-            return F.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
+    def of(kernel: Kernel) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        def forward() -> Any:
+            with torch.no_grad():
+                return (kernel(query, key, value, is_causal),)
 
-    def both() -> Any:
-        return torch.autograd.grad(
-            F.scaled_dot_product_attention(query, key, value, is_causal=is_causal), inputs, upstream
-        )
+        def both() -> Any:
+            return torch.autograd.grad(kernel(query, key, value, is_causal), inputs, upstream)
 
-    return forward, both
+        return forward, both
+
+    return {name: of(kernel) for name, kernel in kernels(device).items()}
 
 
-def _fastest(call: Callable[[], Any], backends: Sequence[SDPBackend], device: torch.device) -> float:
-    """The time of the call by the faster of some kernels; which one is, one call of each shows."""
-    once = {}
-    for backend in backends:
-        with sdpa_kernel(backend):
-            _round(call, 1, device)
-            once[backend] = _slowest(_round(call, 1, device), device)
-    with sdpa_kernel(min(once, key=once.__getitem__)):
-        return timed(call, device)
+def _taken(calls: dict[str, Callable[[], Any]], device: torch.device) -> dict[str, float]:
+    """The times of the call by those kernels that are right and near the fastest, which one call of each shows."""
+    once, right = dict[str, float](), None
+    for name, call in calls.items():
+        try:
+            result = call()
+        except RuntimeError:  # it does not take such tensors
+            result = ()
+        wrong = not result or (right is not None and any(map(differ, result, right)))
+        if _slowest(float(wrong), device):  # on any rank
+            continue
+        right = result if right is None else right
+        once[name] = _slowest(_round(call, 1, device), device)
+    del right
+    near = [name for name in once if once[name] <= _NEAR * min(once.values())]
+    return {name: timed(calls[name], device) for name in near}
 
 
 def _sent(call: Callable[[], Any], device: torch.device) -> int | None:

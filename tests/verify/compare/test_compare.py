@@ -141,3 +141,57 @@ def test_what_takes_longer_than_the_limit_is_given_up(capsys: pytest.CaptureFixt
     assert main(["compare", hanging, "--workload", "tiny,tiny-causal", "--world-size", "2", "--limit", "3"]) == 1
     table = capsys.readouterr().out
     assert table.count("did not finish") == 2
+
+
+class Kernels:
+    """Kernels that take so many seconds, or are wrong, or raise; none computes anything."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.timed: list[Any] = []
+        monkeypatch.setattr(measure, "_slowest", lambda seconds, device: seconds)
+        monkeypatch.setattr(measure, "_round", lambda call, calls, device: call.seconds)
+        monkeypatch.setattr(measure, "timed", self._timed)
+
+    def _timed(self, call: Any, device: torch.device) -> float:
+        self.timed.append(call.name)
+        return 1000 * float(call.seconds)
+
+    def taken(self, **calls: tuple[float, float]) -> dict[str, float]:
+        """What is found of calls, each as seconds and the value that it returns."""
+        return measure._taken({name: _Call(name, *call) for name, call in calls.items()}, torch.device("cpu"))
+
+
+class _Call:
+    def __init__(self, name: str, seconds: float, value: float) -> None:
+        self.name, self.seconds, self._value = name, seconds, value
+
+    def __call__(self) -> tuple[torch.Tensor]:
+        if self._value == float("inf"):
+            raise RuntimeError("no kernel for these")
+        return (torch.full((4,), self._value),)
+
+
+def test_the_floor_is_the_fastest_of_all_kernels_that_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = Kernels(monkeypatch)
+    found = kernels.taken(
+        first=(2.0, 1.0), slow=(9.0, 1.0), wrong=(0.1, 1.5), none=(0.1, float("inf")), fast=(1.5, 1.0)
+    )
+    assert found == {"first": 2000.0, "fast": 1500.0}
+    assert kernels.timed == ["first", "fast"]
+
+
+def test_a_result_that_is_not_a_number_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(Kernels(monkeypatch).taken(first=(2.0, 1.0), broken=(0.1, float("nan")))) == ["first"]
+
+
+def test_the_table_says_whose_kernels_the_floor_is() -> None:
+    entry = {
+        "forward_ms": 1.0,
+        "both_ms": 2.0,
+        "kernels": [["flash-attn-4"], ["cuDNN", "flash-attn-4"]],
+        "by_kernel": {"cuDNN": [1.5, 2.5]},
+    }
+    text = tables.text({"tiny": {"floor": entry}})
+    assert (
+        "the floor is that of flash-attn-4 fwd and cuDNN, flash-attn-4 fwd+bwd (alone: cuDNN 1.50 and 2.50 ms)" in text
+    )
