@@ -42,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="M08,X12", help="only these mutants, or those whose names begin so")
     parser.add_argument("--brief", action="store_true", help="no matrix and no minimal cases: only what catches each")
     parser.add_argument("--json", metavar="FILE", help="write all numbers as JSON")
-    parser.add_argument("--record", action="store_true", help="keep the matrix as the one that reports quote")
+    parser.add_argument(
+        "--record", action="store_true", help="keep the matrix as the one that reports quote; with --only, those rows"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from attention_gate.verify.checks import CHECKS
 from attention_gate.verify.checks.strength import RECORD, recorded
+from attention_gate.verify.mutants import KNOWN, OTHERS
 from attention_gate.verify.mutants.trial import Trial
 
 SCHEMA = 1
@@ -52,11 +53,15 @@ def to_json(trials: Iterable[Trial], *, profile: str, seconds: float) -> dict[st
 
 
 def record(data: dict[str, Any]) -> None:
-    """Keep of a matrix what reports quote, without what changes from run to run."""
-    kept = {
+    """Keep of a matrix what reports quote, without what changes from run to run.
+
+    Mutants that it leaves out keep the rows that they have.
+    """
+    rows = recorded()["mutants"] | {
         name: {"mistake": row["mistake"], "caught_at": row["caught_at"], "minimal": row["minimal"]}
         for name, row in data["mutants"].items()
         if not row["keeps"]
     }
+    kept = {mutant.name: rows[mutant.name] for mutant in (*KNOWN, *OTHERS) if mutant.name in rows}
     RECORD.write_text(json.dumps({"schema": SCHEMA, "checks": data["checks"], "mutants": kept}, indent=1) + "\n")
     recorded.cache_clear()

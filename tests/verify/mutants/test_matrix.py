@@ -9,7 +9,7 @@ from attention_gate.verify.checks import BY_NAME
 from attention_gate.verify.checks.profiles import PROFILES
 from attention_gate.verify.checks.strength import recorded, strength
 from attention_gate.verify.commands import mutants as command
-from attention_gate.verify.mutants import KNOWN, OTHERS
+from attention_gate.verify.mutants import KNOWN, OTHERS, kill_matrix
 
 
 def test_the_record_is_of_the_mutants_and_checks_that_there_are():
@@ -55,3 +55,14 @@ def test_all_are_tried_with_as_many_seeds_as_are_asked_for(capsys):
     assert [seed["seed"] for seed in found["M12"]["seeds"]] == [5, 6]
     assert [seed["seed"] for seed in found["X07"]["seeds"]] == [5, 6]
     assert [seed["seed"] for seed in found["E01"]["seeds"]] == [5]
+
+
+def test_rows_that_were_not_tried_again_are_kept(tmp_path, monkeypatch):
+    before = recorded()
+    row = {"mistake": "another", "caught_at": {"forward": 3}, "minimal": None, "keeps": False}
+    monkeypatch.setattr(kill_matrix, "RECORD", tmp_path / "kill_matrix.json")
+    kill_matrix.record({"checks": before["checks"], "mutants": {"M12": row, "E01": row | {"keeps": True}}})
+    after = json.loads(kill_matrix.RECORD.read_text())
+    assert after["mutants"].pop("M12") == {name: row[name] for name in ("mistake", "caught_at", "minimal")}
+    assert after["mutants"] == {name: other for name, other in before["mutants"].items() if name != "M12"}
+    assert list(json.loads(kill_matrix.RECORD.read_text())["mutants"]) == [mutant.name for mutant in (*KNOWN, *OTHERS)]
