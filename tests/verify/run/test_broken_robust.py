@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from attention_gate.verify.commands.command_line import main
 from tests.verify.broken import broken_robust
 
 REPOSITORY = Path(__file__).parents[3]
@@ -40,7 +41,12 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_a_broken_copy_is_reported_and_its_saved_example_fails_again(
-    mistake: str, outcome: str, words: list[str], tmp_path: Path
+    mistake: str,
+    outcome: str,
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     target = broken_robust(mistake, tmp_path)
     start = time.monotonic()
@@ -66,6 +72,7 @@ def test_a_broken_copy_is_reported_and_its_saved_example_fails_again(
     assert failed["verdict"] == outcome
     assert seconds < 60  # 30 s on a quiet machine
 
-    replay = run(tmp_path, "replay", failed["failure"]["replay"])
-    assert replay.returncode == 1, replay.stdout + replay.stderr
-    assert replay.stdout.splitlines()[2].startswith(f"{outcome}: ")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["replay", failed["failure"]["replay"]]) == 1
+    assert capsys.readouterr().out.splitlines()[2].startswith(f"{outcome}: ")
