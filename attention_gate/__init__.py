@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from attention_gate.verify.checks.results import CheckResult, Example, Failure
     from attention_gate.verify.commands.judge_target import check
     from attention_gate.verify.commands.replay import replay
+    from attention_gate.verify.report.page import html
     from attention_gate.verify.report.text import text
     from attention_gate.verify.run.judgement import Report
     from attention_gate.verify.target.adapters import gather_rows, own_rows
@@ -44,6 +45,7 @@ __all__ = [
     "TargetError",
     "check",
     "gather_rows",
+    "html",
     "impls",
     "own_rows",
     "reference",
@@ -66,6 +68,7 @@ _HOMES = {
     "TargetError": "target.source",
     "check": "commands.judge_target",
     "gather_rows": "target.adapters",
+    "html": "report.page",
     "own_rows": "target.adapters",
     "replay": "commands.replay",
     "text": "report.text",

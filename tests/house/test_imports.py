@@ -18,7 +18,18 @@ PACKAGES = ("reference", "impls", "verify")
 MAY_IMPORT = {
     "reference": {"numpy"},
     "impls": {"torch"},
-    "verify": {"reference", "numpy", "torch", "hypothesis", "msgspec", "jinja2", "pytest"},
+    "verify": {
+        "reference",
+        "numpy",
+        "torch",
+        "hypothesis",
+        "msgspec",
+        "jinja2",
+        "markupsafe",
+        "matplotlib",
+        "pytest",
+        "rich",
+    },
 }
 
 #: The folders of verify in the way of an example: each imports only itself and those before it.

@@ -27,7 +27,7 @@ def network() -> Iterator[SimulatedWorlds]:
         yield kept
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def session_of(network: SimulatedWorlds, worlds: Worlds) -> Callable[..., Session]:
     """A session for a target, given as text or with claims."""
 

@@ -59,17 +59,18 @@ def _precision(session: Session, case: Case, parameters: Parameters) -> Verdict:
     merged = blocks_measured(case, session.target)
     if verdict.finding or case.data != ONE_SIDED or case.dtype not in HALF_TYPES or merged < LEAST_BLOCKS:
         return verdict
-    budget_used = verdict.budget_used
+    budget_used, by_tensor = verdict.budget_used, dict(verdict.shares)
     for name, array in got.items():
         dtype, least = (case.dtype, ELEMENTS) if name != "lse" else ("float32", 64)
         rows = (*(slice(None),) * (2 if name == "lse" else 1), measured_rows(case, name))
         ratio = rms_ratio(array[rows], right.expected[name][rows], dtype, least)
         limit = RMS_LIMITS[regime(merged, len(case.segment_lengths))][name]
+        by_tensor[name] = max(by_tensor.get(name, 0.0), ratio / limit)
         budget_used = max(budget_used, ratio / limit)
         if ratio > limit:
             fewest = RMS_LIMITS[regime(LEAST_BLOCKS, len(case.segment_lengths))][name]
             return Verdict(budget_used, _inexact(name, ratio, limit, dtype, array[rows].size, ratio <= fewest))
-    return Verdict(budget_used)
+    return Verdict(budget_used, shares=by_tensor)
 
 
 def _attended(session: Session, case: Case) -> tuple[list[Attended], Finding | None]:

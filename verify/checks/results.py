@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.positions import Positions
+from attention_gate.verify.judge.measurements import Measured
+from attention_gate.verify.network.trace import Trace
 from attention_gate.verify.world.finding import Finding
 
 #: Outcomes of a check. "blocked": a check that it builds on failed. "not run": the run ended before it. "known":
@@ -28,7 +31,8 @@ class Failure:
 
     ``explanation`` names the known mistakes whose formula the output matches; ``replay`` is the saved file's path;
     ``steadiness`` says in words what repeating it showed. ``history`` has the examples before it that are part of what
-    failed: in fresh processes it fails after these.
+    failed: in fresh processes it fails after these. ``trace`` is the minimal example's run on the simulated network,
+    where there is one; ``positions`` are the rows that each of its ranks has.
     """
 
     finding: Finding
@@ -38,6 +42,8 @@ class Failure:
     replay: str | None = None
     steadiness: str = ""
     history: tuple[Example, ...] = ()
+    trace: Trace | None = None
+    positions: Positions | None = None
 
     @property
     def message(self) -> str:
@@ -49,7 +55,7 @@ class Failure:
 class CheckResult:
     """How one check came out. ``budget_used`` is the largest share of an error budget that was used.
 
-    ``remark`` is an additional measurement, which does not count against the target.
+    ``remark`` is an additional measurement, which does not count against the target; ``measured`` has all of them.
     """
 
     name: str
@@ -61,3 +67,4 @@ class CheckResult:
     failure: Failure | None = None
     reason: str = ""
     remark: str = ""
+    measured: Measured = field(default_factory=Measured)

@@ -57,6 +57,38 @@ class Strength:
         return text
 
 
+@dataclass(frozen=True)
+class KillRow:
+    """A mistake, known or a variant: what it is, and by check the example that caught it where the matrix was measured.
+
+    ``catches`` are those checks that had at least as many examples in the run.
+    """
+
+    mistake: str
+    caught_at: dict[str, int]
+    catches: tuple[str, ...]
+
+
+def kill_rows(
+    profile: str, checks: Collection[str] = tuple(BY_NAME), target: Target | None = None
+) -> dict[str, KillRow]:
+    """The rows of the recorded matrix, by the mistakes' names, that can show in calls that a target takes."""
+    shows = (lambda minimal: True) if target is None else _shown_by(target)
+    found = {}
+    for name, row in recorded()["mutants"].items():
+        if not shows(row["minimal"]):
+            continue
+        catches = tuple(
+            check
+            for check, number in row["caught_at"].items()
+            if check in checks
+            and profile in BY_NAME[check].profiles
+            and number <= examples(profile, BY_NAME[check].weight)
+        )
+        found[name] = KillRow(row["mistake"], row["caught_at"], catches)
+    return found
+
+
 def strength(profile: str, checks: Collection[str] = tuple(BY_NAME), target: Target | None = None) -> Strength:
     """What the recorded matrix says of a profile: a check catches a mistake if it gets enough examples.
 
@@ -67,17 +99,8 @@ def strength(profile: str, checks: Collection[str] = tuple(BY_NAME), target: Tar
     'such a run finds all 53 known mistakes and all 95 variants of them'
     """
     every: dict[str, Any] = recorded()["mutants"]
-    shows = (lambda minimal: True) if target is None else _shown_by(target)
-    rows = {name: row for name, row in every.items() if shows(row["minimal"])}
-    caught = {
-        name
-        for name, row in rows.items()
-        if any(
-            number <= examples(profile, BY_NAME[check].weight)
-            for check, number in row["caught_at"].items()
-            if check in checks and profile in BY_NAME[check].profiles
-        )
-    }
+    rows = kill_rows(profile, checks, target)
+    caught = {name for name, row in rows.items() if row.catches}
     known = [name for name in rows if name.startswith(_KNOWN)]
     others = [name for name in rows if not name.startswith(_KNOWN)]
     survivors = tuple(name for name in known if name not in caught)

@@ -12,6 +12,7 @@ import numpy as np
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.checks.check import Axes, Check, Parameters, all_gradients, plain
 from attention_gate.verify.judge.comparison import Verdict
+from attention_gate.verify.judge.measurements import BytesMoved
 from attention_gate.verify.judge.session import Session
 from attention_gate.verify.judge.simulation import simulate
 from attention_gate.verify.network.byte_bounds import METADATA, Allowance, least, most
@@ -48,7 +49,10 @@ def _wire(session: Session, case: Case, parameters: Parameters) -> Verdict:
         return verdict
     decides = {"wire", "traffic"} & set(session.target.claims)
     return Verdict(
-        verdict.budget_used if decides else 0.0, verdict.finding if decides else None, _remark(case, trace, bounds)
+        verdict.budget_used if decides else 0.0,
+        verdict.finding if decides else None,
+        _remark(case, trace, bounds),
+        traffic=_moved(session, case, trace, bounds),
     )
 
 
@@ -72,6 +76,21 @@ def _remark(case: Case, trace: Trace, bounds: dict[str, list[Allowance]]) -> tup
                 if wider := _wider(case, trace, rank, stage):
                     words = f"{wider} on the wire for a {case.dtype} input: {share:.2f} times the bytes of a dense ring"
     return most_of_all, words
+
+
+def _moved(session: Session, case: Case, trace: Trace, bounds: dict[str, list[Allowance]]) -> tuple[BytesMoved, ...]:
+    """In each pass, what the rank moved that moved most beside what it must."""
+    found = []
+    for stage, ring in bounds.items():
+        needed = least(case, session.target.dialect, session.positions(case), stage)
+        metadata = METADATA * (case.shards - 1)  # allowed to all of them
+        each = []
+        for rank, allowed, must in zip(case.ranks, ring, needed, strict=True):
+            load = trace.load(rank, [stage])
+            for moved, at_least in ((load.bytes_received, must.received), (load.bytes_sent, must.sent)):
+                each.append(BytesMoved(case.shards, stage, moved, float(allowed.received), float(at_least + metadata)))
+        found.append(max(each, key=lambda one: one.excess))
+    return tuple(found)
 
 
 def _wider(case: Case, trace: Trace, rank: int, stage: str) -> str:

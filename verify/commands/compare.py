@@ -11,8 +11,10 @@ import torch
 
 from attention_gate.verify.commands.command_line import NOT_FINISHED
 from attention_gate.verify.compare import bytes_sent, drawn_runs, tables, timing
+from attention_gate.verify.compare.comparison_page import html
 from attention_gate.verify.compare.measured_rows import measure
 from attention_gate.verify.compare.workloads import WORKLOADS
+from attention_gate.verify.report import plots
 from attention_gate.verify.report.whole_files import check_writable, write_whole
 from attention_gate.verify.target.loading import as_target
 
@@ -27,7 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--world-size", type=int, metavar="P", help="ranks (default: all GPUs, or 2 on the CPU)")
     parser.add_argument("--limit", type=float, default=120.0, metavar="S", help="seconds per target (default: 120)")
     parser.add_argument("--json", metavar="FILE", help="write what was measured as JSON")
-    parser.add_argument("--plot", metavar="FILE", help="write fractions of the floor as SVG")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="write fractions of the floor as SVG (needs attention-gate[report])"
+    )
+    parser.add_argument(
+        "--html", metavar="FILE", help="write tables, plot and timelines as HTML (needs attention-gate[report])"
+    )
     parser.add_argument(
         "--timelines",
         metavar="FILE",
@@ -43,9 +50,11 @@ def run(options: argparse.Namespace) -> int:
     is printed and written.
     """
     size = _world_size(options)
-    for path in (options.json, options.plot, options.timelines):
+    for path in (options.json, options.plot, options.html, options.timelines):
         if path is not None:
             check_writable(path)
+    if options.plot is not None or options.html is not None:
+        plots.needed()
     if options.timelines is not None:
         drawn_runs.check_size(size)
     targets = tuple(dict.fromkeys(options.targets))
@@ -67,17 +76,21 @@ def run(options: argparse.Namespace) -> int:
         report = {"schema": 1, "world_size": size, "device": where, "torch": torch.__version__, "rows": rows}
         write_whole(options.json, json.dumps(report, indent=2) + "\n")
     if options.plot is not None:
-        write_whole(options.plot, tables.plot(rows))
+        write_whole(options.plot, plots.fractions(tables.fractions(rows)))
+    drawn: list[drawn_runs.Drawing] = []
+    if not ended and (options.timelines is not None or (options.html is not None and size <= drawn_runs.MOST_RANKS)):
+        drawn = drawn_runs.drawings(targets, options.workload, size)
+        if stopped := drawn_runs.text(drawn):
+            print(f"\n{stopped}")
+    if drawn and options.timelines is not None:
+        write_whole(options.timelines, drawn_runs.picture(drawn))
+    if options.html is not None:
+        facts = {"ranks": str(size), "device": where, "torch": torch.__version__}
+        write_whole(options.html, html(rows, drawn, facts))
     if ended:
         return NOT_FINISHED
     failed = any("error" in entry for measured in rows.values() for entry in measured.values())
-    if options.timelines is not None:
-        drawn = drawn_runs.drawings(targets, options.workload, size)
-        write_whole(options.timelines, drawn_runs.picture(drawn))
-        if stopped := drawn_runs.text(drawn):
-            print(f"\n{stopped}")
-        failed = failed or any(drawing.stopped for drawing in drawn)
-    return int(failed)
+    return int(failed or any(drawing.stopped for drawing in drawn))
 
 
 def _world_size(options: argparse.Namespace) -> int:

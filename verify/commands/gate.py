@@ -12,6 +12,7 @@ from attention_gate.verify.checks.profiles import PROFILES
 from attention_gate.verify.commands.command_line import ListChecks
 from attention_gate.verify.commands.judge_target import check, check_launched
 from attention_gate.verify.commands.launched import in_launched_ranks
+from attention_gate.verify.report import plots
 from attention_gate.verify.report.progress import ProgressLine
 from attention_gate.verify.report.text import text
 from attention_gate.verify.report.whole_files import check_writable, write_whole
@@ -71,6 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
     parser.add_argument("--junit", metavar="FILE", help="write the report as JUnit XML")
     parser.add_argument(
+        "--html", metavar="FILE", help="write the report as one HTML file with pictures (needs attention-gate[report])"
+    )
+    parser.add_argument(
         "--save",
         metavar="DIR",
         default="attention-gate-failures",
@@ -80,9 +84,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Judge the target, print the report, write the files; returns the exit status."""
-    for path in (options.json, options.junit):
+    for path in (options.json, options.junit, options.html):
         if path is not None:
             check_writable(path)
+    if options.html is not None:
+        plots.needed()
     if launched_by_torchrun():
         return in_launched_ranks(options.device, lambda worlds: _judge_launched(options, worlds), options.patience)
     with ProgressLine() as progress:
@@ -100,7 +106,7 @@ def _judge_launched(options: argparse.Namespace, worlds: LaunchedWorlds) -> int:
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
     """Options that are the same for local and launched ranks."""
     names = ("profile", "device", "seed", "checks", "fail_fast", "save", "claims", "terms", "patience")
-    return {name: getattr(options, name) for name in names}
+    return {name: getattr(options, name) for name in names} | {"pictures": options.html is not None}
 
 
 def _within(sizes: tuple[int, ...], launched: int) -> tuple[int, ...]:
@@ -121,6 +127,10 @@ def _tell(report: Report, options: argparse.Namespace) -> int:
         from attention_gate.verify.report.junit import junit
 
         write_whole(options.junit, junit(report))
+    if options.html is not None:
+        from attention_gate.verify.report.page import html
+
+        write_whole(options.html, html(report))
     return report.exit_status
 
 

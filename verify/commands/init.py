@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from attention_gate.verify.commands.command_line import CONFORMS
+from attention_gate.verify.report.filling import filled
 from attention_gate.verify.report.whole_files import write_whole
 from attention_gate.verify.target.call_signature import misfit
 from attention_gate.verify.target.loading import resolve
@@ -94,16 +95,7 @@ def _adapted(target: str, folder: Path) -> str:
 
 def _filled(template: str, facts: dict[str, Any]) -> str:
     """The text of a template, filled in for this project."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template(template).render(facts)
+    return filled(template, facts, _TEMPLATES)
 
 
 def _gate() -> str:

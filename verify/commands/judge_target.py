@@ -37,6 +37,7 @@ def check(
     claims: Sequence[str] = (),
     terms: Sequence[str] = (),
     patience: float | None = None,
+    pictures: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Judge an attention against the oracle; nothing is printed, all is in the report.
@@ -47,7 +48,8 @@ def check(
 
     ``target`` is a Target, a callable of the contract at the top level of a module, or what the command line takes;
     ``claims`` and ``terms`` are added to those of the Target; ``patience`` stretches all limits of time, so that a call
-    may work for as many seconds (the first one of a process for longer). The same arguments judge the same examples.
+    may work for as many seconds (the first one of a process for longer); ``pictures`` keeps for each failure what
+    ``attention_gate.html`` draws of it. The same arguments judge the same examples.
     Raises TargetError if the target does not load and ValueError for bad options; a world that cannot be started is
     the report's ``error``.
     """
@@ -62,6 +64,7 @@ def check(
         claims=tuple(claims),
         terms=tuple(terms),
         patience=patience,
+        pictures=pictures,
     )
     with Worlds(device=device, patience=patience) as worlds:
         if isinstance(target, str):

@@ -12,6 +12,7 @@ from attention_gate.verify.commands.command_line import CONFORMS, DOES_NOT
 from attention_gate.verify.commands.gate import profile
 from attention_gate.verify.mutants import KNOWN, MUTANTS, OTHERS, STREAM_MISTAKES, Mutant
 from attention_gate.verify.mutants.kill_matrix import record, to_json
+from attention_gate.verify.mutants.matrix_page import html
 from attention_gate.verify.mutants.matrix_table import line, matrix, summary
 from attention_gate.verify.mutants.trial import Bench, Trial
 from attention_gate.verify.report.whole_files import check_writable, write_whole
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="M08,X12", help="only these mutants, or those whose names begin so")
     parser.add_argument("--brief", action="store_true", help="no matrix and no minimal cases: only what catches each")
     parser.add_argument("--json", metavar="FILE", help="write all numbers as JSON")
+    parser.add_argument("--html", metavar="FILE", help="write the matrix as one HTML file")
     parser.add_argument(
         "--record", action="store_true", help="keep the matrix as the one that reports quote; with --only, those rows"
     )
@@ -51,8 +53,9 @@ def run(options: argparse.Namespace) -> int:
     """Try the mutants, print the matrix; 0 if each was caught that should be, and none that should not."""
     if options.seeds is not None and options.seeds < 1:
         raise ValueError(f"--seeds is {options.seeds}; it must be at least 1")
-    if options.json is not None:
-        check_writable(options.json)
+    for path in (options.json, options.html):
+        if path is not None:
+            check_writable(path)
     if options.device == "cuda" and not gpus():
         raise ValueError("--device is cuda, but this machine has no CUDA device; allowed here is cpu")
     if options.record and options.device != "cpu":
@@ -78,7 +81,10 @@ def run(options: argparse.Namespace) -> int:
         write_whole(options.json, json.dumps(data, indent=1) + "\n")
     if options.record:
         record(data)
-    _conclude(trials, options.seed, seconds, not options.brief)
+    conclusions = _conclusions(trials, seconds)
+    _conclude(trials, options.seed, conclusions, not options.brief)
+    if options.html is not None:
+        write_whole(options.html, html(trials, conclusions))
     return CONFORMS if all(trial.as_expected for trial in trials) else DOES_NOT
 
 
@@ -96,19 +102,25 @@ def _wanted(only: str | None, device: str) -> list[Mutant]:
     return [mutant for mutant in tried if mutant.name.startswith(tuple(prefixes))]
 
 
-def _conclude(trials: list[Trial], seed: int, seconds: float, whole: bool) -> None:
+def _conclude(trials: list[Trial], seed: int, conclusions: list[str], whole: bool) -> None:
     if whole:
         brief = (*OTHERS, *STREAM_MISTAKES)
         print()
         print("\n".join(matrix([trial for trial in trials if trial.seed == seed and trial.mutant not in brief])))
     print()
+    print("\n".join(conclusions))
+
+
+def _conclusions(trials: list[Trial], seconds: float) -> list[str]:
+    """How many of each kind were caught, and how soon."""
     named = (KNOWN, "known mistakes"), (OTHERS, "variants of them"), (STREAM_MISTAKES, "mistakes in order of streams")
+    lines = []
     for mutants, what in named:
-        for text in summary([trial for trial in trials if trial.mutant in mutants], what):
-            print(text)
+        lines += summary([trial for trial in trials if trial.mutant in mutants], what)
     kept = [trial for trial in trials if trial.mutant.keeps]
     if kept:
-        print(f"{sum(not trial.caught for trial in kept)} of {len(kept)} changes without effect passed")
+        lines.append(f"{sum(not trial.caught for trial in kept)} of {len(kept)} changes without effect passed")
     if not any(trial.mutant in STREAM_MISTAKES for trial in trials):
-        print(f"{len(STREAM_MISTAKES)} mistakes in the order of streams show on a GPU alone: --device cuda tries them")
-    print(f"{seconds:.0f} s in all")
+        number = len(STREAM_MISTAKES)
+        lines.append(f"{number} mistakes in the order of streams show on a GPU alone: --device cuda tries them")
+    return [*lines, f"{seconds:.0f} s in all"]

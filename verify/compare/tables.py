@@ -1,9 +1,8 @@
-"""What was measured, as text and as a plot."""
+"""What was measured, as text and as figures for a plot."""
 
 from __future__ import annotations
 
 from typing import Any
-from xml.sax.saxutils import escape
 
 Rows = dict[str, dict[str, dict[str, Any]]]  # workload -> row -> what was measured
 
@@ -14,21 +13,18 @@ def text(rows: Rows) -> str:
     for workload, measured in rows.items():
         width = max(map(len, measured))
         lines.append(f"{workload:{width}}   fwd ms  of floor  fwd+bwd ms  of floor  peak GiB  outside GiB  sent MiB")
-        for row, entry in measured.items():
-            if detail := entry.get("error") or entry.get("refused"):
-                lines.append(f"{row:{width}}   {'not supported: ' if 'refused' in entry else ''}{detail}")
-                continue
-            shares = [_share(measured, entry, kind) for kind in ("forward_ms", "both_ms")]
-            lines.append(
-                f"{row:{width}} {entry['forward_ms']:8.2f}  {shares[0]:>8}  {entry['both_ms']:10.2f}  {shares[1]:>8}  "
-                f"{_size(entry, 'peak_bytes', 30):>8}  {_size(entry, 'outside_bytes', 30):>11}  "
-                f"{_size(entry, 'sent_bytes', 20):>8}"
-            )
-        lines += [*_floor(measured.get("floor", {})), ""]
+        for row, *values in cells(measured):
+            if len(values) == 1:
+                lines.append(f"{row:{width}}   {values[0]}")
+            else:
+                lines.append(
+                    "{:{}} {:>8}  {:>8}  {:>10}  {:>8}  {:>8}  {:>11}  {:>8}".format(row, width, *values).rstrip()
+                )
+        lines += [*floor_lines(measured.get("floor", {})), ""]
     return "\n".join(lines).rstrip()
 
 
-def _floor(entry: dict[str, Any]) -> list[str]:
+def floor_lines(entry: dict[str, Any]) -> list[str]:
     """Whose kernels the floor is, and what each takes that was measured in full."""
     if "kernels" not in entry:
         return []
@@ -46,28 +42,33 @@ def brief(entry: dict[str, Any]) -> str:
     return f"forward {entry['forward_ms']:.2f} ms, forward and backward {entry['both_ms']:.2f} ms"
 
 
-_PLOTTED = "fraction of the floor, the attention kernels alone, that each reaches, forward and backward"
+#: What the columns of a workload's table are, the row's name first.
+HEADINGS = ("", "fwd ms", "of floor", "fwd+bwd ms", "of floor", "peak GiB", "outside GiB", "sent MiB")
 
 
-def plot(rows: Rows) -> str:
-    """An SVG of bars: the fraction of the floor that each row reaches, forward and backward together."""
-    bars, height = [f'<text x="10" y="20">{_PLOTTED}</text>'], 50
-    for workload, measured in rows.items():
-        bars.append(f'<text x="10" y="{height}" font-weight="bold">{escape(workload)}</text>')
-        height += 20
-        for row, entry in measured.items():
-            share = _fraction(measured, entry, "both_ms")
-            if share is None or row == "floor":
-                continue
-            width = round(300 * min(share, 1.2))
-            bars.append(f'<rect x="330" y="{height - 12}" width="{width}" height="14" fill="#4878a8"/>')
-            bars.append(f'<text x="20" y="{height}">{escape(row)}</text>')
-            bars.append(f'<text x="{340 + width}" y="{height}">{share:.2f}</text>')
-            height += 20
-        height += 10
-    size = f'width="760" height="{height}" font-family="sans-serif" font-size="12"'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size}>'
-    return "\n".join([head, f"<title>{_PLOTTED}</title>", *bars, "</svg>"]) + "\n"
+def cells(measured: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
+    """The rows of a workload's table as text; of what was not measured, the name and the reason."""
+    rows: list[tuple[str, ...]] = []
+    for row, entry in measured.items():
+        if detail := entry.get("error") or entry.get("refused"):
+            rows.append((row, f"{'not supported: ' if 'refused' in entry else ''}{detail}"))
+            continue
+        shares = [_share(measured, entry, kind) for kind in ("forward_ms", "both_ms")]
+        sizes = [_size(entry, *kind) for kind in (("peak_bytes", 30), ("outside_bytes", 30), ("sent_bytes", 20))]
+        rows.append((row, f"{entry['forward_ms']:.2f}", shares[0], f"{entry['both_ms']:.2f}", shares[1], *sizes))
+    return rows
+
+
+def fractions(rows: Rows) -> dict[str, dict[str, float]]:
+    """The fraction of the floor that each target reaches on each workload, forward and backward together."""
+    return {
+        workload: {
+            row: share
+            for row, entry in measured.items()
+            if row != "floor" and (share := _fraction(measured, entry, "both_ms")) is not None
+        }
+        for workload, measured in rows.items()
+    }
 
 
 def _fraction(measured: dict[str, dict[str, Any]], entry: dict[str, Any], kind: str) -> float | None:

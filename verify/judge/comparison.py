@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from attention_gate.verify.case.positions import OF_QUERIES, Positions
 from attention_gate.verify.case.styles import AUTOCAST, MIXED, UNDER_AUTOCAST
 from attention_gate.verify.judge.error_budget import LARGEST
 from attention_gate.verify.judge.location import describe
+from attention_gate.verify.judge.measurements import BytesMoved
 from attention_gate.verify.judge.oracle import Answer
 from attention_gate.verify.judge.tensor_names import ALL_VALUES, GRADIENTS, OF_ALL_RANKS, in_words
 from attention_gate.verify.rank.attended import Attended
@@ -24,11 +25,14 @@ class Verdict:
     """How one case came out: the largest share of an error budget that was used, and what was wrong, if anything.
 
     ``remark`` is what was measured and decides nothing: how much, and in words. Of several the largest is shown.
+    ``shares`` has the largest share of the budget of each tensor that was judged, ``traffic`` the bytes of each pass.
     """
 
     budget_used: float
     finding: Finding | None = None
     remark: tuple[float, str] = (0.0, "")
+    shares: Mapping[str, float] = field(default_factory=dict)
+    traffic: tuple[BytesMoved, ...] = ()
 
 
 def judge(
@@ -52,6 +56,7 @@ def judge(
     if finding:
         return Verdict(np.inf, finding)
     budget_used = 0.0
+    by_tensor: dict[str, float] = {}
     for name in names:
         if name in GRADIENTS and name[0] not in case.gradients:
             continue
@@ -63,10 +68,11 @@ def judge(
             judged = Verdict(np.inf, finding)
         else:
             judged = _of_rows(case, attended, positions, answer, name)
+        by_tensor[name] = judged.budget_used
         if judged.finding:
-            return judged
+            return replace(judged, shares=by_tensor)
         budget_used = max(budget_used, judged.budget_used)
-    return Verdict(budget_used)
+    return Verdict(budget_used, shares=by_tensor)
 
 
 def _of_rows(case: Case, attended: Sequence[Attended], positions: Positions, answer: Answer, name: str) -> Verdict:
@@ -215,9 +221,5 @@ def _wrong(case: Case, positions: Positions, name: str, got: np.ndarray, answer:
     extent = f"{wrong.sum()} of {wrong.size} elements, on {ranks(bad)}"
     if good:
         extent += f" ({ranks(good)} {'is' if len(good) == 1 else 'are'} right)"
-    return Finding(
-        "fail",
-        f"{in_words(name)} is wrong in {extent}",
-        tuple(describe(case, positions, name, got, answer, share)),
-        tensor=name,
-    )
+    lines, element = describe(case, positions, name, got, answer, share)
+    return Finding("fail", f"{in_words(name)} is wrong in {extent}", tuple(lines), tensor=name, element=element)

@@ -11,14 +11,15 @@ from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.masks import branch_masks, joint_and_own
 from attention_gate.verify.case.positions import Positions
 from attention_gate.verify.judge.oracle import Answer
+from attention_gate.verify.world.finding import Element
 
 _SHOWN = 8
 
 
 def describe(
     case: Case, positions: Positions, name: str, got: np.ndarray, answer: Answer, share: np.ndarray
-) -> list[str]:
-    """Lines on the first wrong element, in the order of positions."""
+) -> tuple[list[str], Element]:
+    """Lines on the first wrong element, in the order of positions, and the element itself."""
     axis = 2 if name == "lse" else 1
     wrong = np.moveaxis(np.logical_not(share <= 1.0), axis, 0)
     first = [int(i) for i in np.argwhere(wrong)[0]]
@@ -38,7 +39,9 @@ def describe(
     ]
     if np.isfinite(actual) and np.isfinite(expected):
         lines[-1] += f": off by {abs(actual - expected):.3g}, {_times(share[index])} the rounding error that is allowed"
-    return lines + _sight(case, positions, position, head, kv, answer.dialect)
+    lines += _sight(case, positions, position, head, kv, answer.dialect)
+    element = Element(batch, position, head, dim[0] if dim else None, case.ranks[shard], row, expected, actual)
+    return lines, element
 
 
 def _sight(case: Case, positions: Positions, row: int, head: int, kv: bool, dialect: str) -> list[str]:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from attention_gate.verify.network.matching import Matcher
 from attention_gate.verify.network.rank_state import Operation, RankState
+from attention_gate.verify.network.trace import Waiting
 from attention_gate.verify.rank.network_messages import ANY, POINT_TO_POINT, describe
 from attention_gate.verify.world.finding import Finding
 
 
-def deadlock(members: Sequence[RankState], matcher: Matcher, model: str) -> Finding:
-    """The finding of a run in which some ranks wait and no transfer can complete."""
+def deadlock(members: Sequence[RankState], matcher: Matcher, model: str) -> tuple[Finding, tuple[Waiting, ...]]:
+    """The finding of a run in which some ranks wait and no transfer can complete, and who waits for whom."""
     blocked = [member for member in members if member.state in ("wait", "poll")]
     reasons = {member.rank: _reason(member, members, matcher) for member in blocked}
     path, cycle = _follow(blocked[0].rank, reasons)
@@ -31,7 +32,11 @@ def deadlock(members: Sequence[RankState], matcher: Matcher, model: str) -> Find
             details += [f"rank {rank} {line}" if k == 0 else f"  {line}" for k, line in enumerate(reasons[rank].lines)]
         else:
             details.append(f"rank {rank} has finished and sends nothing more")
-    return Finding("hang", f"deadlock: {chain}", tuple(details), "deadlock")
+    on_cycle = set(path) if cycle else set()
+    waiting = tuple(
+        Waiting(rank, reason.peer, rank in on_cycle, tuple(reason.lines)) for rank, reason in sorted(reasons.items())
+    )
+    return Finding("hang", f"deadlock: {chain}", tuple(details), "deadlock"), waiting
 
 
 _MODELS = {

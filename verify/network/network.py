@@ -182,7 +182,7 @@ class Network:
         """Nothing more can happen, or enough has been seen: judge what is left, then stop the ranks that still wait."""
         waiting = [member for member in self.members if member.state in ("wait", "poll")]
         if self.finding is None and waiting and not any(m.state == "failed" for m in self.members):
-            self.finding = deadlock(self.members, self._matcher, self.schedule.model)
+            self.finding, self.trace.waiting = deadlock(self.members, self._matcher, self.schedule.model)
         if self.finding is None and all(m.state == "end" for m in self.members):
             # A handle that is never waited for is the cause of what is written too early.
             self.finding = misuse.left_behind(self.members) or self._touched

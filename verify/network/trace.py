@@ -28,15 +28,29 @@ class Load:
     messages_received: int = 0
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """A rank of a deadlock: the rank that it waits for, whether it is on the cycle, and in lines in which calls."""
+
+    rank: int
+    peer: int
+    on_cycle: bool
+    lines: tuple[str, ...]
+
+
 @dataclass
 class Trace:
-    """All that happened in one run, the same for the same program and schedule."""
+    """All that happened in one run, the same for the same program and schedule.
+
+    ``stopped`` are the ranks that still waited when it ended; ``waiting`` says of a deadlock who waited for whom.
+    """
 
     size: int
     model: str
     logs: list[list[Post | Wait]] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     stopped: tuple[int, ...] = ()
+    waiting: tuple[Waiting, ...] = ()
 
     def __post_init__(self) -> None:
         self.logs = self.logs or [[] for _ in range(self.size)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from attention_gate.verify.report.pictures import chrome_trace, svg
+from attention_gate.verify.report.chrome_trace import chrome_trace
+from attention_gate.verify.report.pictures import svg
 from attention_gate.verify.report.whole_files import write_whole
 
 if TYPE_CHECKING:

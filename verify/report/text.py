@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 
 from attention_gate.verify.checks.results import CheckResult, Failure
+from attention_gate.verify.report.conclusions import conclusions
 from attention_gate.verify.report.program import program
-from attention_gate.verify.run.judgement import Coverage, Report
+from attention_gate.verify.run.judgement import Report
 
 _MARKS = {
     "pass": "ok",
@@ -20,13 +21,6 @@ _MARKS = {
     "stale": "STALE",
 }
 
-_VERDICTS = {
-    "pass": "CONFORMS",
-    "fail": "DOES NOT CONFORM",
-    "incomplete": "INCOMPLETE",
-    "error": "THE HARNESS FAILED",
-}
-
 
 def text(report: Report) -> str:
     """The whole report, without a newline at its end."""
@@ -38,7 +32,7 @@ def text(report: Report) -> str:
             lines += [failure_text(check, check.failure, report.target, shown=shown, dense=dense), ""]
     lines += [_line(check) for check in report.checks if check.outcome != "blocked"]
     lines += _blocked(report)
-    lines += ["", *_summary(report)]
+    lines += ["", *conclusions(report)]
     return "\n".join(lines)
 
 
@@ -73,9 +67,19 @@ def failure_text(
         lines.append(f"  called before: {one.check} on {one.case!r}{with_these}")
     lines.append(f"  {again}")
     if failure.replay is not None:
-        lines.append(f"  replay: {called or program()} replay {shlex.quote(failure.replay)}")
-        lines.append(f"  or in Python: import attention_gate; attention_gate.replay({failure.replay!r})")
+        lines.append(f"  replay: {replay_line(failure, called)}")
+        lines.append(f"  or in Python: {python_line(failure)}")
     return "\n".join(lines)
+
+
+def replay_line(failure: Failure, called: str | None = None) -> str:
+    """The command that runs a saved example again; "" if it was not saved."""
+    return "" if failure.replay is None else f"{called or program()} replay {shlex.quote(failure.replay)}"
+
+
+def python_line(failure: Failure) -> str:
+    """The line of Python that does the same; "" if it was not saved."""
+    return "" if failure.replay is None else f"import attention_gate; attention_gate.replay({failure.replay!r})"
 
 
 def _once(details: tuple[str, ...], check: str, shown: dict[tuple[str, ...], str]) -> list[str]:
@@ -115,36 +119,3 @@ def _blocked(report: Report) -> list[str]:
         if check.outcome == "blocked":
             blocked.setdefault(check.reason, []).append(check.name)
     return [f"{_MARKS['blocked']:>8}  {reason}: {', '.join(names)}" for reason, names in blocked.items()]
-
-
-def _summary(report: Report) -> list[str]:
-    sizes = report.world_sizes
-    worlds = f"world sizes {', '.join(map(str, sizes))}" if len(sizes) > 1 else f"world size {sizes[0]}"
-    lines = []
-    if report.unsupported:
-        lines.append(f"not judged (declared as unsupported): {'; '.join(report.unsupported)}")
-    if report.error is not None:
-        lines.append(f"the run did not finish: {report.error}")
-    lines += [f"note: {note}" for note in report.notes]
-    lines += [
-        f"ran {report.ran} of {len(report.checks)} checks, {report.examples:,} examples, {worlds}, "
-        f"profile {report.profile}, seed {report.seed}, {report.seconds:.0f} s",
-        *([_covered(report.coverage)] if report.coverage.pairs else []),
-        *([f"what that is worth: {report.strength}"] if report.verdict == "pass" and report.strength else []),
-        f"{report.target}: {_VERDICTS[report.verdict]}",
-    ]
-    return lines
-
-
-#: Pairs that did not occur that are named.
-_NAMED = 3
-
-
-def _covered(coverage: Coverage) -> str:
-    """Which options were combined, in words."""
-    options = f"of {len(coverage.options)} options ({', '.join(coverage.options)}) "
-    if not coverage.missing:
-        return f"{options}every two values that can occur together did: {coverage.pairs:,} pairs"
-    more = len(coverage.missing) - _NAMED
-    named = "; ".join(coverage.missing[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
-    return f"{options}{coverage.covered:,} of {coverage.pairs:,} pairs of values occurred; not {named}"

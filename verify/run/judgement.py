@@ -115,6 +115,7 @@ def _entry(check: CheckResult) -> CheckEntry:
         worst=check.budget_used if check.budget_used is not None and math.isfinite(check.budget_used) else None,
         reason=check.reason,
         remark=check.remark,
+        measured=check.measured,
         failure=None if failure is None else _failure_entry(failure),
     )
 

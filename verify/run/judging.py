@@ -12,9 +12,11 @@ from attention_gate.verify.case.options import feasible_pairs
 from attention_gate.verify.case.precision_cases import RANKS, half_types, why_not_measured
 from attention_gate.verify.checks import BY_NAME, CHECKS, Check
 from attention_gate.verify.checks.profiles import examples
-from attention_gate.verify.checks.results import CheckResult, Failure
+from attention_gate.verify.checks.results import CheckResult, Example, Failure
 from attention_gate.verify.explain.explain import explain
 from attention_gate.verify.judge.session import Session
+from attention_gate.verify.judge.simulation import simulate
+from attention_gate.verify.network.trace import Trace
 from attention_gate.verify.rank.jobs import Job
 from attention_gate.verify.run.environment import environment
 from attention_gate.verify.run.history import CONFIRMED, before
@@ -178,7 +180,7 @@ def _run_check(
     progress.started(check, planned)
     start = time.monotonic()
     searched = search(check, session, examples=planned, seed=options.seed, progress=progress.advanced)
-    failure = None if searched.finding is None else record.failed(session, _failure(session, searched))
+    failure = None if searched.finding is None else record.failed(session, _failure(session, searched, options))
     return CheckResult(
         name=check.name,
         promise=check.promise,
@@ -188,6 +190,7 @@ def _run_check(
         budget_used=searched.budget_used,
         failure=failure,
         remark=searched.remark[1],
+        measured=searched.tally.measured(),
     )
 
 
@@ -203,16 +206,38 @@ def _untried(check: Check, outcome: str, reason: str) -> CheckResult:
     return CheckResult(check.name, check.promise, outcome, 0, 0.0, reason=reason)
 
 
-def _failure(session: Session, searched: Searched) -> Failure:
+def _failure(session: Session, searched: Searched, options: Options) -> Failure:
     assert searched.finding is not None
     assert searched.example is not None
     example = searched.example
     again = repeat(lambda: examine(session, example), session.renew, searched.finding)
+    trace = _trace(session, example) if options.pictures else None
     explanation = explain(session, example, again.finding)
-    failure = Failure(again.finding, example, (again.failed, again.times), explanation, steadiness=again.words)
+    times = (again.failed, again.times)
+    failure = Failure(
+        again.finding,
+        example,
+        times,
+        explanation,
+        steadiness=again.words,
+        trace=trace,
+        positions=session.positions(example.case),
+    )
     if again.failed < again.times and isinstance(session.worlds, Worlds):
         return _with_history(session, failure)
     return failure
+
+
+def _trace(session: Session, example: Example) -> Trace | None:
+    """The example's run on the simulated network, for its picture; None if it cannot run there."""
+    if example.check in session.network.checks:
+        return None if session.network.latest is None else session.network.latest.trace
+    if session.device != "cpu" or example.case.shards < 2:
+        return None
+    try:
+        return simulate(session, example.case, judged=False, count_work=True).trace
+    except Exception:  # the picture is not worth the report
+        return None
 
 
 def _with_history(session: Session, failure: Failure) -> Failure:

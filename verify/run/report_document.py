@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from attention_gate.verify.checks.strength import Strength
+from attention_gate.verify.judge.measurements import Measured
 
 SCHEMA: Literal[1] = 1
 
@@ -39,7 +40,8 @@ class FailureEntry:
 class CheckEntry:
     """One check. ``worst`` is the largest share of an error budget that was used, null if there is none.
 
-    ``remark`` is an additional measurement, which does not count against the target.
+    ``remark`` is an additional measurement, which does not count against the target; ``measured`` has all of them by
+    number of ranks.
     """
 
     name: str
@@ -51,6 +53,7 @@ class CheckEntry:
     reason: str
     failure: FailureEntry | None
     remark: str = ""
+    measured: Measured = field(default_factory=Measured)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ class Options:
     ``save`` is the folder for failing examples, ``claims`` and ``terms`` are promises and optional terms in addition
     to those that the target declares itself.
     ``patience`` is how many seconds a call may work without an end, None for the usual.
+    ``pictures``: failures keep their run on the simulated network, for a picture of it.
     Raises ValueError for unknown names.
     """
 
@@ -34,6 +35,7 @@ class Options:
     claims: tuple[str, ...] = ()
     terms: tuple[str, ...] = ()
     patience: float | None = None
+    pictures: bool = False
 
     def __post_init__(self) -> None:
         for term in self.terms:

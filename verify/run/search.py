@@ -7,7 +7,7 @@ import json
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
@@ -20,6 +20,7 @@ from attention_gate.verify.case.strategies import cases
 from attention_gate.verify.checks.check import Check, Parameters
 from attention_gate.verify.checks.results import Example
 from attention_gate.verify.judge.comparison import Verdict
+from attention_gate.verify.judge.measurements import Tally
 from attention_gate.verify.judge.session import Session
 from attention_gate.verify.run.hypothesis_storage import storage_elsewhere
 from attention_gate.verify.run.minimal import Reduction
@@ -49,6 +50,7 @@ class Searched:
     finding: Finding | None = None
     example: Example | None = None
     first_failure_after: int | None = None
+    tally: Tally = field(default_factory=Tally)
 
 
 def search(
@@ -240,6 +242,7 @@ class _Search:
             self.result.examples += 1
             self.result.budget_used = max(self.result.budget_used, verdict.budget_used)
             self.result.remark = max(self.result.remark, verdict.remark)
+            self.result.tally.add(case, verdict.budget_used, verdict.shares, verdict.traffic)
             self._progress(self.result.examples)
         return verdict.finding
 

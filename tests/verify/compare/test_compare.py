@@ -1,5 +1,6 @@
 """Measuring on the CPU: every row is there, what cannot be measured says why, bad use is one line."""
 
+import importlib.util
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -17,13 +18,17 @@ from attention_gate.verify.compare import timing as measure
 from attention_gate.verify.compare.timing import _problems
 from attention_gate.verify.compare.workloads import WORKLOADS
 
+#: matplotlib is the extra attention-gate[report].
+PLOTS = importlib.util.find_spec("matplotlib") is not None
+
 
 def test_rows_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = tmp_path / "measured.json", tmp_path / "measured.svg"
+    files = tmp_path / "measured.json", tmp_path / "measured.svg", tmp_path / "measured.html"
     status = main(
         [
             *("compare", "impls.collective:attend", "--workload", "tiny,tiny-longnet", "--world-size", "2"),
-            *("--json", str(files[0]), "--plot", str(files[1])),
+            *("--json", str(files[0])),
+            *(("--plot", str(files[1]), "--html", str(files[2])) if PLOTS else ()),
         ]
     )
     assert status == 0
@@ -39,7 +44,12 @@ def test_rows_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     sent = rows["tiny"]["impls.collective:attend"]["sent_bytes"]
     assert 3 * shard <= sent < 3.01 * shard
     assert "sent_bytes" not in rows["tiny"]["floor"]
-    assert ElementTree.parse(files[1]).getroot().tag.endswith("svg")
+    if PLOTS:
+        assert ElementTree.parse(files[1]).getroot().tag.endswith("svg")
+        page = files[2].read_text()
+        assert page.count('<td class="number">1.000</td>') == 4, "the floor's, forward and both, of two workloads"
+        assert f'<td class="number">{sent / (1 << 20):.3g}</td>' in page
+        assert "rank 1 waits" in page or "computes, forward" in page
     reported = capsys.readouterr().out
     assert "of floor" in reported
     assert f"{sent / (1 << 20):.3g}\n" in reported

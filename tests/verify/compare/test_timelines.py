@@ -1,6 +1,7 @@
 """Targets' timelines side by side: what is drawn, what is said of those that hang, and what is refused in one line."""
 
 import argparse
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -49,9 +50,14 @@ def test_a_deadlock_is_drawn_and_reported_beside_a_target_that_returns(
     assert written.count("rank 2") == 2
     deadlock = "deadlock: rank 0 waits for rank 1, which waits for rank 2, which waits for rank 0"
     assert deadlock in written
-    never = [bar for bar in ElementTree.parse(file).iter() if any((e.text or "").startswith("never r") for e in bar)]
+    bars = [bar for bar in ElementTree.parse(file).iter() if bar.tag.endswith("}rect")]
+    never = [bar for bar in bars if any((e.text or "").startswith("never r") for e in bar)]
     edges = [float(bar.attrib["x"]) + float(bar.attrib["width"]) for bar in never]
     assert edges == pytest.approx([1070.0] * 3, abs=0.2)  # to the end of the longer run beside it
+    assert [f"rank {rank} waits for rank {(rank + 1) % 3}" for rank in range(3)] == [
+        text for text in written if re.fullmatch(r"rank \d waits for rank \d", text)
+    ]
+    assert any(re.match(r"waits at ring\.py:\d+ in finish", text) for text in written)
     printed = capsys.readouterr().out
     assert f"{UNBATCHED}: {deadlock}\n" in printed
     assert "as on NCCL" in printed
@@ -128,6 +134,6 @@ def test_the_readme_says_how_its_picture_is_made() -> None:
     options = parser.parse_args(shlex.split(line)[4:])
     assert f"]({options.timelines})" in text
     written = texts(ROOT / options.timelines)
-    assert [text for text in written if ":" in text][:-1] == options.targets
+    assert [text for text in written if ":" in text] == options.targets
     assert written.count("rank 0") == len(options.targets)
     assert f"rank {options.world_size - 1}" in written

@@ -18,7 +18,16 @@ def lines(case, name, *indices, layout=None, value=None, dialect="longnet"):
         share[index] = 1e12
         got[index] = got[index] + 1.0 if value is None else value
     positions = shards_of(case, layout) if layout else shards_of(case)
-    return describe(case, positions, name, got, right, share)
+    reported, element = describe(case, positions, name, got, right, share)
+    assert (element.batch, element.head, element.position) == _place(name, indices)
+    return reported
+
+
+def _place(name, indices):
+    """Batch, head and position of the first of them in the order of positions."""
+    axis = 2 if name == "lse" else 1
+    index = min(indices, key=lambda index: (index[axis], *index[:axis], *index[axis + 1 :]))
+    return index[0], index[3 - axis], index[axis]
 
 
 CASE = case_of(world_size=3, length=7, batch=2, segment_lengths=(5, 4), dilation_rates=(2, 1), is_causal=True)

@@ -9,7 +9,8 @@ from attention_gate.verify.judge.session import Session
 from attention_gate.verify.judge.simulation import simulate
 from attention_gate.verify.network.network import Schedule
 from attention_gate.verify.network.trace import Trace
-from attention_gate.verify.report.pictures import chrome_trace, svg
+from attention_gate.verify.report.chrome_trace import chrome_trace
+from attention_gate.verify.report.pictures import svg
 from attention_gate.verify.report.timeline import timeline
 
 DENSE = Case(world_size=3, length=48, head_dim=16, value_dim=16, segment_lengths=(48,), dilation_rates=(1,))

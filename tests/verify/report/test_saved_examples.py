@@ -127,7 +127,7 @@ def test_a_file_that_is_not_there_and_a_folder(tmp_path):
 
 def test_a_target_that_is_no_place_is_refused_as_the_file_s_fault(saved):
     _changed(saved, target="rm -rf")
-    with pytest.raises(ReplayError, match="neither module:name nor"):
+    with pytest.raises(ReplayError, match="neither the name of a module nor a file"):
         load_saved(saved)
 
 
