@@ -40,6 +40,7 @@ ORDER = (
     "world",
     "network",
     "judge",
+    "long",
     "checks",
     "explain",
     "run",

@@ -7,6 +7,7 @@ import json
 from collections.abc import Collection
 from typing import Any
 
+from attention_gate.verify.case.case import MAX_LENGTH
 from attention_gate.verify.checks import BY_NAME
 from attention_gate.verify.checks.profiles import PROFILES
 from attention_gate.verify.commands.command_line import ListChecks
@@ -68,6 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help=f"optional terms that it takes: all, or some of {', '.join(TERMS)} (default: those that it declares)",
     )
+    parser.add_argument(
+        "--lengths",
+        type=lengths,
+        metavar="N,N",
+        help="judge long sequences instead, such as 65536,1048576, by sampled rows and by laws on every row; on the "
+        "largest world size (default: 2; with cuda all GPUs); continues an interrupted run",
+    )
     parser.add_argument("--fail-fast", action="store_true", help="stop at the first check that fails")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
     parser.add_argument("--junit", metavar="FILE", help="write the report as JUnit XML")
@@ -87,6 +95,10 @@ def run(options: argparse.Namespace) -> int:
     for path in (options.json, options.junit, options.html):
         if path is not None:
             check_writable(path)
+    if options.lengths:
+        from attention_gate.verify.commands.gate_lengths import judge_lengths
+
+        return judge_lengths(options)
     if options.html is not None:
         plots.needed()
     if launched_by_torchrun():
@@ -148,6 +160,18 @@ def world_sizes(text: str) -> tuple[int, ...]:
     if not sizes or any(not 1 <= size <= 64 for size in sizes):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers from 1 to 64, such as 1,2,4")
     return tuple(sorted(set(sizes)))
+
+
+def lengths(text: str) -> tuple[int, ...]:
+    """ "65536,1048576" as numbers; argparse reports what is wrong."""
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or any(not 1 <= length <= MAX_LENGTH for length in found):
+        allowed = f"a list of lengths from 1 to {MAX_LENGTH}, such as 65536,1048576"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}")
+    return tuple(sorted(set(found)))
 
 
 def patience(text: str) -> float:

@@ -12,6 +12,7 @@ import torch
 
 from attention_gate.verify.case.bad_arguments import BAD_ARGUMENTS
 from attention_gate.verify.rank.attended import INPUTS, Attended, Call, Inputs
+from attention_gate.verify.rank.long_calls import LONG_CALLS
 from attention_gate.verify.target.choices import one_of
 
 
@@ -95,6 +96,10 @@ def repeat(call: Call) -> float:
         inputs.backward()
         inputs.finish()
     return (time.perf_counter() - start) / call.options["times"]
+
+
+for _long_call in LONG_CALLS:
+    _register(_long_call)
 
 
 @contextlib.contextmanager
