@@ -6,6 +6,7 @@ Prints how many scores that takes, how long, and the most memory that the proces
 """
 
 import argparse
+import os
 import resource
 import sys
 import time
@@ -28,8 +29,11 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=64)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--head-dim", type=int, default=32)
+    parser.add_argument("--cores", type=int, help="keep to so many processor cores")
     parser.add_argument("--dense", action="store_true", help="one causal branch, the keys among the last 4096")
     options = parser.parse_args()
+    if options.cores:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
     n = options.length
     rates = [1] if options.dense else [8**power for power in range(4)]
     case = Case(

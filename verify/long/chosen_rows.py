@@ -46,21 +46,30 @@ class Chosen:
         return (1.0 - fraction) ** self.random[0]
 
 
-def choose(case: Case, positions: Sequence[np.ndarray], seed: int = 0, key_scores: float = KEY_SCORES) -> Chosen:
+def choose(
+    case: Case,
+    positions: Sequence[np.ndarray],
+    seed: int = 0,
+    *,
+    key_scores: float = KEY_SCORES,
+    random_queries: int = RANDOM_QUERIES,
+) -> Chosen:
     """The rows of a case whose shards own these positions."""
     generator = np.random.default_rng([seed, case.length])
-    drawn = np.unique(generator.integers(0, max(1, case.length), RANDOM_QUERIES))[: case.length]
+    drawn = np.unique(generator.integers(0, max(1, case.length), random_queries))[: case.length]
     special = special_rows(case, positions)
     cost = keys_of_a_query(case) * case.heads * case.batch
     some = generator.permutation(special)[: 2 * RANDOM_KEYS]
-    wanted = [*some, *generator.integers(0, max(1, case.length), RANDOM_KEYS)]
+    # In dense attention only the last keys of a causal mask cost little.
+    late = case.length - 1 - generator.integers(0, max(1, case.length >> 12), RANDOM_KEYS // 4)
+    wanted = [*late, *some, *generator.integers(0, max(1, case.length), RANDOM_KEYS)]
     keys, spent, random = [], 0.0, 0
     for number, key in enumerate(map(int, wanted)):
         price = float(queries_that_see(case, key)) * cost
-        if key < case.length and spent + price <= key_scores:
+        if 0 <= key < case.length and spent + price <= key_scores:
             keys.append(key)
             spent += price
-            random += number >= len(some)
+            random += number >= len(late) + len(some)
     drawn = drawn[drawn < case.length]
     return Chosen(np.union1d(drawn, special), np.unique(np.array(keys, dtype=np.int64)), (len(drawn), random))
 

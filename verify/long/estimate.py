@@ -37,7 +37,7 @@ class Rates:
         pairs = case.length * keys_of_a_query(case) * case.heads * case.batch
         spent = CALLS[step] * self.target * pairs
         if step == SAMPLES:
-            chosen = choose(case, session.positions(case), seed)
+            chosen = choose(case, session.positions(case).keys, seed)
             spent += self.oracle * scores_of(case, chosen, session.target.dialect)
         return spent
 

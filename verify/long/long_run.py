@@ -74,6 +74,8 @@ def run_lengths(
     """
     if (least := session.target.least_ranks) > world_size:
         raise TargetError(f"target {session.source} needs at least {least} ranks, not {world_size}")
+    if session.target.queries == "replicated":
+        raise TargetError(f"target {session.source} takes replicated queries, which long lengths are not judged with")
     start = time.monotonic()
     cases = cases_of(session.target, world_size, seed)
     parts = [Part(n, name, step) for n in sorted(set(lengths)) for name in cases for step in STEPS]

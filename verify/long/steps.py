@@ -15,6 +15,7 @@ from attention_gate.verify.long.chosen_rows import choose
 from attention_gate.verify.long.laws import LAWS, Law
 from attention_gate.verify.long.sampled_verdict import judge_rows, sampled_answer
 from attention_gate.verify.rank.jobs import Job
+from attention_gate.verify.target.choices import CONVENTIONS
 from attention_gate.verify.world.failed_runs import finding_of
 from attention_gate.verify.world.finding import Finding
 from attention_gate.verify.world.launched_ranks import LaunchedWorlds
@@ -62,7 +63,7 @@ def examine(session: Session, case: Case, step: str, *, seed: int = 0, seconds: 
 
 def _samples(session: Session, case: Case, seed: int, seconds: float | None) -> Outcome:
     dialect = session.target.dialect
-    chosen = choose(case, session.positions(case), seed)
+    chosen = choose(case, session.positions(case).keys, seed)
     rows = {"queries": chosen.queries, "keys": chosen.keys}
     parts, finding = _on_ranks(session, case, _SAMPLE, seconds, dialect=dialect, **rows)
     if finding:
@@ -124,7 +125,9 @@ def _on_ranks(
 ) -> tuple[list[dict[str, Any]], Finding | None]:
     world = session.worlds[case.world_size]
     placed = world.place(case) if isinstance(world, LaunchedWorlds) else case
-    options = {"lse": session.target.returns_lse, **options}
+    target = session.target
+    as_ours = (target.lse_sink, target.lse_slopes) == (CONVENTIONS["lse_sink"][0], CONVENTIONS["lse_slopes"][0])
+    options = session.spoken({"lse": target.returns_lse and as_ours, **options})
     world.submit(Job(procedure, session.source, (placed,), (session.positions(case),), options, seconds=seconds))
     run = world.collect()
     if finding := finding_of(run):

@@ -40,7 +40,7 @@ def sample(call: Call) -> Numbers:
         "dtypes": {"out": str(out.dtype).removeprefix("torch.")},
     }
     if call.cases[0].gradients:
-        upstream = inputs.upstream()
+        upstream = inputs.drawn_upstream()
         dQ, dK, dV = inputs.gradients(upstream)
         rows["query.grad"] = values_of(dQ[:, at["queries"]])
         rows["key.grad"] = values_of(dK[:, at["keys"]])
@@ -61,7 +61,7 @@ def constant(call: Call) -> Numbers:
     inputs.change("value", values.to(inputs.tensors[2].dtype))
     out, _ = inputs.called()
     wanted = call.options["share"] * values.repeat_interleave(case.heads // case.kv_heads, dim=2)
-    return {"out": difference(out, wanted * _covered(inputs), inputs.positions, call.options["tolerance"])}
+    return {"out": difference(out, wanted * _covered(inputs), inputs.own, call.options["tolerance"])}
 
 
 def hidden_keys(call: Call) -> Numbers:
@@ -79,7 +79,7 @@ def hidden_keys(call: Call) -> Numbers:
     for name, one, other in zip(("out", "lse"), *results, strict=True):
         judged = _within(inputs, "judged")
         different = ((one != other) & judged).any(dim=3).any(dim=2).any(dim=0).cpu().numpy()
-        found[name] = int(inputs.positions[different].min()) if different.any() else None
+        found[name] = int(inputs.own[different].min()) if different.any() else None
     return found
 
 
@@ -89,41 +89,41 @@ def permuted(call: Call) -> Numbers:
     plain = inputs.called()[0].detach()
     before = [tensor.detach().clone() for tensor in inputs.tensors]
     _put(inputs, [tensor.flip(0) for tensor in before])
-    found = {"batch": difference(inputs.called()[0].flip(0), plain, inputs.positions, tolerance)}
+    found = {"batch": difference(inputs.called()[0].flip(0), plain, inputs.own, tolerance)}
     if call.options["heads"] is not None:
         group, order = inputs.case.heads // inputs.case.kv_heads, list(range(inputs.case.kv_heads))
         one, other = call.options["heads"]
         order[one], order[other] = other, one
         of_queries = [kv * group + k for kv in order for k in range(group)]
         _put(inputs, [before[0][:, :, of_queries], before[1][:, :, order], before[2][:, :, order]])
-        found["heads"] = difference(inputs.called()[0][:, :, of_queries], plain, inputs.positions, tolerance)
+        found["heads"] = difference(inputs.called()[0][:, :, of_queries], plain, inputs.own, tolerance)
     parts = []
     for row in range(inputs.case.batch):
         one = [tensor[row : row + 1].clone() for tensor in before]
         inputs.tensors = [tensor.requires_grad_(bool(inputs.case.gradients)) for tensor in one]
         inputs.forward()
         parts.append(inputs.out.detach())
-    found["split"] = difference(torch.cat(parts), plain, inputs.positions, tolerance)
+    found["split"] = difference(torch.cat(parts), plain, inputs.own, tolerance)
     return found
 
 
 def linear(call: Call) -> Numbers:
     """Calls whose value, then whose upstream gradient, is that of even rows, of odd rows, of all. Option: tolerance."""
     inputs, tolerance = LongInputs(call), call.options["tolerance"]
-    even = torch.from_numpy(inputs.positions % 2 == 0).to(call.device)[None, :, None, None]
+    even = torch.from_numpy(inputs.own % 2 == 0).to(call.device)[None, :, None, None]
     value = inputs.tensors[2].detach().clone()
     outs, grads = [], []
     for marked in (even, ~even, torch.ones_like(even)):
         inputs.change("value", value * marked)
         outs.append(inputs.called()[0].detach())
-    found = {"out": difference(outs[0].double() + outs[1].double(), outs[2], inputs.positions, tolerance)}
+    found = {"out": difference(outs[0].double() + outs[1].double(), outs[2], inputs.own, tolerance)}
     if call.cases[0].gradients:
         for marked in (even, ~even, torch.ones_like(even)):
             inputs.called()
-            grads.append(inputs.gradients(inputs.upstream() * marked))
+            grads.append(inputs.gradients(inputs.drawn_upstream() * marked))
         for name, one, other, whole in zip(INPUTS, *grads, strict=True):
             both = one.double() + other.double()
-            found[f"{name}.grad"] = difference(both, whole, inputs.positions, tolerance)
+            found[f"{name}.grad"] = difference(both, whole, inputs.own, tolerance)
     return found
 
 
@@ -132,12 +132,12 @@ LONG_CALLS: tuple[Callable[[Call], Numbers], ...] = (sample, constant, hidden_ke
 
 def _owned(inputs: LongInputs, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which of the wanted positions this rank owns, as indices into them, and in which rows it has them."""
-    order = np.argsort(inputs.positions, kind="stable")
-    places = np.searchsorted(inputs.positions, wanted, sorter=order).clip(max=max(0, len(order) - 1))
+    order = np.argsort(inputs.own, kind="stable")
+    places = np.searchsorted(inputs.own, wanted, sorter=order).clip(max=max(0, len(order) - 1))
     if not len(order):
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     rows = order[places]
-    which = np.flatnonzero(inputs.positions[rows] == wanted)
+    which = np.flatnonzero(inputs.own[rows] == wanted)
     return which, rows[which]
 
 
@@ -154,24 +154,24 @@ def _largest(tensor: Tensor) -> tuple[float, float]:
 def _within(inputs: LongInputs, option: str) -> Tensor:
     """Whether a row's position is in the range of that option, (1, rows, 1, 1)."""
     start, stop = inputs.call.options[option]
-    inside = (inputs.positions >= start) & (inputs.positions < stop)
+    inside = (inputs.own >= start) & (inputs.own < stop)
     return torch.from_numpy(inside).to(inputs.call.device)[None, :, None, None]
 
 
 def _covered(inputs: LongInputs) -> Tensor:
     """Whether a row sees something, (1, rows, heads, 1)."""
-    seen = sees_itself(inputs.case, inputs.call.options["dialect"], inputs.positions)
+    seen = sees_itself(inputs.case, inputs.call.options["dialect"], inputs.own)
     return torch.from_numpy(seen).to(inputs.call.device)[None, :, :, None]
 
 
 def _upstream_of_keys(inputs: LongInputs, upstream: Tensor, lse: Tensor | None) -> Tensor | None:
     """What of the upstream gradient reaches the values: that of rows that see something, less the share of a sink."""
     reaching = upstream.double() * _covered(inputs)
-    if inputs.sink is None:
+    if "sink" not in inputs.of_all_ranks:
         return reaching
     if lse is None:
         return None  # the share is not known
-    share = torch.exp(inputs.sink.detach().double()[None, None] - lse.detach().double().mT)
+    share = torch.exp(inputs.of_all_ranks["sink"].detach().double()[None, None] - lse.detach().double().mT)
     return reaching * (1.0 - share)[..., None]
 
 

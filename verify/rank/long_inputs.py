@@ -22,7 +22,13 @@ class LongInputs(Inputs):
 
     def __init__(self, call: Call) -> None:
         super().__init__(call, 0)
-        self._upstream: Tensor | None = None
+        self._before = []  # whether a call modifies its inputs is judged at short lengths
+        self._drawn_upstream: Tensor | None = None
+
+    @property
+    def own(self) -> np.ndarray:
+        """The positions of this rank's rows, of queries as of keys."""
+        return self.positions.keys
 
     def change(self, name: Name, values: Tensor) -> None:
         """Put other values into an input."""
@@ -32,7 +38,7 @@ class LongInputs(Inputs):
     def called(self) -> tuple[Tensor, Tensor | None]:
         """Call the target: out, and lse if that was asked for; TypeError and ValueError say what came instead."""
         self.forward()
-        wanted = (self.case.batch, len(self.positions), self.case.heads, self.case.value_dim)
+        wanted = (self.case.batch, len(self.own), self.case.heads, self.case.value_dim)
         for name, tensor, shape in (("out", self.out, wanted), ("lse", self.lse, (wanted[0], wanted[2], wanted[1]))):
             if name == "lse" and not self.call.options.get("lse"):
                 continue
@@ -42,11 +48,11 @@ class LongInputs(Inputs):
                 raise ValueError(f"the target returned {name} of shape {tuple(tensor.shape)}; it must be {shape}")
         return self.out, self.lse
 
-    def upstream(self) -> Tensor:
+    def drawn_upstream(self) -> Tensor:
         """This rank's rows of the upstream gradient."""
-        if self._upstream is None:
-            self._upstream = self._drawn("upstream")
-        return self._upstream
+        if self._drawn_upstream is None:
+            self._drawn_upstream = self._drawn("upstream")
+        return self._drawn_upstream
 
     def gradients(self, upstream: Tensor) -> tuple[Tensor, ...]:
         """dQ, dK and dV of the call that was made last; ValueError if one is missing."""
@@ -63,13 +69,13 @@ class LongInputs(Inputs):
         case, dtype = self.case, getattr(torch, self.case.dtype)
         heads = case.kv_heads if name in ("key", "value") else case.heads
         dim = case.value_dim if name in ("value", "upstream") else case.head_dim
-        found = torch.empty((case.batch, len(self.positions), heads, dim), dtype=dtype, device=self.call.device)
+        found = torch.empty((case.batch, len(self.own), heads, dim), dtype=dtype, device=self.call.device)
 
         def draw(start: int) -> None:
-            piece = torch.from_numpy(rows(case, name, self.positions[start : start + PIECE]))
+            piece = torch.from_numpy(rows(case, name, self.own[start : start + PIECE]))
             found[:, start : start + PIECE] = piece.to(dtype).to(found.device)
 
-        starts = range(0, len(self.positions), PIECE)
+        starts = range(0, len(self.own), PIECE)
         threads = 1 if found.device.type == "cpu" else max(1, (os.cpu_count() or 1) // case.world_size)
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(draw, starts))
