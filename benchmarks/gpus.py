@@ -81,8 +81,8 @@ def waves(out: Path, gpus: int, seeds: list[int]) -> dict[str, list[Step]]:
         "shared": [gate(f"{name}-shared", judged[name], "1,2,3,4", 0, 240) for name in ("robust", "collective")],
         "shared-fused": [gate("fused-shared", judged["fused"], "1,2,3,4", 0, 240)],
         "tests": [Step("pytest", 240, [*pytest, *tests])],
-        "dense": [compare("dense", out, gpus, 190, dense, *rings, *libraries, "impls.collective:attend")],
-        "longnet": [compare("longnet", out, gpus, 150, longnet, *both)],
+        "dense": [compare("dense", out, gpus, 300, dense, *rings, *libraries, "impls.collective:attend")],
+        "longnet": [compare("longnet", out, gpus, 200, longnet, *both)],
     }
 
 

@@ -238,16 +238,19 @@ def _remote_blocks(blocks: Sequence[Block]) -> list[Block]:
 
 
 def _at_once(inputs: Tensors, blocks: Sequence[Block], compute: Callable[[Block], T]) -> list[T]:
-    """Return what is computed of each block, on two streams: each fills the processors that the others leave idle."""
+    """Return what is computed of each block, on two streams: each fills the processors that the others leave idle.
+
+    First all blocks of the one and then all of the other, as the host needs long to change streams.
+    """
     streams = TwoStreams(inputs.query.device, len(blocks))
-    found = []
+    found: dict[int, T] = {}
     try:
-        for number, block in enumerate(blocks):
-            with streams.of(number):
-                found.append(compute(block))
+        for first in range(min(2, len(blocks))):
+            with streams.of(first):
+                found |= {number: compute(blocks[number]) for number in range(first, len(blocks), 2)}
     finally:
         streams.join()
-    return found
+    return [found[number] for number in range(len(blocks))]
 
 
 def _attend(inputs: Tensors, buffer: Buffer | None, block: Block, task: Task) -> list[Piece]:

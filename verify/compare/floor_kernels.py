@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +32,11 @@ def kernels(device: torch.device) -> dict[str, Kernel]:
     return found if flash is None else {**found, "flash-attn-4": flash}
 
 
+def objection(device: torch.device) -> str:
+    """Why flash-attn-4, the fastest on some GPUs, is not among them; empty if it is, or has no part in it."""
+    return _imported()[1] if device.type == "cuda" else ""
+
+
 def differ(one: Tensor, other: Tensor) -> bool:
     """Whether two results, of which one may be wrong, differ by more than their rounding."""
     error = float((one.float() - other.float()).square().mean().sqrt())
@@ -45,11 +52,8 @@ def _torch(backend: SDPBackend) -> Kernel:
 
 
 def _flash_attn_4() -> Kernel | None:
-    if importlib.util.find_spec("flash_attn") is None:
-        return None
-    try:
-        function = importlib.import_module("flash_attn.cute").flash_attn_func
-    except Exception:  # another package of that name, or a compiler that does not fit: there are other kernels
+    function, _ = _imported()
+    if function is None:
         return None
 
     def attend(query: Tensor, key: Tensor, value: Tensor, is_causal: bool) -> Tensor:
@@ -58,3 +62,14 @@ def _flash_attn_4() -> Kernel | None:
         return out.transpose(1, 2)
 
     return attend
+
+
+@lru_cache(maxsize=1)
+def _imported() -> tuple[Callable[..., Any] | None, str]:
+    """The package's function, or why there is none."""
+    if importlib.util.find_spec("flash_attn") is None:
+        return None, "it is not installed"
+    try:
+        return importlib.import_module("flash_attn.cute").flash_attn_func, ""
+    except Exception as error:  # another package of that name, or a compiler that does not fit: there are other kernels
+        return None, f"{type(error).__name__}: {error}"[:200]

@@ -32,7 +32,8 @@ def floor_lines(entry: dict[str, Any]) -> list[str]:
         f"{', '.join(found)} {which}" for found, which in zip(entry["kernels"], ("fwd", "fwd+bwd"), strict=True)
     )
     each = "; ".join(f"{name} {fwd:.2f} and {both:.2f} ms" for name, (fwd, both) in entry["by_kernel"].items())
-    return [f"the floor is that of {names}" + (f" (alone: {each})" if each else "")]
+    without = [f"without {name}: {reason}" for name, reason in entry.get("without", {}).items()]
+    return [f"the floor is that of {names}" + (f" (alone: {each})" if each else ""), *without]
 
 
 def brief(entry: dict[str, Any]) -> str:

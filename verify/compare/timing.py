@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from attention_gate.verify.compare.floor_kernels import Kernel, differ, kernels
+from attention_gate.verify.compare.floor_kernels import Kernel, differ, kernels, objection
 from attention_gate.verify.compare.nvlink import Links
 from attention_gate.verify.compare.workloads import WORKLOADS, Workload
 from attention_gate.verify.target.loading import as_target
@@ -39,7 +39,8 @@ def measured(*, workload: str, row: str, device: torch.device) -> dict[str, Any]
 def floor(name: str, device: torch.device) -> dict[str, Any]:
     """The time of the fastest attention kernels that can be imported, for a rank's share of the work, evenly balanced.
 
-    "kernels" names those that were the fastest, and "by_kernel" has the times of each that took part in all problems.
+    "kernels" names those that were the fastest, "by_kernel" has the times of each that took part in all problems, and
+    "without" says why others did not.
     """
     workload, world_size = WORKLOADS[name], dist.get_world_size()
     total, by_kernel, fastest = [0.0, 0.0], dict[str, list[float]](), [list[str](), list[str]()]
@@ -62,6 +63,7 @@ def floor(name: str, device: torch.device) -> dict[str, Any]:
             for kernel, times in by_kernel.items()
             if len(times) == 2 * len(problems)
         },
+        "without": {"flash-attn-4": reason} if (reason := objection(device)) else {},
     }
 
 

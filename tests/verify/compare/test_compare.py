@@ -1,8 +1,10 @@
 """Measuring on the CPU: every row is there, what cannot be measured says why, bad use is one line."""
 
+import importlib
 import importlib.util
 import json
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import torch
 
 from attention_gate.verify.commands import compare
 from attention_gate.verify.commands.command_line import main
-from attention_gate.verify.compare import tables
+from attention_gate.verify.compare import floor_kernels, tables
 from attention_gate.verify.compare import timing as measure
 from attention_gate.verify.compare.timing import _problems
 from attention_gate.verify.compare.workloads import WORKLOADS
@@ -200,8 +202,33 @@ def test_the_table_says_whose_kernels_the_floor_is() -> None:
         "both_ms": 2.0,
         "kernels": [["flash-attn-4"], ["cuDNN", "flash-attn-4"]],
         "by_kernel": {"cuDNN": [1.5, 2.5]},
+        "without": {"flash-attn-4": "it is not installed"},
     }
-    text = tables.text({"tiny": {"floor": entry}})
+    *_, line, without = tables.text({"tiny": {"floor": entry}}).splitlines()
     assert (
-        "the floor is that of flash-attn-4 fwd and cuDNN, flash-attn-4 fwd+bwd (alone: cuDNN 1.50 and 2.50 ms)" in text
+        line == "the floor is that of flash-attn-4 fwd and cuDNN, flash-attn-4 fwd+bwd (alone: cuDNN 1.50 and 2.50 ms)"
     )
+    assert without == "without flash-attn-4: it is not installed"
+
+
+def test_a_package_that_cannot_be_imported_is_left_out_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    package = tmp_path / "flash_attn" / "cute"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("import no_such_compiler\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    floor_kernels._imported.cache_clear()
+    cuda = torch.device("cuda")
+    assert list(floor_kernels.kernels(cuda)) == ["cuDNN", "torch's FlashAttention-2"]
+    assert floor_kernels.objection(cuda) == "ModuleNotFoundError: No module named 'no_such_compiler'"
+    assert floor_kernels.objection(torch.device("cpu")) == ""
+    floor_kernels._imported.cache_clear()
+    (package / "__init__.py").write_text("def flash_attn_func(query, key, value, causal): return value, None  # new\n")
+    importlib.invalidate_caches()
+    kernel = floor_kernels.kernels(cuda)["flash-attn-4"]
+    value = torch.ones(1, 2, 3, 4)
+    assert kernel(value, value, value, False).shape == value.shape
+    for name in ("flash_attn", "flash_attn.cute"):
+        monkeypatch.delitem(sys.modules, name)
+    floor_kernels._imported.cache_clear()
