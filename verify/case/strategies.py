@@ -81,7 +81,7 @@ def _case(draw: st.DrawFn, options: Row, world_sizes: Sequence[int], max_rows: i
         world_size=world_size,
         group=group,
         length=length,
-        pass_length=draw(st.booleans()) or bool(length % ranks),
+        pass_length=draw(st.booleans()) or bool(length % ranks) or terms["interleave"] is not None,
         batch=batch,
         heads=heads,
         kv_heads=kv_heads,

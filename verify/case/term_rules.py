@@ -38,6 +38,10 @@ def check_terms(case: Any) -> None:
         one_of("the place of Case.joint", case.joint[0], JOINT_PLACES)
     if case.interleave is not None and not (_is_count(case.interleave) and case.interleave):
         raise ValueError(f"Case.interleave is {case.interleave!r}; it must be None or a positive integer")
+    if case.interleave is not None and not case.pass_length:
+        raise ValueError(
+            f"Case.pass_length is False beside interleave={case.interleave}: blocks make shards unequal; set it to True"
+        )
     _check_together(case)
 
 

@@ -19,7 +19,7 @@ from attention_gate.verify.checks.check import (
 )
 from attention_gate.verify.judge.comparison import Verdict, assemble
 from attention_gate.verify.judge.session import Session
-from attention_gate.verify.judge.tensor_names import GRADIENTS
+from attention_gate.verify.judge.tensor_names import GRADIENTS, OF_ALL_RANKS
 from attention_gate.verify.target.target import Target
 from attention_gate.verify.world.finding import Finding
 
@@ -33,7 +33,7 @@ def _lse(session: Session, case: Case, parameters: Parameters) -> Verdict:
 
 
 def _gradients(session: Session, case: Case, parameters: Parameters) -> Verdict:
-    return session.judged(case, names=(*GRADIENTS, "sink.grad"))
+    return session.judged(case, names=(*GRADIENTS, *OF_ALL_RANKS))
 
 
 def _everything(session: Session, case: Case, parameters: Parameters) -> Verdict:

@@ -24,6 +24,8 @@ def explain(session: Session, example: Example, finding: Finding) -> tuple[str, 
         explanations = (of_conduct,)
     elif example.case.terms:  # the other formulas know none
         explanations = (of_terms,)
+    elif example.case.interleave is not None:
+        explanations = (of_terms, of_values)
     elif example.check == "state":
         explanations = (of_sequence, of_values)
     else:

@@ -28,6 +28,7 @@ class Setting:
     def __init__(self, case: Case, positions: Positions, dialect: str, inputs: Inputs, answer: Answer) -> None:
         self.case = case
         self.positions = [np.asarray(owned) for owned in positions.keys]
+        self.queries = positions.queries
         self.dialect = dialect
         self.inputs = inputs
         self.answer = answer

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from attention_gate.verify.case.case import Case
-from attention_gate.verify.case.lengths import with_length
+from attention_gate.verify.case.lengths import with_documents, with_length
 from attention_gate.verify.checks.results import Example
 from attention_gate.verify.explain.fit import fits
+from attention_gate.verify.explain.lengths_otherwise import length_meanings
 from attention_gate.verify.explain.wrong_values import returned, setting_of
-from attention_gate.verify.judge.tensor_names import GRADIENTS
+from attention_gate.verify.judge.tensor_names import GRADIENTS, OF_ALL_RANKS
 from attention_gate.verify.world.finding import Finding
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ _WORDS = {
     "sink": ("the sink", "sink"),
 }
 
+#: Terms whose other meanings have a file of their own.
+_LENGTHS = ("queries", "joint")
+
 
 def of_terms(session: Session, example: Example, finding: Finding) -> tuple[str, ...]:
     """A sentence on the term without which, or with whose other meaning, the reference gives the target's values.
@@ -35,7 +39,7 @@ def of_terms(session: Session, example: Example, finding: Finding) -> tuple[str,
     It is given only if it fits longer cases, too: one that fits a few elements may fit by chance.
     """
     subject = finding.tensor if finding.tensor in ("out", "lse") else "out"
-    if finding.tensor in (*GRADIENTS, "sink.grad"):
+    if finding.tensor in (*GRADIENTS, *OF_ALL_RANKS):
         subject = "gradients"
     judged = GRADIENTS if subject == "gradients" else (subject,)
     noun = {"out": "the output equals", "lse": "the log-sum-exp equals"}.get(subject, "the gradients equal")
@@ -74,8 +78,11 @@ def _fitting(session: Session, case: Case, judged: tuple[str, ...]) -> dict[str,
     names = tuple(name for name in judged if name in got)
     right = session.answer(case).expected
     found: dict[str, bool | None] = {}
-    for words, other in _others(case):
-        answer = session.answer(other).expected
+    meanings = [(words, lambda other=other: session.answer(other).expected) for words, other in _others(case)]
+    for words, results in (*length_meanings(setting), *meanings):
+        answer = results()
+        if not all(name in answer for name in names):
+            continue
         same = all(np.array_equal(answer[name], right[name]) for name in names)
         found[words] = None if same else fits(setting, got, {name: answer[name] for name in names}, names)
     return found
@@ -83,11 +90,14 @@ def _fitting(session: Session, case: Case, judged: tuple[str, ...]) -> dict[str,
 
 def _others(case: Case) -> Iterator[tuple[str, Case]]:
     """The case with a term left out, or meant as libraries differ on it."""
-    for term in case.terms:
+    terms = [term for term in case.terms if term not in _LENGTHS]
+    for term in terms:
         words, field = _WORDS[term]
         yield (
             f"without {words}: it is accepted and ignored",
-            case.replace(**{field: False if term == "slopes" else None}),
+            with_documents(case, None)
+            if term == "documents"
+            else case.replace(**{field: False if term == "slopes" else None}),
         )
     if case.window is not None:
         left, right = case.window
@@ -101,6 +111,6 @@ def _others(case: Case) -> Iterator[tuple[str, Case]]:
                 f"with a window of ({left - 1}, {right}): it holds one key less",
                 case.replace(window=(left - 1, right)),
             )
-    if len(case.terms) > 1:
-        without = {_WORDS[term][1]: False if term == "slopes" else None for term in case.terms}
+    if len(terms) > 1 and case.query_lengths is None:
+        without = {_WORDS[term][1]: False if term == "slopes" else None for term in terms}
         yield "without any of its optional terms", case.replace(**without)

@@ -114,7 +114,23 @@ def _of_all_ranks(case: Case, attended: Sequence[Attended], answer: Answer, name
     line = f"{place}: expected {answer.expected[name][where]:.9g}, {what} is {found[worst][where]:.9g}"
     wrong = f"{int((judged[worst] > 1.0).sum())} of {judged[worst].size}"
     unit = "heads" if name == "sink.grad" else "elements"
-    return Verdict(budget_used, Finding("fail", f"{in_words(name)} is wrong in {wrong} {unit}", (line,), tensor=name))
+    lines = (line, *_declared_otherwise(name, arrays, answer, is_total, case.dtype))
+    return Verdict(budget_used, Finding("fail", f"{in_words(name)} is wrong in {wrong} {unit}", lines, tensor=name))
+
+
+def _declared_otherwise(
+    name: str, arrays: Sequence[np.ndarray], answer: Answer, is_total: bool, dtype: str
+) -> tuple[str, ...]:
+    """What the target would have to declare for these gradients to be right."""
+    others = [np.sum(arrays, axis=0)] if is_total else arrays
+    if any((shares(got, answer.expected[name], answer.budget[name], dtype) > 1.0).any() for got in others):
+        return ()
+    field = "sink_gradient" if name == "sink.grad" else "joint_gradient"
+    if is_total:
+        return (f"the ranks' parts add up to it: if that is meant, declare {field}='own-rows'",)
+    return (
+        f"each rank returns the whole of it, which is then summed twice: if that is meant, declare {field}='total'",
+    )
 
 
 @np.errstate(all="ignore")

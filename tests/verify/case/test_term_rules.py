@@ -15,7 +15,8 @@ DENSE = {"length": 3, "segment_lengths": (3,)}
         ({"joint": "front"}, "Case.joint is 'front'; it must be None or a place and a number of rows"),
         ({"joint": ("front", -1)}, "Case.joint is ('front', -1); it must be None or a place and a number of rows"),
         ({"joint": ("middle", 1)}, "the place of Case.joint is 'middle'; it must be one of front, rear"),
-        ({"interleave": 0}, "Case.interleave is 0; it must be None or a positive integer"),
+        ({"interleave": 0, "pass_length": True}, "Case.interleave is 0; it must be None or a positive integer"),
+        ({"interleave": 2}, "Case.pass_length is False beside interleave=2: blocks make shards unequal"),
         (
             {"document_lengths": (3,), "query_length": 2},
             "there must be one for each document where query_length is given, which is 2 beside the document_lengths",

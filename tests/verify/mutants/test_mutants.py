@@ -9,6 +9,7 @@ from attention_gate.verify.checks import BY_NAME
 from attention_gate.verify.commands import mutants as command
 from attention_gate.verify.mutants import KNOWN, MUTANTS, OTHERS, SAME, STREAM_MISTAKES
 from attention_gate.verify.mutants.build import base_text, text_of, write
+from attention_gate.verify.mutants.known_lengths import DECODING, LENGTHS
 from attention_gate.verify.mutants.mutant import Mutant
 from attention_gate.verify.mutants.stream_mistakes import CAPABILITIES
 from attention_gate.verify.target.loading import load
@@ -16,8 +17,10 @@ from attention_gate.verify.target.source import parse_source
 
 
 def test_the_known_mistakes_are_there_in_the_order_of_their_numbers_and_many_relatives():
-    assert [mutant.name for mutant in KNOWN] == [f"M{number:02}" for number in range(1, len(KNOWN) + 1)]
-    assert len(KNOWN) >= 53
+    for letter, least in (("M", 53), ("T", 14)):
+        names = [mutant.name for mutant in KNOWN if mutant.name.startswith(letter)]
+        assert names == sorted(set(names))
+        assert len(names) >= least
     assert len(OTHERS) >= 25
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
     assert all(mutant.keeps == (mutant in SAME) for mutant in MUTANTS)
@@ -56,6 +59,13 @@ def test_the_grouped_base_is_right(bench):
     right = Mutant(
         name="E99", mistake="none", base="grouped", changes=(), capabilities={"dialect": "grouped-mean"}, keeps=True
     )
+    trial = bench.trial(right, shrink=False)
+    assert trial.as_expected, trial.first
+
+
+@pytest.mark.parametrize(("base", "capabilities"), [("decoding", DECODING), ("bottom_right", LENGTHS)])
+def test_the_bases_of_other_lengths_are_right(bench, base, capabilities):
+    right = Mutant(name="E97", mistake="none", base=base, changes=(), capabilities=capabilities, keeps=True)
     trial = bench.trial(right, shrink=False)
     assert trial.as_expected, trial.first
 

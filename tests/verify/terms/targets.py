@@ -18,15 +18,15 @@ robust = Target(attend=ring, terms=tuple(TERMS))
 collective = Target(attend=gathered, terms=tuple(TERMS))
 
 
-def _ignoring(term: str) -> Any:
+def _ignoring(*terms: str) -> Any:
     def attend(query: Any, key: Any, value: Any, **options: Any) -> Any:
-        return ring(query, key, value, **{name: given for name, given in options.items() if name != term})
+        return ring(query, key, value, **{name: given for name, given in options.items() if name not in terms})
 
     return attend
 
 
 window_ignored_attend = _ignoring("window")
-documents_ignored_attend = _ignoring("document_lengths")
+documents_ignored_attend = _ignoring("document_lengths", "query_lengths")
 mask_ignored_attend = _ignoring("mask")
 softcap_ignored_attend = _ignoring("softcap")
 slopes_ignored_attend = _ignoring("slopes")
@@ -45,6 +45,7 @@ def documents_on_several_ranks_alone(query: Any, key: Any, value: Any, **options
     several = dist.is_initialized() and dist.get_world_size(options.get("group")) > 1
     if several and options.get("document_lengths") is not None:
         del options["document_lengths"]
+        options.pop("query_lengths", None)
     return ring(query, key, value, **options)
 
 
