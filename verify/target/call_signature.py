@@ -6,6 +6,7 @@ import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
+from attention_gate.verify.target.layouts import INTERLEAVED
 from attention_gate.verify.target.source import Source, TargetError
 from attention_gate.verify.target.target import Target
 from attention_gate.verify.target.written_adapter import (
@@ -17,8 +18,12 @@ from attention_gate.verify.target.written_adapter import (
     parameters_of,
 )
 
-#: What the optional terms of a target are passed as.
-_TERMS = {"documents": "document_lengths"}
+#: What the optional terms of a target are passed as, where not by their own names.
+_TERMS = {
+    "documents": ("document_lengths",),
+    "queries": ("query_length",),
+    "joint": ("joint_key", "joint_value", "joint"),
+}
 
 
 class SignatureError(TargetError):
@@ -78,7 +83,9 @@ def misfit(target: Target) -> Misfit | None:
         signature = inspect.signature(target.attend)
     except (TypeError, ValueError):
         return None
-    passed = [*PASSED, *(_TERMS.get(term, term) for term in target.terms)]
+    passed = [*PASSED, *(name for term in target.terms for name in _TERMS.get(term, (term,)))]
+    passed += ["query_lengths"] if {"documents", "queries"} <= {*target.terms} else []
+    passed += ["interleave"] if target.layout == INTERLEAVED else []
     passed += ["return_lse"] if target.lse else []
     try:
         signature.bind(*TENSORS, **dict.fromkeys(passed))
