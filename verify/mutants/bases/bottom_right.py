@@ -53,7 +53,7 @@ def attend(
     keys = key.shape[1] * world_size if sequence_length is None else sequence_length
     queries = keys if query_length is None else query_length
     rows = 0 if joint_key is None else joint_key.shape[1]
-    documents = ((queries, keys + rows),)
+    documents: tuple[tuple[int, int], ...] = ((queries, keys + rows),)
     if document_lengths is not None:
         documents = tuple(zip(query_lengths or document_lengths, document_lengths, strict=True))
     sizes = Sizes(rank, world_size, group, keys, queries, rows, joint == "front", documents)
