@@ -188,6 +188,8 @@ def loaded_by(statement):
     )
 
 
+#: Tables on terminals and plots: imported where they are drawn, never in ranks.
+DRAWING = {"rich", "matplotlib"}
 HEAVY = {"torch", "numpy", "hypothesis", "pytest", "msgspec"}
 OURS = tuple(f"attention_gate.{package}" for package in PACKAGES)
 
@@ -201,7 +203,10 @@ OURS = tuple(f"attention_gate.{package}" for package in PACKAGES)
         ("import attention_gate.verify", HEAVY | {"attention_gate.reference", "attention_gate.impls"}),
         ("import attention_gate.verify.pytest_plugin", (HEAVY | {"attention_gate.impls"}) - {"pytest"}),
         ("import attention_gate.verify.commands.command_line", HEAVY | {"attention_gate.impls"}),
-        ("import attention_gate; attention_gate.check", {"attention_gate.impls", "pytest"}),
+        ("import attention_gate; attention_gate.check", {"attention_gate.impls", "pytest"} | DRAWING),
+        ("import attention_gate.verify.rank.worker", DRAWING),
+        ("import attention_gate.verify.world.preload", DRAWING),
+        ("import attention_gate.verify.commands.gate, attention_gate.verify.commands.outputs", DRAWING),
     ],
 )
 def test_an_import_loads_no_more_than_it_needs(statement, absent):

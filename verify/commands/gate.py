@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Collection
 from typing import Any
 
 from attention_gate.verify.case.case import MAX_LENGTH
-from attention_gate.verify.checks import BY_NAME
+from attention_gate.verify.checks import BY_NAME, CHECKS, Check
 from attention_gate.verify.checks.profiles import PROFILES
 from attention_gate.verify.commands.command_line import ListChecks
 from attention_gate.verify.commands.judge_target import check, check_launched
 from attention_gate.verify.commands.launched import in_launched_ranks
-from attention_gate.verify.report import plots
-from attention_gate.verify.report.progress import ProgressLine
-from attention_gate.verify.report.text import text
-from attention_gate.verify.report.whole_files import check_writable, write_whole
-from attention_gate.verify.run.judgement import Report
+from attention_gate.verify.commands.outputs import add_outputs, check_outputs, tell
+from attention_gate.verify.report.progress import progress_of
 from attention_gate.verify.run.request import DEFAULT_WORLD_SIZES, Options
 from attention_gate.verify.target.choices import TERMS, did_you_mean
 from attention_gate.verify.target.target import CLAIMS
@@ -77,11 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "largest world size (default: 2; with cuda all GPUs); continues an interrupted run",
     )
     parser.add_argument("--fail-fast", action="store_true", help="stop at the first check that fails")
-    parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
-    parser.add_argument("--junit", metavar="FILE", help="write the report as JUnit XML")
-    parser.add_argument(
-        "--html", metavar="FILE", help="write the report as one HTML file with pictures (needs attention-gate[report])"
-    )
+    add_outputs(parser)
     parser.add_argument(
         "--save",
         metavar="DIR",
@@ -92,27 +84,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Judge the target, print the report, write the files; returns the exit status."""
-    for path in (options.json, options.junit, options.html):
-        if path is not None:
-            check_writable(path)
+    check_outputs(options)
     if options.lengths:
         from attention_gate.verify.commands.gate_lengths import judge_lengths
 
         return judge_lengths(options)
-    if options.html is not None:
-        plots.needed()
     if launched_by_torchrun():
         return in_launched_ranks(options.device, lambda worlds: _judge_launched(options, worlds), options.patience)
-    with ProgressLine() as progress:
+    with progress_of(_wanted(options), options.profile) as progress:
         report = check(options.target, world_sizes=options.world_sizes, progress=progress, **_asked(options))
-    return _tell(report, options)
+    return tell(report, options)
 
 
 def _judge_launched(options: argparse.Namespace, worlds: LaunchedWorlds) -> int:
     sizes = _within(options.world_sizes, worlds.size)
-    with ProgressLine() as progress:
+    with progress_of(_wanted(options), options.profile) as progress:
         report = check_launched(options.target, worlds, Options(world_sizes=sizes, **_asked(options)), progress)
-    return _tell(report, options)
+    return tell(report, options)
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
@@ -130,20 +118,8 @@ def _within(sizes: tuple[int, ...], launched: int) -> tuple[int, ...]:
     return sizes
 
 
-def _tell(report: Report, options: argparse.Namespace) -> int:
-    """Print the report and write the files; returns the exit status."""
-    print(text(report))
-    if options.json is not None:
-        write_whole(options.json, json.dumps(report.to_json(), indent=2) + "\n")
-    if options.junit is not None:
-        from attention_gate.verify.report.junit import junit
-
-        write_whole(options.junit, junit(report))
-    if options.html is not None:
-        from attention_gate.verify.report.page import html
-
-        write_whole(options.html, html(report))
-    return report.exit_status
+def _wanted(options: argparse.Namespace) -> list[Check]:
+    return [check for check in CHECKS if options.checks is None or check.name in options.checks]
 
 
 def profile(text: str) -> str:

@@ -41,9 +41,10 @@ class Kept(msgspec.Struct, frozen=True):
 
 def judge_lengths(options: argparse.Namespace) -> int:
     """Judge the target at the lengths that were asked for; returns the exit status."""
-    for name in ("junit", "html"):
+    for name in ("junit", "html", "markdown", "compare_with"):
         if getattr(options, name) is not None:
-            raise ValueError(f"--{name} is for a report of checks; with --lengths there are none: use --json")
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option} is for a report of checks; with --lengths there are none: use --json")
     if launched_by_torchrun():
         return in_launched_ranks(options.device, lambda worlds: _judge(options, worlds, worlds.size), options.patience)
     size = _world_size(options)

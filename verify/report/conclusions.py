@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attention_gate.verify.report.drift import Drift
 from attention_gate.verify.run.judgement import Coverage, Report
 
 VERDICTS = {
@@ -35,8 +36,8 @@ def covered(coverage: Coverage) -> str:
     return f"{options}{coverage.covered:,} of {coverage.pairs:,} pairs of values occurred; not {named}"
 
 
-def conclusions(report: Report) -> list[str]:
-    """The last lines on a run, the verdict at their end."""
+def conclusions(report: Report, changes: Drift | None = None) -> list[str]:
+    """The last lines on a run, with what has changed since an earlier one; the verdict at their end."""
     lines = []
     if report.unsupported:
         lines.append(f"not judged (declared as unsupported): {'; '.join(report.unsupported)}")
@@ -44,8 +45,12 @@ def conclusions(report: Report) -> list[str]:
         lines.append(f"the run did not finish: {report.error}")
     lines += [f"note: {note}" for note in report.notes]
     lines.append(counted(report))
-    if report.coverage.pairs:
+    if report.coverage.pairs and report.verdict != "fail":  # a failing check ends at its first failure
         lines.append(covered(report.coverage))
     if report.verdict == "pass" and report.strength:
         lines.append(f"what that is worth: {report.strength}")
-    return [*lines, f"{report.target}: {VERDICTS[report.verdict]}"]
+    verdict = f"{report.target}: {VERDICTS[report.verdict]}"
+    if changes is not None:
+        lines += changes.lines()
+        verdict += f"; beside the earlier report: {changes.verdict}"
+    return [*lines, verdict]

@@ -11,6 +11,7 @@ from attention_gate.verify.checks.strength import KillRow, kill_rows
 from attention_gate.verify.judge.measurements import BytesMoved, Cell
 from attention_gate.verify.report import colours, pictures, plots, sight
 from attention_gate.verify.report.conclusions import VERDICTS, counted, covered
+from attention_gate.verify.report.drift import Drift
 from attention_gate.verify.report.filling import filled
 from attention_gate.verify.report.text import failure_text, python_line, replay_line
 from attention_gate.verify.run.judgement import Report
@@ -50,8 +51,10 @@ class FailurePart:
     python: str
 
 
-def html(report: Report) -> str:
-    """The whole report as an HTML document; ValueError if matplotlib, which draws its plots, is missing.
+def html(report: Report, changes: Drift | None = None) -> str:
+    """The whole report as an HTML document, with the changes since an earlier one.
+
+    ValueError if matplotlib, which draws its plots, is missing.
 
     >>> Path("report.html").write_text(attention_gate.html(attention_gate.check("my_module:attend", pictures=True)))
     """
@@ -66,7 +69,8 @@ def html(report: Report) -> str:
             "verdict": VERDICTS[report.verdict],
             "kind": verdict,
             "counted": counted(report),
-            "covered": covered(report.coverage) if report.coverage.pairs else "",
+            "changes": changes,
+            "covered": covered(report.coverage) if report.coverage.pairs and report.verdict != "fail" else "",
             "outcomes": OUTCOMES,
             "columns": columns,
             "ranks": [(ranks, sum(column[0] == ranks for column in columns)) for ranks in _distinct(columns)],

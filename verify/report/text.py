@@ -6,34 +6,33 @@ import shlex
 
 from attention_gate.verify.checks.results import CheckResult, Failure
 from attention_gate.verify.report.conclusions import conclusions
+from attention_gate.verify.report.drift import Drift
+from attention_gate.verify.report.marks import MARKS
 from attention_gate.verify.report.program import program
 from attention_gate.verify.run.judgement import Report
 
-_MARKS = {
-    "pass": "ok",
-    "fail": "FAIL",
-    "crash": "CRASH",
-    "hang": "HANG",
-    "unsupported": "-",
-    "blocked": "blocked",
-    "not run": "not run",
-    "known": "known",
-    "stale": "STALE",
-}
+
+def text(report: Report, changes: Drift | None = None) -> str:
+    """The whole report, without a newline at its end: the checks, the verdict, and last what failed.
+
+    With ``changes`` since an earlier report, these stand before the verdict.
+    """
+    lines = [_line(check) for check in report.checks if check.outcome != "blocked"]
+    lines += [*blocked(report), "", *conclusions(report, changes)]
+    for failure in failures(report):
+        lines += ["", failure]
+    return "\n".join(lines)
 
 
-def text(report: Report) -> str:
-    """The whole report, without a newline at its end."""
-    lines = []
+def failures(report: Report) -> list[str]:
+    """Each failure as a bug report; the first check's, which others may follow from, is the last one."""
     shown: dict[tuple[str, ...], str] = {}
     dense = report.declared is not None and report.declared.branches == "dense"
-    for check in report.checks:
-        if check.failure is not None:
-            lines += [failure_text(check, check.failure, report.target, shown=shown, dense=dense), ""]
-    lines += [_line(check) for check in report.checks if check.outcome != "blocked"]
-    lines += _blocked(report)
-    lines += ["", *conclusions(report)]
-    return "\n".join(lines)
+    return [
+        failure_text(check, check.failure, report.target, shown=shown, dense=dense)
+        for check in reversed(report.checks)
+        if check.failure is not None
+    ]
 
 
 def failure_text(
@@ -54,7 +53,7 @@ def failure_text(
     failed, times = failure.repeated
     again = failure.steadiness or f"repeated, it failed {failed} of {times} times"
     lines = [
-        f"{_MARKS[check.outcome]}  {check.name}: {failure.finding.headline}",
+        f"{MARKS[check.outcome]}  {check.name}: {failure.finding.headline}",
         f"  expected: the target {check.promise}",
         *(f"  {line}" for line in _once(failure.finding.details, check.name, {} if shown is None else shown)),
         *(f"  known mistake: {sentence}" for sentence in failure.explanation),
@@ -102,20 +101,24 @@ def _once(details: tuple[str, ...], check: str, shown: dict[tuple[str, ...], str
 
 
 def _line(check: CheckResult) -> str:
-    line = f"{_MARKS[check.outcome]:>8}  {check.name:<13}"
+    line = f"{MARKS[check.outcome]:>8}  {check.name:<13}"
+    if check.outcome == "pass" or check.failure is not None:
+        line += f" {check.examples:>6} examples {check.seconds:>6.1f} s "
+    return f"{line} {detail(check)}".rstrip()
+
+
+def detail(check: CheckResult) -> str:
+    """What is said of a check in its line: what went wrong, or what it used and measured, or why it was not tried."""
     if check.outcome == "pass":
         used = f"{check.budget_used:.0%} of the error budget used" if check.budget_used else ""
-        detail = "; ".join(words for words in (used, check.remark) if words)
-        return f"{line} {check.examples:>6} examples {check.seconds:>6.1f} s  {detail}".rstrip()
-    if check.failure is not None:
-        return f"{line} {check.examples:>6} examples {check.seconds:>6.1f} s  {check.failure.finding.headline}"
-    return f"{line} {check.reason}"
+        return "; ".join(words for words in (used, check.remark) if words)
+    return check.reason if check.failure is None else check.failure.finding.headline
 
 
-def _blocked(report: Report) -> list[str]:
+def blocked(report: Report) -> list[str]:
     """The blocked checks in a line for each check that blocks them: they were not tried, so they are not failures."""
-    blocked: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for check in report.checks:
         if check.outcome == "blocked":
-            blocked.setdefault(check.reason, []).append(check.name)
-    return [f"{_MARKS['blocked']:>8}  {reason}: {', '.join(names)}" for reason, names in blocked.items()]
+            found.setdefault(check.reason, []).append(check.name)
+    return [f"{MARKS['blocked']:>8}  {reason}: {', '.join(names)}" for reason, names in found.items()]

@@ -25,7 +25,7 @@ def test_the_same_traceback_is_printed_once():
     text = attention_gate.text(report_of(*hangs))
     assert text.count("mine.py") == 1
     assert text.count("ranks 0 and 1 were at") == 2
-    assert "(where forward was, above)" in text
+    assert "(where schedules was, above)" in text
 
 
 def test_another_traceback_is_printed_too():

@@ -70,8 +70,8 @@ def test_the_text_says_what_a_person_needs():
     text = attention_gate.text(
         report_of(check_of("forward", "fail"), check_of("lse", "unsupported", reason="not offered"))
     )
-    assert text.startswith("FAIL  forward: the output is wrong\n  expected: the target returns the oracle's output\n")
+    assert "\n\nFAIL  forward: the output is wrong\n  expected: the target returns the oracle's output\n" in text
     assert "minimal case: Case(world_size=1, length=7" in text
     assert "replay: python -m attention_gate replay failures/attend-forward.json" in text
     assert "not offered" in text
-    assert text.endswith("my.module:attend: DOES NOT CONFORM")
+    assert "my.module:attend: DOES NOT CONFORM\n" in text

@@ -37,7 +37,7 @@ def test_the_verdict_is_that_of_the_local_gate(name: str, outcome: str, tmp_path
     assert all((node.status == 0) == (outcome == "pass") for node in nodes), nodes
     if outcome != "pass":
         assert "minimal case: Case(" in nodes[0].output
-        assert "replay: python -m attention_gate replay" in nodes[0].output
+        assert "python -m attention_gate replay" in nodes[0].output
 
 
 def test_a_target_that_cannot_be_judged_ends_all_nodes() -> None:
