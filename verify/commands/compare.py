@@ -12,6 +12,7 @@ import torch
 from attention_gate.verify.commands.command_line import NOT_FINISHED
 from attention_gate.verify.compare import bytes_sent, drawn_runs, tables, timing
 from attention_gate.verify.compare.comparison_page import html
+from attention_gate.verify.compare.judged_rows import judged
 from attention_gate.verify.compare.measured_rows import measure
 from attention_gate.verify.compare.workloads import WORKLOADS
 from attention_gate.verify.report import plots
@@ -28,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="gloo or NCCL (default: cpu)")
     parser.add_argument("--world-size", type=int, metavar="P", help="ranks (default: all GPUs, or 2 on the CPU)")
     parser.add_argument("--limit", type=float, default=120.0, metavar="S", help="seconds per target (default: 120)")
+    parser.add_argument(
+        "--unjudged", action="store_true", help="measure only: do not judge whether outputs and gradients are right"
+    )
     parser.add_argument("--json", metavar="FILE", help="write what was measured as JSON")
     parser.add_argument(
         "--plot", metavar="FILE", help="write fractions of the floor as SVG (needs attention-gate[report])"
@@ -46,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure the floor and each target, print a table for each workload, write the files.
 
-    Returns 1 if a target failed at it, 0 if none did, 3 if it was stopped early: what was measured so far
+    Returns 1 if a target failed at it or is wrong, 0 if none did, 3 if it was stopped early: what was measured so far
     is printed and written.
     """
     size = _world_size(options)
@@ -89,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
         write_whole(options.html, html(rows, drawn, facts))
     if ended:
         return NOT_FINISHED
-    failed = any("error" in entry for measured in rows.values() for entry in measured.values())
+    failed = any("error" in entry or "wrong" in entry for measured in rows.values() for entry in measured.values())
     return int(failed or any(drawing.stopped for drawing in drawn))
 
 
@@ -115,8 +119,18 @@ def _measure_all(options: argparse.Namespace, targets: tuple[str, ...], size: in
                     sent = bytes_sent.simulated(row, name, size)
                     measured.update({} if sent is None else {"sent_bytes": sent})
                 print(f"{name}: {row}: {tables.brief(measured)}", file=sys.stderr, flush=True)
-                if row == targets[-1]:
-                    print(tables.text({name: rows[name]}) + "\n", flush=True)
+        if row != timing.FLOOR and not options.unjudged:
+            _judge(row, options, size, rows)
+    for name, measured in rows.items():
+        print(tables.text({name: measured}) + "\n", flush=True)
+
+
+def _judge(row: str, options: argparse.Namespace, size: int, rows: tables.Rows) -> None:
+    """Add to what was measured whether it was right."""
+    names = [name for name in options.workload if "both_ms" in rows[name].get(row, {})]
+    for name, said in judged(row, names, size, options.device, options.limit).items():
+        rows[name][row].update(said)
+        print(f"{name}: {row}: {tables.verdict(said)}", file=sys.stderr, flush=True)
 
 
 def _workloads(text: str) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ def html(rows: tables.Rows, drawn: Sequence[drawn_runs.Drawing], facts: dict[str
             "facts": facts,
             "tables": {name: tables.cells(measured) for name, measured in rows.items() if measured},
             "headings": tables.HEADINGS,
-            "notes": {name: tables.floor_lines(measured.get("floor", {})) for name, measured in rows.items()},
+            "notes": {name: tables.notes(measured) for name, measured in rows.items()},
             "plot": Markup(plots.fractions(shares, standalone=False)) if any(shares.values()) else "",
             "timelines": Markup(pictures.svg(runs, standalone=False)) if runs else "",
             "undrawn": [(one.title, one.words) for one in drawn if one.words],

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+#: Stands where a fraction of the floor would: a wrong answer has none.
+WRONG = "WRONG"
+
 Rows = dict[str, dict[str, dict[str, Any]]]  # workload -> row -> what was measured
 
 
@@ -20,8 +23,14 @@ def text(rows: Rows) -> str:
                 lines.append(
                     "{:{}} {:>8}  {:>8}  {:>10}  {:>8}  {:>8}  {:>11}  {:>8}".format(row, width, *values).rstrip()
                 )
-        lines += [*floor_lines(measured.get("floor", {})), ""]
+        lines += [*notes(measured), ""]
     return "\n".join(lines).rstrip()
+
+
+def notes(measured: dict[str, dict[str, Any]]) -> list[str]:
+    """What stands below a workload's table: what is wrong with which row, what the floor is."""
+    wrong = [f"{WRONG}: {row}: {entry['wrong']}" for row, entry in measured.items() if "wrong" in entry]
+    return wrong + floor_lines(measured.get("floor", {}))
 
 
 def floor_lines(entry: dict[str, Any]) -> list[str]:
@@ -43,6 +52,11 @@ def brief(entry: dict[str, Any]) -> str:
     return f"forward {entry['forward_ms']:.2f} ms, forward and backward {entry['both_ms']:.2f} ms"
 
 
+def verdict(entry: dict[str, Any]) -> str:
+    """What the judge said of a row, in a few words."""
+    return f"{WRONG}: {entry['wrong']}" if "wrong" in entry else f"right in {entry['judged']}"
+
+
 #: What the columns of a workload's table are, the row's name first.
 HEADINGS = ("", "fwd ms", "of floor", "fwd+bwd ms", "of floor", "peak GiB", "outside GiB", "sent MiB")
 
@@ -54,19 +68,21 @@ def cells(measured: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
         if detail := entry.get("error") or entry.get("refused"):
             rows.append((row, f"{'not supported: ' if 'refused' in entry else ''}{detail}"))
             continue
-        shares = [_share(measured, entry, kind) for kind in ("forward_ms", "both_ms")]
+        shares = [WRONG] * 2
+        if "wrong" not in entry:
+            shares = [_share(measured, entry, kind) for kind in ("forward_ms", "both_ms")]
         sizes = [_size(entry, *kind) for kind in (("peak_bytes", 30), ("outside_bytes", 30), ("sent_bytes", 20))]
         rows.append((row, f"{entry['forward_ms']:.2f}", shares[0], f"{entry['both_ms']:.2f}", shares[1], *sizes))
     return rows
 
 
 def fractions(rows: Rows) -> dict[str, dict[str, float]]:
-    """The fraction of the floor that each target reaches on each workload, forward and backward together."""
+    """The fraction of the floor that each target reaches on each workload, forward and backward; none where wrong."""
     return {
         workload: {
             row: share
             for row, entry in measured.items()
-            if row != "floor" and (share := _fraction(measured, entry, "both_ms")) is not None
+            if row != "floor" and "wrong" not in entry and (share := _fraction(measured, entry, "both_ms")) is not None
         }
         for workload, measured in rows.items()
     }

@@ -11,7 +11,7 @@ import numpy as np
 
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.judge.session import Session
-from attention_gate.verify.long.chosen_rows import choose
+from attention_gate.verify.long.chosen_rows import RANDOM_QUERIES, choose
 from attention_gate.verify.long.laws import LAWS, Law
 from attention_gate.verify.long.sampled_verdict import judge_rows, sampled_answer
 from attention_gate.verify.rank.jobs import Job
@@ -49,10 +49,21 @@ class Outcome:
         return self.verdict in ("fail", "crash", "hang")
 
 
-def examine(session: Session, case: Case, step: str, *, seed: int = 0, seconds: float | None = None) -> Outcome:
-    """Judge one case in one step; ``seconds`` is how long the ranks may take."""
+def examine(
+    session: Session,
+    case: Case,
+    step: str,
+    *,
+    seed: int = 0,
+    seconds: float | None = None,
+    random_queries: int = RANDOM_QUERIES,
+) -> Outcome:
+    """Judge one case in one step; ``seconds`` is how long the ranks may take.
+
+    ``random_queries`` are drawn for the step of samples, beside those where mistakes live.
+    """
     if step == SAMPLES:
-        return _samples(session, case, seed, seconds)
+        return _samples(session, case, seed, seconds, random_queries)
     law = next(law for law in LAWS if law.name == step)
     options = law.options(case, session.target.dialect)
     if isinstance(options, str):
@@ -61,9 +72,9 @@ def examine(session: Session, case: Case, step: str, *, seed: int = 0, seconds: 
     return _of_finding(finding) if finding else _of_law(law, case, parts)
 
 
-def _samples(session: Session, case: Case, seed: int, seconds: float | None) -> Outcome:
+def _samples(session: Session, case: Case, seed: int, seconds: float | None, random_queries: int) -> Outcome:
     dialect = session.target.dialect
-    chosen = choose(case, session.positions(case).keys, seed)
+    chosen = choose(case, session.positions(case).keys, seed, random_queries=random_queries)
     rows = {"queries": chosen.queries, "keys": chosen.keys}
     parts, finding = _on_ranks(session, case, _SAMPLE, seconds, dialect=dialect, **rows)
     if finding:

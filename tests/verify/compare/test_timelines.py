@@ -36,7 +36,7 @@ def texts(path: Path) -> list[str]:
 
 
 def command(*targets: str, file: Path, size: int = 3, workload: str = "tiny") -> list[str]:
-    return ["compare", *targets, f"--workload={workload}", f"--world-size={size}", f"--timelines={file}"]
+    return ["compare", *targets, f"--workload={workload}", f"--world-size={size}", f"--timelines={file}", "--unjudged"]
 
 
 @pytest.mark.usefixtures("unmeasured")
