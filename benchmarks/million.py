@@ -1,6 +1,6 @@
 """Judge both implementations at a million tokens on the GPUs of this machine, and measure what larger runs follow from.
 
-    python3 benchmarks/million.py --out FOLDER [--gpus 2] [--seconds 400] [--only verdicts,rates]
+    python3 benchmarks/million.py --out FOLDER [--gpus 2] [--seconds 560] [--only verdicts,rates]
     python3 benchmarks/million.py --out FOLDER --device cpu --shrink 8      # the same, 2^8 times shorter, without GPUs
 
 Each step has its own limit and is a process of its own. FOLDER gets `million.log` with all that was printed, and what
@@ -46,7 +46,8 @@ def waves(out: Path, gpus: int, device: str, shrink: int) -> dict[str, list[Step
     return {
         "logic": [*gates, oracle, section("mistakes", 130)],
         "rates": [section("link", 25), measured],
-        "verdicts": [section("verdicts", 190)],
+        "verdicts": [section("verdicts", 150)],
+        "curve": [section("curve", 150)],
         "elements": [section("elements", 75)],
     }
 
@@ -57,7 +58,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--gpus", type=int)
-    parser.add_argument("--seconds", type=float, default=400.0)
+    parser.add_argument("--seconds", type=float, default=560.0)
     parser.add_argument("--shrink", type=int, default=0)
     parser.add_argument("--only", help="waves, separated by commas")
     options = parser.parse_args()

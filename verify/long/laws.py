@@ -3,8 +3,9 @@
 Two sides of a law may differ by `tolerance` times the largest element: 8 (u + a sqrt(n)), with u the unit roundoff of
 the inputs' dtype, a that of the accumulator and n the keys that a query sees. Each side is rounded a few times to u,
 and sums of n terms are off by a sqrt(n) for independent roundings (Higham and Mary, SIAM J. Sci. Comput. 41, 2019).
-Sums over all rows may differ by it times the root of the sum of the terms' squares. docs/long.md has the largest shares
-that correct implementations used, and the mistakes that each law catches and does not.
+Sums over all rows may differ by it times the root of the sum of the terms' squares, and by a n times their own size, as
+accumulators that round toward zero, those of tensor cores among them, lose that much to one side. docs/long.md has the
+largest shares that correct implementations used, and the mistakes that each law catches and does not.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ def _products(case: Case, parts: Sequence[Numbers]) -> list[tuple[str, float, in
     )
     by_group = (case.batch, case.kv_heads, -1)
     q, q_squares = (of.reshape(by_group).sum(axis=2) for of in (q, q_squares))
-    return [("<dQ, Q> and <dK, K>", _used(q - k, q_squares + k_squares, case), None)]
+    return [("<dQ, Q> and <dK, K>", _used(q, k, q_squares + k_squares, case), None)]
 
 
 def _columns(case: Case, parts: Sequence[Numbers]) -> list[tuple[str, float, int | None]]:
@@ -159,12 +160,15 @@ def _columns(case: Case, parts: Sequence[Numbers]) -> list[tuple[str, float, int
     )
     by_group = (case.batch, case.kv_heads, -1, case.value_dim)
     o, o_squares = (of.reshape(by_group).sum(axis=2) for of in (o, o_squares))
-    return [("columns of dV and dO", _used(v - o, v_squares + o_squares, case), None)]
+    return [("columns of dV and dO", _used(v, o, v_squares + o_squares, case), None)]
 
 
-def _used(off: np.ndarray, squares: np.ndarray, case: Case) -> float:
+def _used(one: np.ndarray, other: np.ndarray, squares: np.ndarray, case: Case) -> float:
+    """The largest share of what two sums may differ by."""
+    lost = ACCUMULATOR[case.dtype] * keys_of_a_query(case) * np.maximum(np.abs(one), np.abs(other))
     with np.errstate(all="ignore"):
-        used = np.where(off == 0.0, 0.0, np.abs(off) / (tolerance(case) * np.sqrt(squares)))
+        off = np.abs(one - other)
+        used = np.where(off == 0.0, 0.0, off / (tolerance(case) * np.sqrt(squares) + lost))
     return float(np.where(np.isnan(used), np.inf, used).max(initial=0.0))
 
 
