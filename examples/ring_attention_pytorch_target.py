@@ -1,6 +1,7 @@
 """ring-attention-pytorch: the ring without CUDA, striped too, and zig-zag. pip install ring-attention-pytorch
 
 python -m attention_gate gate examples/ring_attention_pytorch_target.py:ring --profile quick
+python -m attention_gate gate examples/ring_attention_pytorch_target.py:tree_decoding --profile quick
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from ring_attention_pytorch.ring_flash_attention import ring_flash_attn
+from ring_attention_pytorch.tree_attn_decoding import tree_attn_decode
 from ring_attention_pytorch.zig_zag_attention import zig_zag_attn
 
 import attention_gate
@@ -49,6 +51,15 @@ def attend_zig_zag(query, key, value, *, is_causal, **_):
     return grouped(zig_zag_attn(*heads_first, attn_mask=mask).transpose(1, 2), key)
 
 
+def attend_tree(query, key, value, *, sequence_length, group, **_):
+    """Tree attention (arXiv 2408.04093): the library cuts the keys itself, in parts as torch.chunk makes them."""
+    keys, values = attention_gate.gather_rows(key, value, sequence_length=sequence_length, group=group)
+    repeats = query.shape[2] // key.shape[2]
+    q, k, v = (rows.transpose(1, 2) for rows in (query, keys, values))
+    out = tree_attn_decode(q, k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1))
+    return out.transpose(1, 2)
+
+
 def even_halves(case: attention_gate.Case) -> attention_gate.Case:
     length = case.length + -case.length % (2 * case.shards)
     return case.replace(length=length, segment_lengths=(length,))
@@ -88,4 +99,18 @@ zig_zag = attention_gate.Target(
     fit=even_halves,
     **LIMITS,
     because=BECAUSE | {"fit": "two equal chunks on each rank"},
+)
+tree_decoding = attention_gate.Target(
+    attend=attend_tree,
+    queries="replicated",
+    terms=("queries",),
+    branches="dense",
+    masks=(False,),
+    gradients=False,
+    least_ranks=2,
+    subgroups=False,
+    scales=False,
+    refusals=False,
+    because={"least_ranks": "it reduces over a process group in any case"}
+    | {name: BECAUSE[name] for name in ("branches", "subgroups", "scales", "refusals")},
 )
