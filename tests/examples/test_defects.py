@@ -39,6 +39,11 @@ _SHOWN = [
         ],
     ),
     (
+        "ring_attention_pytorch_decoding",
+        "ring_attention_pytorch",
+        ["without keys: expected zeros (1, 1, 1, value_dim), got UnboundLocalError"],
+    ),
+    (
         "yunchang_packed",
         "yunchang",
         ["expected the same as without, got AttributeError: 'Tensor' object has no attribute 'continous'"],

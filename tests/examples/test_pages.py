@@ -65,6 +65,20 @@ def test_a_target_says_which_rows_a_rank_owns(tmp_path: Path, layout: str) -> No
     assert set(outcomes(judged(tmp_path, code, *checks)).values()) == {"pass"}
 
 
+_DECODING = shown("targets.md", 'queries="replicated"')
+
+
+def test_the_target_that_decodes_conforms(tmp_path: Path) -> None:
+    report = judged(tmp_path, _DECODING, "forward", "schedules", "combinations")
+    assert set(outcomes(report).values()) == {"pass"}
+
+
+def test_parts_that_are_merged_by_their_own_lse_alone_are_caught(tmp_path: Path) -> None:
+    merged = "torch.stack(lses).logsumexp(0)"
+    assert merged in _DECODING
+    assert outcomes(judged(tmp_path, _DECODING.replace(merged, "lse"), "forward")) == {"forward": "fail"}
+
+
 def test_a_layout_that_is_declared_wrongly_is_caught(tmp_path: Path) -> None:
     assert outcomes(judged(tmp_path, in_layout("striped"), "forward")) == {"forward": "fail"}
 
