@@ -63,7 +63,9 @@ def check_signature(target: Target, source: Source) -> None:
         lines.append(f"  not taken: {', '.join(words)}")
     if found.not_given:
         lines.append(f"  not given: {', '.join(found.not_given)}")
-    lines.append(f"The gate calls attend(query, key, value, {', '.join(f'{name}=…' for name in PASSED)}).")
+    given = [f"{name}=…" for name in PASSED]
+    lines.append(f"The gate calls attend(query, key, value, {', '.join(given[:2])},")
+    lines.append(f"                      {', '.join(given[2:])}).")
     if target != Target(attend=target.attend):
         lines.append("Let attend take **_ for what it does not need; what it does not support, the Target declares.")
         raise SignatureError("\n".join(lines))
@@ -71,8 +73,9 @@ def check_signature(target: Target, source: Source) -> None:
         lines.append("Let a function that takes these call yours: an adapter of a few lines.")
         raise SignatureError("\n".join(lines))
     place = adapter_file(source)
-    lines.append(f"An adapter of three lines takes what is passed. `attention-gate init {_given(source)}` writes it to")
-    lines.append(f"{place.name}; then judge {place.name}:target.")
+    lines.append(f"This adapter takes what is passed. To write it to {place.name}, and judge that:")
+    lines.append("")
+    lines.append(f"    attention-gate init {_given(source)}")
     lines += ["", *(f"    {line}".rstrip() for line in adapter(target.attend, source).splitlines())]
     raise SignatureError("\n".join(lines))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ _OF_THE_GROUP = {
     "world_size": "dist.get_world_size(group)",
     "num_ranks": "dist.get_world_size(group)",
 }
+
+#: Columns of what is written, so that it fits a narrow terminal, indented.
+_WIDTH = 74
 
 #: What a target declares that cannot be passed an argument.
 _WITHOUT = {
@@ -105,5 +109,9 @@ def parameters_of(signature: inspect.Signature) -> tuple[list[inspect.Parameter]
 
 def _declared(fields: list[str]) -> list[str]:
     """The lines that declare the target, each short enough to read."""
-    line = f"target = attention_gate.Target({', '.join(fields)})"
-    return [line] if len(line) <= 100 else ["target = attention_gate.Target(", f"    {', '.join(fields)}", ")"]
+    whole = ", ".join(fields)
+    line = f"target = attention_gate.Target({whole})"
+    if len(line) <= _WIDTH:
+        return [line]
+    lines = textwrap.wrap(whole, _WIDTH - 4, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
+    return ["target = attention_gate.Target(", *lines, ")"]

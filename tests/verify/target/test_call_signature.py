@@ -46,13 +46,13 @@ def test_it_says_which_parameters_do_not_fit_and_shows_an_adapter_for_this_very_
     assert "/x/mine.py:attend does not take the arguments that the gate passes" in text
     assert "its signature is (q, k, v, causal=False)" in text
     assert "not taken: segment_lengths, dilation_rates, is_causal (yours: causal), scale" in text
-    assert (
-        "`attention-gate init /x/mine.py:attend` writes it to\nmine_target.py; then judge mine_target.py:target" in text
-    )
+    assert "To write it to mine_target.py, and judge that:\n\n    attention-gate init /x/mine.py:attend\n" in text
+    assert max(len(line) for line in text.splitlines() if line.startswith("    ")) <= 80
     assert "    from mine import attend as attention\n" in text
     assert "    def attend(query, key, value, *, is_causal, **_):\n" in text
     assert "        return attention(query, key, value, causal=is_causal)\n" in text
-    assert 'branches="dense", uneven=False, subgroups=False, scales=False, refusals=False' in text
+    declared = " ".join(text.split())
+    assert 'branches="dense", uneven=False, subgroups=False, scales=False, refusals=False )' in declared
 
 
 def test_ranks_come_from_the_group_and_what_is_not_known_is_left_to_the_user():
