@@ -14,7 +14,7 @@ from attention_gate.impls.optional_terms import Checked, Terms, check_terms, sta
 from attention_gate.impls.tiling import Layout, bounded_branches
 
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-LAYOUTS = ("contiguous", "zigzag")
+LAYOUTS = ("contiguous", "zigzag", "document-zigzag")
 _DIMENSIONS = {
     "query": "(batch, local_length, heads, head_dim)",
     "key": "(batch, local_length, kv_heads, head_dim)",
@@ -126,11 +126,14 @@ def check(arguments: Arguments, rank: int, world_size: int) -> tuple[Layout, flo
         documents=checked.documents,
         window=checked.window,
         mask=checked.mask,
+        by_document=shards == "document-zigzag",
     )
-    for name in ("query_length", "joint_key"):
+    if layout.by_document and layout.documents is None:
+        raise ValueError(f"layout: {shards} shares each document by itself, and document_lengths are not given")
+    for name in ("query_length", "query_lengths", "joint_key"):
         if shards != "contiguous" and getattr(terms, name) is not None:
             raise ValueError(f"layout: {shards} takes as many queries as keys, and {name} is given")
-    owned = len(layout.shard(rank)) if shards == "contiguous" else sum(map(len, layout.zigzag(rank)))
+    owned = sum(map(len, layout.zigzag(rank) if shards == "zigzag" else layout.parts(rank)))
     if local_length != owned:
         raise ValueError(
             f"sequence_length: of {total} rows rank {rank} of {world_size} owns {owned}; "

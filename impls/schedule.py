@@ -1,13 +1,14 @@
 """The plan of one rank as index tensors: what to send to whom, what to expect from whom, what to compute on it."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from attention_gate.impls.tiling import Layout, any_row_travels, needed_rows, tiles
+from attention_gate.impls.tiling import Layout, any_row_travels, needed_rows, placed, tiles
 from attention_gate.impls.work import Work, batch_tiles
 
 
@@ -77,7 +78,7 @@ class Ring:
             lookup = _places(coming)
         works: tuple[Work, ...] = ()
         if coming.count(1) or not steps:
-            works = _works(layout, layout.shard(source), lookup, device, self._needs_places)
+            works = _works(layout, layout.parts(source), lookup, device, self._needs_places)
         return Hop(steps, destination, _marked(leaving).to(device), source, coming.count(1), works)
 
 
@@ -90,7 +91,7 @@ def ring(layout: Layout, device: torch.device, needs_places: bool = False) -> Ri
 @lru_cache(maxsize=64)
 def joint_works(layout: Layout, device: torch.device, needs_places: bool = False) -> tuple[Work, ...]:
     """Return what the rank of the layout computes on the keys that every rank has."""
-    return _works(layout, layout.joint_rows, None, device, needs_places) if layout.joint_length else ()
+    return _works(layout, (layout.joint_rows,), None, device, needs_places) if layout.joint_length else ()
 
 
 def gathering(layout: Layout, device: torch.device, needs_places: bool = False) -> Gathering:
@@ -117,7 +118,7 @@ def _make_gathering(layout: Layout, device: torch.device, needs_places: bool) ->
         places[source] = _places(received[source]) + gathered
         gathered += received[source].count(1)
     neighbourhood = range(sources[0], sources[-1] + 1)
-    keys = range(layout.shard(neighbourhood[0]).start, layout.shard(neighbourhood[-1]).stop)
+    keys = [rows for source in neighbourhood for rows in layout.parts(source)]
     return Gathering(
         any_row_travels(layout),
         _marked(own).to(device),
@@ -131,13 +132,15 @@ def _make_gathering(layout: Layout, device: torch.device, needs_places: bool) ->
 
 
 def _works(
-    layout: Layout, keys: range, lookup: Tensor | None, device: torch.device, needs_places: bool
+    layout: Layout, keys: Iterable[range], lookup: Tensor | None, device: torch.device, needs_places: bool
 ) -> tuple[Work, ...]:
-    """Return what the rank of the layout computes on the keys at these positions, branch by branch."""
-    queries = layout.query_shard(layout.rank)
+    """Return what the rank of the layout computes on the keys of these positions, branch by branch and part by part."""
+    queries = placed(layout.query_parts(layout.rank))
     works = (
-        batch_tiles(tiles(layout, branch, queries, keys), layout, queries, keys, lookup, device, needs_places)
-        for branch in layout.branches
+        batch_tiles(tiles(layout, branch, rows, owned), layout, query_origin, key_origin, lookup, device, needs_places)
+        for branch, (rows, query_origin), (owned, key_origin) in itertools.product(
+            layout.branches, queries, placed(keys)
+        )
     )
     return tuple(work for work in works if work is not None)
 

@@ -18,9 +18,10 @@ _PROMISE = """
 `query` is (batch, local_length, heads, head_dim), `key` (batch, local_length, kv_heads, head_dim), `value` (batch,
 local_length, kv_heads, value_dim), heads a multiple of kv_heads, all float64, float32, bfloat16 or float16; out is
 (batch, local_length, heads, value_dim) in that dtype. Rank r owns tensor_split(arange(sequence_length), p)[r];
-without `sequence_length` all shards are equal. With `layout="zigzag"` it owns parts r and 2p - 1 - r of 2p. `scale`
-defaults to 1 / sqrt(head_dim). With `return_lse` the result is (out, lse), lse (batch, heads, local_length) the natural
-logarithm of the softmax denominators, at least float32 and not differentiable.
+without `sequence_length` all shards are equal. With `layout="zigzag"` it owns parts r and 2p - 1 - r of 2p, with
+`layout="document-zigzag"` such parts of each packed document, which `impls.document_zigzag` lists. `scale` defaults to
+1 / sqrt(head_dim). With `return_lse` the result is (out, lse), lse (batch, heads, local_length) the natural logarithm
+of the softmax denominators, at least float32 and not differentiable.
 
 Optional terms, each off by default and the same on every rank: `window` (left, right), how many positions a query sees
 back and ahead, None without bound; `document_lengths`, the rows of packed documents, which see nothing of each other;

@@ -5,14 +5,17 @@ a head selects in a segment, the heads that share an offset. Rank and position n
 position until the very last step, where a buffer is addressed.
 """
 
+import itertools
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from attention_gate.impls.document_order import document_parts
 
 Mask = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Whether a head's query at one position may see the key at another: (head, query, key), int64, to booleans."""
@@ -72,12 +75,24 @@ class Layout:
     mask: Mask | None = None
     joint_length: int = 0  # rows of keys that every rank has
     joint_first: bool = True  # whether they stand before all others, or after them
+    by_document: bool = False  # whether each document is shared by itself, in the order of document_zigzag
 
     def shard(self, rank: int) -> range:
         """Return the positions that `rank` owns: the shards of torch.tensor_split, the first ones longer by one."""
         first = self.joint_length if self.joint_first else 0
         owned = part(self.sequence_length, self.world_size, rank)
         return range(first + owned.start, first + owned.stop)
+
+    def parts(self, rank: int) -> tuple[range, ...]:
+        """Return the contiguous parts of the positions that `rank` owns, in the order of its rows."""
+        if not self.by_document:
+            return (self.shard(rank),)
+        lengths = tuple(document.keys for document in self._documents)
+        return document_parts(lengths, self.sequence_length, self.world_size)[rank]
+
+    def query_parts(self, rank: int) -> tuple[range, ...]:
+        """Return the contiguous parts of the rows of the queries that `rank` owns, in their order."""
+        return self.parts(rank) if self.by_document else (self.query_shard(rank),)
 
     @property
     def joint_rows(self) -> range:
@@ -145,6 +160,27 @@ def part(length: int, parts: int, index: int) -> range:
     size, longer = divmod(length, parts)
     start = index * size + min(index, longer)
     return range(start, start + size + (index < longer))
+
+
+class Placed(NamedTuple):
+    """Contiguous positions, and the position that row 0 of the tensor would have if they went on to there."""
+
+    rows: range
+    origin: int
+
+
+def placed(parts: Iterable[range]) -> list[Placed]:
+    """Return the parts of a tensor's rows in their order; parts that go on from each other are one."""
+    found: list[Placed] = []
+    before = 0
+    for part_of in parts:
+        if found and found[-1].rows.stop == part_of.start:
+            rows, origin = found.pop()
+            found.append(Placed(range(rows.start, part_of.stop), origin))
+        else:
+            found.append(Placed(part_of, part_of.start - before))
+        before += len(part_of)
+    return found
 
 
 def bounded_branches(
@@ -220,18 +256,18 @@ def needed_rows(layout: Layout, destination: int, source: int) -> bytearray:
 
     A row that several branches or several query heads of one kv head see is marked, and so travels, once.
     """
-    owned = layout.shard(source)
     group_size = layout.heads // layout.kv_heads
-    marks = bytearray(len(owned) * layout.kv_heads)
-    for branch in layout.branches:
-        for tile in tiles(layout, branch, layout.query_shard(destination), owned):
+    marks = bytearray(sum(map(len, layout.parts(source))) * layout.kv_heads)
+    meetings = itertools.product(layout.branches, layout.query_parts(destination), placed(layout.parts(source)))
+    for branch, queries, (owned, origin) in meetings:
+        for tile in tiles(layout, branch, queries, owned):
             if layout.mask is not None:
-                _mark_allowed(marks, layout, tile, owned.start, layout.mask)
+                _mark_allowed(marks, layout, tile, origin, layout.mask)
                 continue
             stride = tile.keys.step * layout.kv_heads
             count = len(tile.keys)
             for kv_head in {head // group_size for head in tile.heads}:
-                start = (tile.keys.start - owned.start) * layout.kv_heads + kv_head
+                start = (tile.keys.start - origin) * layout.kv_heads + kv_head
                 marks[start : start + (count - 1) * stride + 1 : stride] = b"\x01" * count
     return marks
 
@@ -274,6 +310,8 @@ def any_row_travels(layout: Layout) -> bool:
     differ = layout.query_length is not None or layout.joint_length > 0
     if differ or any(one.shift for one in layout.documents or ()):
         return layout.world_size > 1
+    if layout.by_document:
+        return layout.world_size > 1 and any(one.keys > 1 for one in layout.documents or ())
     boundaries = {layout.shard(rank).start for rank in range(layout.world_size)} - {0, layout.sequence_length}
     if layout.documents is not None:
         inside = [any(one.first_key < b < one.first_key + one.keys for one in layout.documents) for b in boundaries]

@@ -39,16 +39,17 @@ class Work:
 def batch_tiles(
     tiles: Iterable[Tile],
     layout: Layout,
-    queries: range,
-    keys: range,
+    query_origin: int,
+    key_origin: int,
     lookup: Tensor | None,
     device: torch.device,
     needs_places: bool = False,
 ) -> Work | None:
     """Return the work that computes all `tiles` of a branch, or None when there are none.
 
-    `queries` and `keys` are the rows of the caller's tensors; `lookup` says where a (row, kv head) of `keys` lies in
-    the caller's block, None when the block is all of them in order. Places are there if `needs_places`.
+    Row 0 of the caller's queries is that of `query_origin`, and so with keys; `lookup` says where a (row, kv head) of
+    the keys lies in the caller's block, None when the block is all of them in order. Places are there if
+    `needs_places`.
     """
     group_size = layout.heads // layout.kv_heads
     of_branch = list(tiles)
@@ -66,8 +67,8 @@ def batch_tiles(
     key_slot = torch.arange(max(problem[4] for problem in problems), device="cpu")
     query_position = first_query + step * torch.minimum(query_slot, query_count - 1)
     key_position = first_key + step * torch.minimum(key_slot, key_count - 1)
-    query_index = (query_position - shift - queries.start) * layout.heads + head
-    key_index = (key_position - keys.start) * layout.kv_heads + head // group_size
+    query_index = (query_position - shift - query_origin) * layout.heads + head
+    key_index = (key_position - key_origin) * layout.kv_heads + head // group_size
     if lookup is not None:
         # A key that a mask hides from all queries of its kv head is not in the block: any row serves in its place.
         key_index = lookup[key_index].clamp(min=0)

@@ -47,7 +47,7 @@ def per_head(case: Case, name: Literal["slopes", "sink"]) -> np.ndarray:
     elif case.sink == "off":
         values = np.full_like(values, -np.inf)
     else:
-        values = values + {"near": 0.0, "above": 50.0, "below": -50.0}[case.sink or "near"]
+        values = values + {"near": 0.0, "above": 50.0, "far above": 1000.0, "below": -50.0}[case.sink or "near"]
     return rounded(values, sum_dtype(case))
 
 

@@ -20,7 +20,7 @@ from attention_gate.verify.case.extents import (
     WIDE,
 )
 from attention_gate.verify.case.options import Row, Space, feasible
-from attention_gate.verify.case.term_axes import LEAST_LENGTH, OFF, draw_terms
+from attention_gate.verify.case.term_axes import LEAST_LENGTH, LEAST_ROWS, OFF, draw_terms
 
 #: One draw in this many takes an option's simplest value instead of the row's, whatever row was drawn.
 _SIMPLEST_IN = 256
@@ -67,7 +67,7 @@ def _case(draw: st.DrawFn, options: Row, world_sizes: Sequence[int], max_rows: i
     if tiles:
         length = _tiles(draw, options["shards"], ranks, batch * heads)
     else:
-        needed = LEAST_LENGTH.get(options.get("queries", OFF), 0)
+        needed = max(LEAST_LENGTH.get(options.get("queries", OFF), 0), LEAST_ROWS.get(options.get("documents", OFF), 0))
         if options["interleave"] == "blocks":
             needed = max(needed, 3)
         length = _length(draw, options["shards"], ranks, max_rows, 2 if reordered else 1 if strides else 0, needed)

@@ -29,7 +29,7 @@ AUTOCAST = "bfloat16"
 
 #: Masks by name, and sinks by how large they are beside the scores; "off" is -inf, which is as none.
 MASK_NAMES = ("prefix", "thirds", "by head")
-SINKS = ("near", "above", "below", "off")
+SINKS = ("near", "above", "far above", "below", "off")
 
 #: Where rows that every rank has stand: before all others, or after them.
 JOINT_PLACES = ("front", "rear")

@@ -17,7 +17,7 @@ OFF = "none"
 #: The axis of each term, its values from the simplest on.
 TERM_AXES: dict[str, tuple[str, ...]] = {
     "window": (OFF, "own position", "narrow", "as a shard", "wide"),
-    "documents": (OFF, "on shards", "across shards", "rows left over"),
+    "documents": (OFF, "on shards", "across shards", "over three shards", "single rows", "rows left over"),
     "mask function": (OFF, *MASK_NAMES),
     "softcap": (OFF, "given"),
     "slopes": (OFF, "given"),
@@ -37,6 +37,10 @@ INTERLEAVES = ("rows", "blocks", "whole")
 
 #: The fewest rows of the sequence that a number of queries needs to be what it is called.
 LEAST_LENGTH = {"as many": 1, "one": 2, "one fewer": 3, "fewer": 4}
+
+#: The fewest ranks over which documents can lie as they are called, and the fewest rows.
+FEWEST_RANKS = {"across shards": 2, "over three shards": 3}
+LEAST_ROWS = FEWEST_RANKS | {"single rows": 1}
 
 #: What a check narrows these axes to that judges none of the terms.
 WITHOUT_TERMS = dict.fromkeys(TERM_AXES, (OFF,))
@@ -97,7 +101,11 @@ def terms_together(row: Mapping[str, Any]) -> bool:
         return False
     if queries == "more" and row.get("mask function", OFF) != OFF:
         return False
-    if row.get("shards", "even") == "sparse":
+    sparse = row.get("shards", "even") == "sparse"
+    # Of fewer rows than ranks each lies on a rank of its own, and there must be a rank more.
+    if row["ranks"] < FEWEST_RANKS.get(row.get("documents", OFF), 0) + sparse:
+        return False
+    if sparse:
         return row["ranks"] > LEAST_LENGTH.get(queries, 0) and not (
             row.get("interleave") == "blocks" and row["ranks"] < 4
         )
@@ -107,13 +115,16 @@ def terms_together(row: Mapping[str, Any]) -> bool:
 def _documents_of(case: Case) -> str:
     if case.document_lengths is None:
         return OFF
-    if sum(case.document_lengths) < case.length:
+    lengths = case.document_lengths
+    if sum(lengths) < case.length:
         return "rows left over"
-    ends, total = set(), 0
-    for length in case.document_lengths:
-        total += length
-        ends.add(total)
-    return "on shards" if _boundaries(case.length, case.shards) <= ends else "across shards"
+    if 0 in lengths and max(lengths) == 1:
+        return "single rows"
+    ends = [0, *itertools.accumulate(lengths)]
+    inside = [
+        sum(start < at < end for at in _boundaries(case.length, case.shards)) for start, end in itertools.pairwise(ends)
+    ]
+    return ("on shards", "across shards", "over three shards")[min(2, max(inside, default=0))]
 
 
 def _boundaries(length: int, ranks: int) -> set[int]:
@@ -163,21 +174,30 @@ def _documents(draw: st.DrawFn, documents: str, length: int, ranks: int) -> tupl
     if documents == OFF:
         return None
     shards = _boundaries(length, ranks)
+    if documents == "single rows":
+        return _with_an_empty_one(draw, [1] * length)
     near = sorted({at + step for at in shards for step in (-1, 1)} & set(range(length + 1)))
     ends = set(draw(st.lists(st.sampled_from([*near, *range(length + 1)]), max_size=4)))
     if documents == "on shards":
         ends |= shards
     if documents == "across shards" and shards:
         ends -= {draw(st.sampled_from(sorted(shards)))}
+    if documents == "over three shards" and len(shards) > 1:
+        first = draw(st.integers(0, len(shards) - 2))
+        one, other = sorted(shards)[first : first + 2]
+        ends -= set(range(one, other + 1))
     last = length
     if documents == "rows left over":
         last = draw(st.integers(0, max(0, length - 1)))
         ends = {end for end in ends if end <= last}
-    cuts = sorted({0, last} | ends)
-    lengths = [after - before for before, after in itertools.pairwise(cuts)]
-    if draw(st.integers(0, 3)) == 3:
-        lengths.insert(draw(st.integers(0, len(lengths))), 0)
-    return tuple(lengths)
+    lengths = [after - before for before, after in itertools.pairwise(sorted({0, last} | ends))]
+    return _with_an_empty_one(draw, lengths) if draw(st.integers(0, 3)) == 3 else tuple(lengths)
+
+
+def _with_an_empty_one(draw: st.DrawFn, lengths: list[int]) -> tuple[int, ...]:
+    """The lengths with a document of no rows among them."""
+    at = draw(st.integers(0, len(lengths)))
+    return (*lengths[:at], 0, *lengths[at:])
 
 
 def _queries(draw: st.DrawFn, queries: str, length: int, multiple: int) -> int | None:

@@ -9,6 +9,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.lengths import with_length
+from attention_gate.verify.case.other_terms import CHANGING, with_other_term
+from attention_gate.verify.case.term_axes import AXIS_OF
 from attention_gate.verify.checks.check import Axes, Check, Parameters, all_gradients, plain
 from attention_gate.verify.judge.comparison import Verdict
 from attention_gate.verify.judge.session import Session
@@ -58,16 +61,23 @@ def _in_sequence(finding: Finding, k: int, parameters: Parameters) -> Finding:
 
 
 def _words(change: str) -> str:
-    return f"in another dtype than {change}" if change in DTYPES else f"with another {change}"
+    if change in DTYPES:
+        return f"in another dtype than {change}"
+    return "with other documents" if change == "documents" else f"with another {change}"
 
 
 def changed(case: Case, what: str) -> Case:
     """A case that differs in one thing and has the same shapes, on one rank at least, if that is possible."""
+    if what in CHANGING:
+        return with_other_term(case, what).replace(seed=case.seed + 1)
     if what in DTYPES:
         return case.replace(dtype=what, seed=case.seed + 1)
     if what == "length":
         longer = case.length % case.shards != 0 or case.length <= 1
-        return case.replace(length=case.length + (1 if longer else -1), pass_length=True, seed=case.seed + 1)
+        length = case.length + (1 if longer else -1)
+        other = with_length(case, length).replace(pass_length=True, seed=case.seed + 1)
+        dense = case.query_length is not None or case.joint is not None  # for which other branches are not meant
+        return other if dense else other.replace(segment_lengths=case.segment_lengths)
     if what == "mask":
         return case.replace(is_causal=not case.is_causal, seed=case.seed + 1)
     if what == "segment length":
@@ -100,12 +110,13 @@ def _sequence_details(session: Session) -> st.SearchStrategy[Parameters]:
         if session.target.gradients:
             changes.append("order of the upstream gradient's axes")
     changes += [dtype for dtype in session.target.dtypes if dtype != session.target.logic_dtype]
+    changes += [AXIS_OF[term] for term in session.target.terms if AXIS_OF[term] in CHANGING]
     orders = [list(order) for order in itertools.permutations(range(3))]
     return st.fixed_dictionaries({"change": st.sampled_from(changes), "order": st.sampled_from(orders)})
 
 
 def _state(target: Target, world_sizes: Sequence[int]) -> Axes:
-    return plain(requires_grad=all_gradients(target))(target, world_sizes)
+    return plain(terms=True, requires_grad=all_gradients(target))(target, world_sizes)
 
 
 STATE = Check(

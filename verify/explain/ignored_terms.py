@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from attention_gate.verify.case.case import Case
-from attention_gate.verify.case.lengths import with_documents, with_length
+from attention_gate.verify.case.lengths import with_length
 from attention_gate.verify.checks.results import Example
+from attention_gate.verify.explain.failing_case import Setting
 from attention_gate.verify.explain.fit import fits
 from attention_gate.verify.explain.lengths_otherwise import length_meanings
+from attention_gate.verify.explain.terms_otherwise import WORDS, Meaning, meanings, other_cases, without
 from attention_gate.verify.explain.wrong_values import returned, setting_of
 from attention_gate.verify.judge.tensor_names import GRADIENTS, OF_ALL_RANKS
 from attention_gate.verify.world.finding import Finding
 
 if TYPE_CHECKING:
     from attention_gate.verify.judge.session import Session
-
-#: How each term reads in a sentence, and the field that holds it.
-_WORDS = {
-    "window": ("the window", "window"),
-    "documents": ("the documents' boundaries", "document_lengths"),
-    "mask": ("the mask", "mask"),
-    "softcap": ("the soft cap", "softcap"),
-    "slopes": ("the slopes", "slopes"),
-    "sink": ("the sink", "sink"),
-}
-
-#: Terms whose other meanings have a file of their own.
-_LENGTHS = ("queries", "joint")
 
 
 def of_terms(session: Session, example: Example, finding: Finding) -> tuple[str, ...]:
@@ -78,8 +68,7 @@ def _fitting(session: Session, case: Case, judged: tuple[str, ...]) -> dict[str,
     names = tuple(name for name in judged if name in got)
     right = session.answer(case).expected
     found: dict[str, bool | None] = {}
-    meanings = [(words, lambda other=other: session.answer(other).expected) for words, other in _others(case)]
-    for words, results in (*length_meanings(setting), *meanings):
+    for words, results in _meanings(session, setting, judged):
         answer = results()
         if not all(name in answer for name in names):
             continue
@@ -88,17 +77,23 @@ def _fitting(session: Session, case: Case, judged: tuple[str, ...]) -> dict[str,
     return found
 
 
+def _meanings(session: Session, setting: Setting, judged: tuple[str, ...]) -> Iterator[Meaning]:
+    """What else the case may have been taken for, in words, and what that gives."""
+    yield from length_meanings(setting)
+    case = setting.case
+    ends = tuple(int(owned[-1]) + 1 for owned in setting.positions if len(owned))
+    for words, other in itertools.chain(_others(case), other_cases(case, ends)):
+        if judged == ("lse",):  # the output is right, so the term is not ignored as a whole
+            words = words.removesuffix(": it is accepted and ignored")
+        yield words, lambda other=other: session.answer(other).expected
+    yield from meanings(setting)
+
+
 def _others(case: Case) -> Iterator[tuple[str, Case]]:
     """The case with a term left out, or meant as libraries differ on it."""
-    terms = [term for term in case.terms if term not in _LENGTHS]
-    for term in terms:
-        words, field = _WORDS[term]
-        yield (
-            f"without {words}: it is accepted and ignored",
-            with_documents(case, None)
-            if term == "documents"
-            else case.replace(**{field: False if term == "slopes" else None}),
-        )
+    taken = [term for term in case.terms if term in WORDS]
+    for term in taken:
+        yield f"without {WORDS[term]}: it is accepted and ignored", without(case, [term])
     if case.window is not None:
         left, right = case.window
         if left is not None:
@@ -111,6 +106,5 @@ def _others(case: Case) -> Iterator[tuple[str, Case]]:
                 f"with a window of ({left - 1}, {right}): it holds one key less",
                 case.replace(window=(left - 1, right)),
             )
-    if len(terms) > 1 and case.query_lengths is None:
-        without = {_WORDS[term][1]: False if term == "slopes" else None for term in terms}
-        yield "without any of its optional terms", case.replace(**without)
+    if len(taken) > 1:
+        yield "without any of its optional terms", without(case, taken)

@@ -60,8 +60,8 @@ def judge(
     for name in names:
         if name in GRADIENTS and name[0] not in case.gradients:
             continue
-        if name not in GRADIENTS and not any(name in part.facts for part in attended):
-            continue  # not asked for
+        if name not in GRADIENTS and not any(name in part.facts or name in part.arrays for part in attended):
+            continue  # not asked for; one that was asked for and did not arrive is None
         if name in OF_ALL_RANKS:
             judged = _of_all_ranks(case, attended, answer, name, name in totals)
         elif finding := _missing(case, attended, positions, name):

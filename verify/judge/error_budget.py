@@ -140,6 +140,8 @@ def error_budget(
     if sink is not None:
         u_sink = a if dtype != "float64" else u
         of_rows = share * (D_size[..., 0] * (mean_sigma + lse_error + a * (8 + 2 * sink_size)) + delta[..., 0])
+        # The sink's weight may be taken as 1 - sigmoid(lse - sink), as autograd through a sigmoid does.
+        of_rows += np.where(np.isfinite(sink)[:, None], a * D_size[..., 0], 0.0)
         summed = a * np.prod(lse.shape[::2]) * (share * D_size[..., 0]).sum(axis=(0, 2))
         budget["sink.grad"] = of_rows.sum(axis=(0, 2)) + summed + u_sink * np.abs(expected["sink.grad"]) + tiny
     return {name: CONSTANT * bound for name, bound in budget.items()}

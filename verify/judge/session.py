@@ -20,7 +20,7 @@ from attention_gate.verify.judge.tensor_names import ALL_VALUES
 from attention_gate.verify.network.simulated_worlds import SimulatedWorlds
 from attention_gate.verify.rank.attended import Attended
 from attention_gate.verify.rank.jobs import Job, Run
-from attention_gate.verify.target.layouts import INTERLEAVED, interleaved, layout_function
+from attention_gate.verify.target.layouts import INTERLEAVED, interleaved, layout_function, takes_documents
 from attention_gate.verify.target.source import Source, TargetError
 from attention_gate.verify.target.target import Target
 from attention_gate.verify.world.failed_runs import finding_of
@@ -78,6 +78,8 @@ class Session:
         layout = layout_function(self.target.layout)
         if self.target.layout == INTERLEAVED:
             layout = partial(interleaved, rows=case.interleave or 1)
+        if takes_documents(layout):
+            layout = partial(layout, document_lengths=case.document_lengths)
         try:
             owned = tuple(np.asarray(layout(shard, case.shards, length)) for shard in range(case.shards))
         except Exception as error:

@@ -118,8 +118,8 @@ KNOWN_PASSING = (
         base="gather",
         changes=(
             (
-                "_Gather.apply(tensor, call).repeat_interleave",
-                "_Gather.apply(tensor.detach(), call).repeat_interleave",
+                "Gather.apply(tensor, call).repeat_interleave",
+                "Gather.apply(tensor.detach(), call).repeat_interleave",
             ),
         ),
         source="torch.distributed.all_gather has no gradient",

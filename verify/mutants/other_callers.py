@@ -97,7 +97,7 @@ OTHER_CALLERS = (
                 "    weights = _Kept.apply(scores - top)\n",
             ),
             (
-                "class _Gather(",
+                "class Gather(",
                 "class _Kept(torch.autograd.Function):\n"
                 "    @staticmethod\n"
                 "    def forward(ctx: Any, scores: Tensor) -> Tensor:\n"
@@ -106,7 +106,7 @@ OTHER_CALLERS = (
                 "    @staticmethod\n"
                 "    def backward(ctx: Any, grad: Tensor) -> Tensor:\n"
                 "        return ctx.weights.mul_(grad)\n\n\n"
-                "class _Gather(",
+                "class Gather(",
             ),
         ),
         caught_by=("callers",),

@@ -29,7 +29,8 @@ class Target:
 
     - ``attend``: the callable of the contract; it must be reachable by name, since every process imports it anew.
     - ``layout``: "contiguous", "zigzag", "striped", "interleaved" (in blocks of ``interleave`` rows, an option that is
-      then passed; 1 without it) or a function (rank, world_size, length) -> positions.
+      then passed; 1 without it), "document-zigzag" or a function (rank, world_size, length) -> positions, perhaps with
+      a parameter document_lengths more.
     - ``masks``: the values of is_causal it takes; ``branches``: "any", or "dense" for the single branch (length, 1).
     - ``callers``: the ways in which it may be called, of "plain", "non-leaf", "no-grad", "inference", "checkpoint",
       "checkpoint-reentrant", "autocast", "twice", "thread", "saved-elsewhere", "default-dtype".

@@ -8,6 +8,7 @@ import pytest
 from attention_gate import Target
 from attention_gate.verify.case.options import covering_rows, feasible, feasible_pairs, pairs, space
 from attention_gate.verify.checks import CHECKS
+from attention_gate.verify.target.choices import TERMS
 from tests.verify.targets import few, zigzag_target
 
 
@@ -20,6 +21,7 @@ TARGETS = {
     "few": few,
     "zigzag": zigzag_target,
     "causal only": Target(attend=attend, masks=(True,), uneven=False, value_dim=False),
+    "all terms": Target(attend=attend, terms=tuple(TERMS)),
 }
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from attention_gate import Target
 from attention_gate.verify.checks.strength import strength
+from attention_gate.verify.target.choices import TERMS
 
 
 def attend(query, key, value, **options):
@@ -16,7 +17,8 @@ WHOLE = strength("standard")
 
 
 def test_a_target_that_takes_everything_is_asked_for_everything():
-    assert strength("standard", target=Target(attend=attend)) == WHOLE
+    taking = Target(attend=attend, terms=tuple(TERMS))
+    assert strength("standard", target=taking) == WHOLE
     assert WHOLE.beyond == 0
 
 

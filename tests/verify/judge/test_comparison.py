@@ -51,6 +51,16 @@ def test_one_wrong_number_anywhere_fails(rank, name, value):
     assert verdict.finding.headline.endswith(extent)
 
 
+def test_a_sinks_gradient_that_does_not_arrive_is_missing():
+    case = CASE.replace(sink="near")
+    attended = right(case)
+    for part in attended:
+        part.arrays["sink.grad"] = None
+    finding = judged(case, attended).finding
+    assert finding.tensor == "sink.grad"
+    assert finding.headline == "the gradient of sink is missing on ranks 0, 1 and 2"
+
+
 def test_nan_everywhere_does_not_match_a_missing_answer():
     got = np.full((2, 3), np.nan)
     assert np.isinf(shares(got, np.ones((2, 3)), np.ones((2, 3)), "float64")).all()
@@ -122,7 +132,7 @@ def test_a_gradient_that_did_not_arrive_is_no_match():
     assert judged(CASE, attended).finding.headline == "the gradient of key is missing on rank 1 (None)"
     for part in attended:
         part.arrays["key.grad"] = None
-    assert "is missing on ranks 0, 1 and 2 (None)" in judged(CASE, attended).finding.headline
+    assert "is missing on ranks 0, 1 and 2" in judged(CASE, attended).finding.headline
 
 
 def test_a_gradient_that_nobody_asked_for_is_not_missed():

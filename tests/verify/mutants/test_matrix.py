@@ -10,6 +10,8 @@ from attention_gate.verify.checks.profiles import PROFILES
 from attention_gate.verify.checks.strength import recorded, strength
 from attention_gate.verify.commands import mutants as command
 from attention_gate.verify.mutants import KNOWN, OTHERS, kill_matrix
+from attention_gate.verify.target.choices import TERMS
+from attention_gate.verify.target.target import Target
 
 
 def test_the_record_is_of_the_mutants_and_checks_that_there_are():
@@ -21,7 +23,14 @@ def test_the_record_is_of_the_mutants_and_checks_that_there_are():
 
 def test_the_standard_profile_catches_all_known_mistakes():
     assert strength("standard").survivors == ()
-    assert str(strength("standard")).startswith("such a run finds all 53 known mistakes and all ")
+    assert str(strength("standard")).startswith(f"such a run finds all {len(KNOWN)} known mistakes and all ")
+
+
+def test_mistakes_with_optional_terms_count_where_the_target_takes_them():
+    bare, taking = (Target(attend=print, lse=True, terms=terms) for terms in ((), tuple(TERMS)))
+    with_terms = [mutant for mutant in (*KNOWN, *OTHERS) if "terms" in mutant.capabilities]
+    assert strength("standard", target=taking).beyond == 0
+    assert strength("standard", target=bare).beyond >= 0.9 * len(with_terms)  # the others show without terms, too
 
 
 def test_a_larger_profile_catches_no_less():

@@ -12,15 +12,17 @@ from attention_gate.verify.mutants.build import base_text, text_of, write
 from attention_gate.verify.mutants.known_lengths import DECODING, LENGTHS
 from attention_gate.verify.mutants.mutant import Mutant
 from attention_gate.verify.mutants.stream_mistakes import CAPABILITIES
+from attention_gate.verify.mutants.term_changes import ALL_TERMS
 from attention_gate.verify.target.loading import load
 from attention_gate.verify.target.source import parse_source
 
 
 def test_the_known_mistakes_are_there_in_the_order_of_their_numbers_and_many_relatives():
-    for letter, least in (("M", 53), ("T", 14)):
+    for letter, least in (("M", 53), ("T", 53)):
         names = [mutant.name for mutant in KNOWN if mutant.name.startswith(letter)]
         assert names == sorted(set(names))
         assert len(names) >= least
+    assert {mutant.name[0] for mutant in KNOWN} == {"M", "T"}
     assert len(OTHERS) >= 25
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
     assert all(mutant.keeps == (mutant in SAME) for mutant in MUTANTS)
@@ -53,6 +55,13 @@ def test_the_bases_are_right(base):
     checks = ["forward", "lse", "gradients", "sub-groups", "state", "refusals"]
     report = attention_gate.check(f"attention_gate.verify.mutants.bases.{base}:attend", profile="quick", checks=checks)
     assert report.verdict == "pass", attention_gate.text(report)
+
+
+@pytest.mark.parametrize("base", ["term_ring", "term_heads"])
+def test_the_bases_with_optional_terms_are_right(bench, base):
+    right = Mutant(name="E99", mistake="none", base=base, changes=(), capabilities=ALL_TERMS, keeps=True)
+    trial = bench.trial(right, shrink=False)
+    assert trial.as_expected, trial.first
 
 
 def test_the_grouped_base_is_right(bench):

@@ -1,6 +1,7 @@
 """Figures about the simulated network that a reader may want to measure again.
 
 python -m tests.verify.network.figures table           bytes of Robust and Collective against the least, 20 patterns
+python -m tests.verify.network.figures terms           the same for 20 patterns of documents and windows
 python -m tests.verify.network.figures throughput      examples per second beside gloo, in one run
 python -m tests.verify.network.figures quiet [N]       findings in right targets: N random schedules each (300)
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import random
 import sys
 import time
+from collections.abc import Iterable
 
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.checks.wire import widened
@@ -20,22 +22,40 @@ from attention_gate.verify.network.network import MODELS, Schedule
 from attention_gate.verify.network.simulated_worlds import SimulatedWorlds
 from attention_gate.verify.target.loading import as_target
 from attention_gate.verify.world.local import Worlds
+from tests.verify.network import term_patterns
 from tests.verify.network.quiet import CORRECT, SIZES, runs
 from tests.verify.network.test_wire import PATTERNS, pattern
 
 
 def table(sessions: dict[str, Session]) -> None:
     """Bytes received by all ranks together; the ratio to what must be."""
-    print(
-        "| segments / rates | p | mask | least forward | Robust | Collective | least backward | Robust | Collective |"
+    patterns = (
+        (f"{segments} / {rates}", pattern(number, 2 + number % 3, is_causal=bool(number // 3 % 2)))
+        for number, (segments, rates) in enumerate(PATTERNS)
     )
+    _compared(sessions, "segments / rates", patterns)
+
+
+def terms(sessions: dict[str, Session]) -> None:
+    """The same for documents and windows over one dense branch."""
+    patterns = (
+        (
+            f"{documents or 'none'} / {window or 'none'}",
+            term_patterns.pattern(number, 2 + number % 3, is_causal=bool(number // 3 % 2)),
+        )
+        for number, (documents, window) in enumerate(term_patterns.PATTERNS)
+    )
+    _compared(sessions, "documents / window", patterns)
+
+
+def _compared(sessions: dict[str, Session], what: str, patterns: Iterable[tuple[str, Case]]) -> None:
+    print(f"| {what} | p | mask | least forward | Robust | Collective | least backward | Robust | Collective |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for number, (segments, rates) in enumerate(PATTERNS):
-        case = pattern(number, 2 + number % 3, is_causal=bool(number // 3 % 2))
-        case = widened(case, sessions["robust"])
+    for words, case in patterns:
+        case = widened(sessions["robust"], case)
         positions = sessions["robust"].positions(case)
         traces = [simulate(session, case, judged=False).trace for session in sessions.values()]
-        cells = [f"{segments} / {rates}", str(case.world_size), "causal" if case.is_causal else "full"]
+        cells = [words, str(case.world_size), "causal" if case.is_causal else "full"]
         for stage in ("forward", "backward"):
             bound = sum(allowance.received for allowance in least(case, "longnet", positions, stage))
             cells.append(f"{bound:,.0f}")
@@ -94,7 +114,7 @@ def quiet(sessions: dict[str, Session], schedules: str = "300") -> None:
 
 def main(what: str = "", *arguments: str) -> None:
     """Measure what is asked for."""
-    functions = {"table": table, "throughput": throughput, "quiet": quiet}
+    functions = {"table": table, "terms": terms, "throughput": throughput, "quiet": quiet}
     if what not in functions:
         sys.exit(__doc__)
     with SimulatedWorlds() as network, Worlds() as worlds:

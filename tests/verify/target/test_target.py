@@ -39,7 +39,10 @@ def attend(query, key, value, **options):
             "queries='replicated' none does",
         ),
         ({"lse_sink": "without"}, "Target.lse_sink is 'without'; it must be one of included, left-out"),
-        ({"layout": "random"}, "layout is 'random'; it must be one of contiguous, zigzag, striped, interleaved"),
+        (
+            {"layout": "random"},
+            "layout is 'random'; it must be one of contiguous, zigzag, striped, interleaved, document-zigzag",
+        ),
         ({"branches": "one"}, "Target.branches is 'one'; it must be one of any, dense"),
         (
             {"dialect": "paper"},

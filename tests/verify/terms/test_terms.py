@@ -20,7 +20,7 @@ WRONG = {
     "sink_ignored": "without the sink: it is accepted and ignored",
     "window_one_too_many": "it holds one key more",
     "documents_lost_on_ranks": "without the documents' boundaries: it is accepted and ignored",
-    "slopes_of_other_sign": "the output is wrong in",
+    "slopes_of_other_sign": "with slopes of the other sign",
     "no_sink_gradient": "the gradient of sink is wrong in",
     "total_sink_gradient": "the gradient of sink is wrong in",
     "sink_clamped": "the output is wrong in",
@@ -67,7 +67,7 @@ def test_no_term_is_passed_that_is_not_declared() -> None:
         ({"mask": "none"}, "Case.mask is 'none'; it must be one of prefix, thirds, by head"),
         ({"softcap": 0.0}, "Case.softcap is 0.0"),
         ({"slopes": 1}, "Case.slopes is 1"),
-        ({"sink": "far"}, "Case.sink is 'far'; it must be one of near, above, below, off"),
+        ({"sink": "far"}, "Case.sink is 'far'; it must be one of near, above, far above, below, off"),
     ],
 )
 def test_what_is_no_term_is_refused_in_words(fields: dict[str, object], words: str) -> None:

@@ -36,13 +36,19 @@ def admit(
     sequence_length: Any,
     group: Any,
     unknown: dict[str, Any],
+    objection: str | None = None,
+    stated: tuple[Any, ...] = (),
 ) -> Call:
-    """The call, once no rank objects to its arguments; ValueError on every rank if any does."""
+    """The call, once no rank objects to its arguments; ValueError on every rank if any does.
+
+    ``objection`` is this rank's to what else it was given, and ``stated`` what else must be the same on every rank.
+    """
     together = dist.is_initialized()
     rank, world_size = (dist.get_rank(group), dist.get_world_size(group)) if together else (0, 1)
     problem = _problem(
         (query, key, value), segment_lengths, dilation_rates, is_causal, scale, sequence_length, rank, world_size
     )
+    problem = problem or objection
     if unknown:
         problem = f"unknown options {sorted(unknown)}; the contract has no others"
     problems: list[Any] = [problem]
@@ -55,6 +61,7 @@ def admit(
     asked = (
         *(segment_lengths, dilation_rates, is_causal, scale, query.dtype, sequence_length or query.shape[1]),
         *(query.shape[0], *query.shape[2:], *value.shape[2:]),
+        *stated,
     )
     everywhere: list[Any] = [asked]
     if world_size > 1:

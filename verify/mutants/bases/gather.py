@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from attention_gate.verify.mutants.bases.base_arguments import Call, accumulator, admit, heads_first, visible
+from attention_gate.verify.mutants.bases.base_arguments import accumulator, admit, heads_first, visible
+from attention_gate.verify.mutants.bases.gather_rows import Gather
 
 
 def attend(
@@ -29,7 +29,7 @@ def attend(
     call = admit(query, key, value, segment_lengths, dilation_rates, is_causal, scale, sequence_length, group, unknown)
     q, k, v = (heads_first(tensor) for tensor in (query, key, value))
     q, groups = q.to(accumulator(q.dtype)), q.shape[1] // k.shape[1]
-    k, v = (_Gather.apply(tensor, call).repeat_interleave(groups, dim=1) for tensor in (k, v))
+    k, v = (Gather.apply(tensor, call).repeat_interleave(groups, dim=1) for tensor in (k, v))
     rows, keys = call.shard(call.rank), torch.arange(call.length)
     outs, tops, totals = [], [], []
     for branch in call.branches:
@@ -63,29 +63,3 @@ def mix(outs: list[Tensor], tops: list[Tensor], totals: list[Tensor]) -> tuple[T
     safe = total.masked_fill(total == 0.0, 1.0)
     out = sum(branch_out * (part / safe)[..., None] for branch_out, part in zip(outs, parts, strict=True))
     return torch.as_tensor(out), top + torch.log(total)
-
-
-class _Gather(torch.autograd.Function):
-    """All ranks' rows (batch, heads, rows, dim) by position, to accumulate with; backward sums over the ranks."""
-
-    @staticmethod
-    def forward(ctx: Any, own: Tensor, call: Call) -> Tensor:
-        ctx.call, ctx.dtype = call, own.dtype
-        if call.world_size == 1:
-            return own.to(accumulator(own.dtype), copy=True)
-        longest = len(call.shard(0))
-        padded = own.new_zeros((*own.shape[:2], longest, own.shape[3]))
-        padded[:, :, : own.shape[2]] = own
-        received = [torch.empty_like(padded) for _ in range(call.world_size)]
-        dist.all_gather(received, padded, group=call.group)
-        shards = [block[:, :, : len(call.shard(rank))] for rank, block in enumerate(received)]
-        return torch.cat(shards, dim=2).to(accumulator(own.dtype))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        call: Call = ctx.call
-        grad = grad.contiguous()
-        if call.world_size > 1:
-            grad = grad.clone()
-            dist.all_reduce(grad, group=call.group)
-        return grad[:, :, call.shard(call.rank)].to(ctx.dtype), None

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from attention_gate.verify.mutants.bases.base_arguments import accumulator, admit, heads_first
-from attention_gate.verify.mutants.bases.gather import _Gather, attend_branch
+from attention_gate.verify.mutants.bases.gather import attend_branch
+from attention_gate.verify.mutants.bases.gather_rows import Gather
 
 
 def attend(
@@ -29,7 +30,7 @@ def attend(
     call = admit(query, key, value, segment_lengths, dilation_rates, is_causal, scale, sequence_length, group, unknown)
     q, k, v = (heads_first(tensor) for tensor in (query, key, value))
     q, groups = q.to(accumulator(q.dtype)), q.shape[1] // k.shape[1]
-    k, v = (_Gather.apply(tensor, call).repeat_interleave(groups, dim=1) for tensor in (k, v))
+    k, v = (Gather.apply(tensor, call).repeat_interleave(groups, dim=1) for tensor in (k, v))
     rows, keys = call.shard(call.rank), torch.arange(call.length)
     out = q.new_zeros((*q.shape[:3], v.shape[-1]))
     lse = q.new_full(q.shape[:3], float("-inf"))
