@@ -6,7 +6,8 @@
 
 It has the signatures of flash-attn 2.7, its causal mask (aligned to the lower right corner), its float32 logarithms.
 Scores and sums are float32, as in the kernels. Like them it takes half types only: libraries rely on it where they turn
-results to float32 and expect a copy. Dropout, windows, soft caps and ALiBi are refused.
+results to float32 and expect a copy. Windows are those of flash-attn: ends included, -1 is no bound, aligned like the
+causal mask. Dropout, soft caps and ALiBi are refused.
 """
 
 from __future__ import annotations
@@ -59,8 +60,9 @@ def _flash_attn_forward(
     return_softmax: bool = False,
 ) -> tuple[Tensor, Tensor, None, None]:
     """(out, lse, None, None) of (batch, rows, heads, dim) tensors; lse (batch, heads, rows), float32."""
-    _refuse(dropout_p, window_size_left, window_size_right, softcap, alibi_slopes)
-    scores, values = _scores(q, k, softmax_scale, causal), _heads_first(v, q.shape[2])
+    _refuse(dropout_p, softcap, alibi_slopes)
+    scores = _scores(q, k, softmax_scale, causal, (window_size_left, window_size_right))
+    values = _heads_first(v, q.shape[2])
     lse = scores.logsumexp(-1)
     weights = (scores - lse.unsqueeze(-1)).exp()
     weights = weights.nan_to_num(0.0) if scores.isneginf().all(-1).any() else weights
@@ -90,9 +92,10 @@ def _flash_attn_backward(
     rng_state: Tensor | None = None,
 ) -> Tensor:
     """Write the gradients into dq, dk and dv, as the kernels do, in their dtype; returns D."""
-    _refuse(dropout_p, window_size_left, window_size_right, softcap, alibi_slopes)
+    _refuse(dropout_p, softcap, alibi_slopes)
     heads, groups = q.shape[2], q.shape[2] // k.shape[2]
-    weights = (_scores(q, k, softmax_scale, causal) - softmax_lse.float().unsqueeze(-1)).exp()
+    scores = _scores(q, k, softmax_scale, causal, (window_size_left, window_size_right))
+    weights = (scores - softmax_lse.float().unsqueeze(-1)).exp()
     grad_out = dout.float().transpose(1, 2)
     delta = (grad_out * out.float().transpose(1, 2)).sum(-1)
     grad_scores = weights * (grad_out @ _heads_first(v, heads).transpose(-1, -2) - delta.unsqueeze(-1)) * softmax_scale
@@ -179,20 +182,23 @@ def flash_attn_func(
     return_attn_probs: bool = False,
 ) -> Tensor:
     """The high-level function, differentiable."""
-    _refuse(dropout_p, *window_size, softcap, alibi_slopes)
+    _refuse(dropout_p, softcap, alibi_slopes)
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
-    weights = _scores(q, k, scale, causal).softmax(-1)
+    weights = _scores(q, k, scale, causal, window_size).softmax(-1)
     return (weights @ _heads_first(v, q.shape[2])).transpose(1, 2).to(q.dtype)
 
 
-def _scores(q: Tensor, k: Tensor, scale: float, causal: bool) -> Tensor:
+def _scores(q: Tensor, k: Tensor, scale: float, causal: bool, window: tuple[int, int]) -> Tensor:
     if q.dtype not in (torch.float16, torch.bfloat16):
         raise TypeError(f"flash-attn takes float16 and bfloat16, not {q.dtype}")
     scores = q.float().transpose(1, 2) @ _heads_first(k, q.shape[2]).transpose(-1, -2) * scale
-    if causal:
-        rows, keys = scores.shape[-2:]
-        hidden = torch.ones(rows, keys, dtype=torch.bool, device=q.device).triu(keys - rows + 1)
-        scores = scores.masked_fill(hidden, float("-inf"))
+    rows, keys = scores.shape[-2:]
+    left, right = window[0], 0 if causal else window[1]
+    ahead = torch.arange(keys, device=q.device) - (torch.arange(rows, device=q.device)[:, None] + keys - rows)
+    if left >= 0:
+        scores = scores.masked_fill(ahead < -left, float("-inf"))
+    if right >= 0:
+        scores = scores.masked_fill(ahead > right, float("-inf"))
     return scores
 
 
@@ -206,8 +212,6 @@ def _sequences(cu_seqlens_q: Tensor, cu_seqlens_k: Tensor) -> list[tuple[slice, 
     return [(slice(q[i], q[i + 1]), slice(k[i], k[i + 1])) for i in range(len(q) - 1)]
 
 
-def _refuse(
-    dropout_p: float, window_size_left: int, window_size_right: int, softcap: float, alibi_slopes: Tensor | None
-) -> None:
-    if dropout_p or window_size_left >= 0 or window_size_right >= 0 or softcap or alibi_slopes is not None:
-        raise NotImplementedError("the stand-in for flash-attn knows no dropout, window, soft cap or ALiBi")
+def _refuse(dropout_p: float, softcap: float, alibi_slopes: Tensor | None) -> None:
+    if dropout_p or softcap or alibi_slopes is not None:
+        raise NotImplementedError("the stand-in for flash-attn knows no dropout, soft cap or ALiBi")

@@ -40,3 +40,31 @@ def test_what_flash_attn_does_not_take_is_refused() -> None:
         stand_in._flash_attn_forward(x, x, x, 0.0, 1.0, False)
     with pytest.raises(NotImplementedError, match="dropout"):
         stand_in._flash_attn_forward(x.half(), x.half(), x.half(), 0.1, 1.0, False)
+
+
+@pytest.mark.parametrize("window", [(1, 0), (0, 0), (-1, 1), (2, -1), (1, 2)])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("rows", "keys"), [(4, 4), (2, 5), (5, 3)])
+def test_windows_are_around_positions_aligned_to_the_lower_right_corner(
+    window: tuple[int, int], causal: bool, rows: int, keys: int
+) -> None:
+    torch.manual_seed(1)
+    q, dout = (torch.randn(1, rows, 2, 8).half() for _ in range(2))
+    k, v = (torch.randn(1, keys, 2, 8).half() for _ in range(2))
+    out, lse, _, _ = stand_in._flash_attn_forward(q, k, v, 0.0, 0.3, causal, *window)
+    grads = [torch.full_like(t, float("nan")) for t in (q, k, v)]
+    stand_in._flash_attn_backward(dout, q, k, v, out, lse, *grads, 0.0, 0.3, causal, *window)
+    for row in range(rows):
+        at = row + keys - rows
+        first = 0 if window[0] < 0 else max(0, at - window[0])
+        last = at if causal else keys - 1 if window[1] < 0 else at + window[1]
+        seen = list(range(first, min(last, keys - 1) + 1))
+        if not seen:
+            assert out[0, row].count_nonzero() == 0
+            assert torch.equal(lse[0, :, row], torch.full((2,), float("inf")))
+            continue
+        scores = 0.3 * torch.einsum("hd,jhd->hj", q[0, row].float(), k[0, seen].float())
+        right = torch.einsum("hj,jhd->hd", scores.softmax(-1), v[0, seen].float())
+        torch.testing.assert_close(out[0, row].float(), right, atol=4e-3, rtol=0)
+        torch.testing.assert_close(lse[0, :, row], scores.logsumexp(-1), atol=1e-4, rtol=0)
+    assert all(grad.isfinite().all() for grad in grads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,8 +86,12 @@ def _meanings(session: Session, setting: Setting, judged: tuple[str, ...]) -> It
     for words, other in itertools.chain(_others(case), other_cases(case, ends)):
         if judged == ("lse",):  # the output is right, so the term is not ignored as a whole
             words = words.removesuffix(": it is accepted and ignored")
-        yield words, lambda other=other: session.answer(other).expected
+        yield words, partial(_expected, session, other)
     yield from meanings(setting)
+
+
+def _expected(session: Session, case: Case) -> dict[str, np.ndarray]:
+    return session.answer(case).expected
 
 
 def _others(case: Case) -> Iterator[tuple[str, Case]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -120,9 +121,9 @@ def _of_one_pass(s: Setting) -> Iterator[Meaning]:
     for term, words in WORDS.items():
         if term in s.case.terms and term != "sink":  # that counts through the lse alone
             other = without(s.case, [term])
-            yield f"with {words} in the forward pass only", lambda other=other: _backward(s, other, True)
+            yield f"with {words} in the forward pass only", partial(_backward, s, other, True)
     if s.case.softcap is not None:
-        yield "without the derivative of the soft cap", lambda: _backward(s, s.case, False)
+        yield "without the derivative of the soft cap", partial(_backward, s, s.case, False)
 
 
 def _backward(s: Setting, case: Case, derivative: bool) -> dict[str, Array]:

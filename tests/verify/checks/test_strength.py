@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from attention_gate import Target
-from attention_gate.verify.checks.strength import strength
+from attention_gate.verify.checks.strength import recorded, strength
 from attention_gate.verify.target.choices import TERMS
 
 
@@ -17,9 +17,11 @@ WHOLE = strength("standard")
 
 
 def test_a_target_that_takes_everything_is_asked_for_everything():
-    taking = Target(attend=attend, terms=tuple(TERMS))
-    assert strength("standard", target=taking) == WHOLE
-    assert WHOLE.beyond == 0
+    """Of keys that are interleaved no target takes the others' layout."""
+    found = strength("standard", target=Target(attend=attend, terms=tuple(TERMS)))
+    interleaved = [name for name, row in recorded()["mutants"].items() if "interleave=" in str(row["minimal"])]
+    assert (found.beyond, WHOLE.beyond) == (len(interleaved), 0)
+    assert found.survivors == WHOLE.survivors
 
 
 @pytest.mark.parametrize(
