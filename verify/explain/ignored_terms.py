@@ -57,6 +57,7 @@ def _longer(session: Session, case: Case) -> Iterator[Case]:
         )
 
 
+@np.errstate(all="ignore")  # wrong meanings divide by 0
 def _fitting(session: Session, case: Case, judged: tuple[str, ...]) -> dict[str, bool | None] | None:
     """Whether each other meaning gives what the target returned, None where this case cannot tell.
 
