@@ -23,6 +23,9 @@ class Unhashable:
         return key >= 0
 
 
+#: Two rows of key and value that every rank has.
+JOINT = {"joint_key": torch.zeros(1, 2, 2, 3), "joint_value": torch.zeros(1, 2, 2, 3)}
+
 WORDS = {
     "a negative bound": ({"window": (-1, 0)}, ValueError, "window: -1 is negative; it must be at least 0"),
     "a bound that is True": ({"window": (True, 0)}, TypeError, "window: True is not an integer"),
@@ -44,6 +47,21 @@ WORDS = {
     "a list as a mask": ({"mask": [True]}, TypeError, "is not a function of head, query position and key position"),
     "a number of queries": ({"query_length": -1}, ValueError, "query_length: -1 is negative"),
     "another number of queries": ({"query_length": 4}, ValueError, "query_length: of 4 rows rank "),
+    "joint keys alone": ({"joint_key": torch.zeros(1, 2, 2, 3)}, TypeError, "joint_value: None is not a torch.Tensor"),
+    "a place of no rows": ({"joint": "front"}, ValueError, "'front' is given without joint_key and joint_value"),
+    "an unknown place": ({**JOINT, "joint": "middle"}, ValueError, "joint: 'middle' is not 'front' or 'rear'"),
+    "joint rows of one head": (
+        {**JOINT, "joint_key": torch.zeros(1, 2, 1, 3)},
+        ValueError,
+        "joint_key: shape (1, 2, 1, 3) is not (batch, rows, kv_heads, dim) = (1, 2, 2, 3)",
+    ),
+    "joint rows in half": (
+        {**JOINT, "joint_value": torch.zeros(1, 2, 2, 3, dtype=torch.bfloat16)},
+        ValueError,
+        "joint_value: torch.bfloat16 on cpu is not as query, torch.float32 on cpu",
+    ),
+    "joint rows beside documents": ({**JOINT, "document_lengths": [6]}, ValueError, "belong to no document"),
+    "joint rows in zigzag": ({**JOINT, "layout": "zigzag"}, ValueError, "and joint_key is given"),
     "an unknown option": ({"windows": (1, 1)}, TypeError, "unknown argument 'windows'"),
 }
 
