@@ -152,7 +152,6 @@ def judge_rows(
         if limit := _limit(case, name):
             used = max(used, rms[name] / limit)
             if rms[name] > limit:
-                firsts.append(case.length)
                 wrong.append(
                     f"the root-mean-square error of {in_words(name)} is {rms[name]:.2f} times that of one rounding to "
                     f"{case.dtype}; the limit is {limit}"
