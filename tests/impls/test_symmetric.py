@@ -342,3 +342,20 @@ def test_an_event_is_there_once_it_is_recorded() -> None:
     with patch("torch.cuda.Event") as made:
         assert symmetric._event() is made.return_value
     made.return_value.record.assert_called_once_with()
+
+
+@pytest.mark.parametrize(
+    ("backends", "expected"),
+    [
+        ("cpu:gloo,cuda:nccl", ""),
+        ("cuda:nccl", ""),
+        ("cpu:gloo,cuda:gloo", "the group's backends are cpu:gloo,cuda:gloo, not NCCL: its ranks may share a GPU"),
+    ],
+)
+def test_memory_is_asked_for_where_ranks_have_a_gpu_each(backends: str, expected: str) -> None:
+    group: Any = object()
+    with (
+        patch.object(symmetric.dist, "get_backend_config", return_value=backends),
+        patch.object(symmetric, "gather_bytes", lambda payload, group, device: [payload, payload]),
+    ):
+        assert symmetric._objection(group, torch.device("cuda")) == expected
