@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.lengths import with_length
 from attention_gate.verify.case.other_terms import CHANGING, with_other_term
-from attention_gate.verify.case.term_axes import AXIS_OF
+from attention_gate.verify.case.term_axes import AXIS_OF, OFF
 from attention_gate.verify.checks.check import Axes, Check, Parameters, all_gradients, plain
 from attention_gate.verify.judge.comparison import Verdict
 from attention_gate.verify.judge.session import Session
@@ -76,8 +76,7 @@ def changed(case: Case, what: str) -> Case:
         longer = case.length % case.shards != 0 or case.length <= 1
         length = case.length + (1 if longer else -1)
         other = with_length(case, length).replace(pass_length=True, seed=case.seed + 1)
-        dense = case.query_length is not None or case.joint is not None  # for which other branches are not meant
-        return other if dense else other.replace(segment_lengths=case.segment_lengths)
+        return other.replace(segment_lengths=case.segment_lengths)
     if what == "mask":
         return case.replace(is_causal=not case.is_causal, seed=case.seed + 1)
     if what == "segment length":
@@ -116,7 +115,9 @@ def _sequence_details(session: Session) -> st.SearchStrategy[Parameters]:
 
 
 def _state(target: Target, world_sizes: Sequence[int]) -> Axes:
-    return plain(terms=True, requires_grad=all_gradients(target))(target, world_sizes)
+    # Other numbers of queries leave a case few other branches, masks and lengths to change to.
+    wanted = all_gradients(target)
+    return plain(terms=True, requires_grad=wanted, queries=(OFF,), joint=(OFF,))(target, world_sizes)
 
 
 STATE = Check(

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
@@ -11,7 +12,11 @@ from attention_gate.verify.case.options import covering_rows, space
 from attention_gate.verify.case.other_terms import CHANGING, with_other_term
 from attention_gate.verify.case.strategies import cases
 from attention_gate.verify.case.term_axes import TERM_AXES, values_of_terms
+from attention_gate.verify.checks import BY_NAME
+from attention_gate.verify.checks.call_sequences import changed
+from attention_gate.verify.judge.oracle import answer
 from attention_gate.verify.target.choices import TERMS
+from tests.verify.case.test_strategies import drawn as of_check
 
 CASE = Case(world_size=3, length=9, segment_lengths=(9,))
 
@@ -96,3 +101,10 @@ def test_other_documents_and_masks_are_left_where_queries_are_others():
     case = CASE.replace(query_length=3)
     assert with_other_term(case, "documents") == with_other_term(case, "mask function") == case
     assert with_other_term(case, "window") != case
+
+
+def test_whatever_differs_between_calls_leaves_a_case_that_has_an_answer():
+    check, target = BY_NAME["state"], Target(attend=attend, terms=tuple(TERMS))
+    for case in of_check(check, 60, target):
+        for what in ("mask", "segment length", "dilation rate", "length", *CHANGING):
+            assert np.isfinite(answer(changed(case, what)).expected["out"]).all()
