@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from attention_gate.verify.case.positions import Positions
 from attention_gate.verify.checks.wire import TRAFFIC, WIRE
 from attention_gate.verify.judge.session import Session
 from attention_gate.verify.network.byte_bounds import least, most, needed_rows
@@ -15,9 +16,9 @@ TERMS = ("documents", "window")
 PLAIN_RING = "attention_gate.verify.mutants.bases.term_ring:attend"
 
 
-def positions_of(size: int) -> list[np.ndarray]:
+def positions_of(size: int) -> Positions:
     """The rows of each rank's contiguous shard."""
-    return np.array_split(np.arange(LENGTH), size)
+    return Positions.as_many(np.array_split(np.arange(LENGTH), size))
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
