@@ -127,5 +127,5 @@ STATE = Check(
     axes=_state,
     examine=_interleaved,
     parameters=_sequence_details,
-    weight=1.5,
+    weight=2,
 )

@@ -113,7 +113,7 @@ GRADIENTS_CHECK = Check(
     builds_on=("forward",),
     axes=plain(terms=True, requires_grad=("qkv",)),
     examine=_gradients,
-    weight=5,
+    weight=3,
     needs=needs_gradients,
 )
 WORLD_SIZES = Check(
@@ -133,6 +133,6 @@ COMBINATIONS = Check(
     builds_on=("gradients", "forward"),
     axes=any_option,
     examine=_everything,
-    weight=5,
+    weight=3,
     pairwise=True,
 )
