@@ -187,6 +187,7 @@ def run_objecting(rank: int, change: str) -> str:
         changes.append(patch.object(symmetric, "_boot", lambda: "another"))
     if change == "switched off":
         changes.append(patch.object(symmetric, "is_wanted", False))
+    changes.append(patch.object(symmetric.dist, "get_backend_config", lambda _: "cpu:gloo,cuda:nccl"))
     with on_cpu(*changes):
         members = dist.group.WORLD
         assert members is not None

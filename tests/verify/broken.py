@@ -14,7 +14,7 @@ MISTAKES = {
     "local_mask": (
         "work.py",
         "        visible = torch.minimum(visible, (query_position + right - first_key)",
-        "        local = query_position - queries.start + keys.start\n"
+        "        local = query_position - first_query + first_key\n"
         "        visible = torch.minimum(visible, (local + right - first_key)",
     ),
     "last_hop_left_out": (

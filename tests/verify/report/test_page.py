@@ -113,7 +113,7 @@ def test_it_says_what_the_text_says(page: str, report: Report) -> None:
     assert "builds on" in page or "it is blocked" in page
     assert "declared as unsupported: uneven shards" in page
     assert "a note" in page
-    assert "of 53 known mistakes" in page
+    assert re.search(r"of \d+ known mistakes", page)
 
 
 def test_a_wrong_element_is_marked_and_stands_beside_the_right_one(page: str, report: Report) -> None:

@@ -35,8 +35,8 @@ def by_key_position(query: Any, key: Any, value: Any, **options: Any) -> Any:
     keys = options["sequence_length"]
     keys = key.shape[1] * world_size if keys is None else keys
     queries = options.get("query_length", keys)
-    documents = options.get("document_lengths") or [keys]
-    of_queries = options.get("query_lengths") or (documents if "document_lengths" in options else [queries])
+    documents = options.get("document_lengths", [keys])
+    of_queries = options.get("query_lengths", documents if "document_lengths" in options else [queries])
     places = torch.zeros(queries, dtype=torch.float64)
     starts = itertools.accumulate(of_queries, initial=0)
     for first, q, k in zip(starts, of_queries, documents, strict=False):

@@ -134,7 +134,8 @@ def lse_of_nothing_is_zero(query: Any, key: Any, value: Any, **options: Any) -> 
 
 
 def _of(attend: Any) -> Target:
-    return replace(robust, attend=attend)
+    """A target that takes what is wrong in one of these programs, and what stands beside it."""
+    return replace(robust, attend=attend, terms=("window", "documents", "mask", "softcap", "slopes", "sink"))
 
 
 window_ignored = _of(window_ignored_attend)
