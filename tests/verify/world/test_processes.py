@@ -16,6 +16,7 @@ from tests.verify.hostile.judging import TARGETS
 GATE = """
 import sys
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.positions import Positions
 from attention_gate.verify.target.layouts import contiguous
 from attention_gate.verify.target.source import parse_source
 from attention_gate.verify.world.local import LocalWorld
@@ -27,7 +28,8 @@ with LocalWorld(2) as world:
     world.start()
     print("started", flush=True)
     case = Case(world_size=2, length=2, segment_lengths=(2,))
-    world.submit(Job("attend", parse_source(sys.argv[1]), (case,), ((contiguous(0, 2, 2), contiguous(1, 2, 2)),)))
+    positions = Positions.as_many([contiguous(0, 2, 2), contiguous(1, 2, 2)])
+    world.submit(Job("attend", parse_source(sys.argv[1]), (case,), (positions,)))
     print("running", flush=True)
     world.collect()
 """
