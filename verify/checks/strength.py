@@ -53,7 +53,7 @@ class Strength:
             text += f" that can show in the calls that it takes ({self.beyond} more cannot)"
         if self.survivors:
             mistakes = recorded()["mutants"]
-            text += "; it would pass with " + "; or ".join(mistakes[name]["mistake"] for name in self.survivors)
+            text += "; it would pass a target in which " + "; or ".join(mistakes[name]["mistake"] for name in self.survivors)
         return text
 
 
