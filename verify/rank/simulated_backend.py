@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from attention_gate.verify.rank import python_backends
 from attention_gate.verify.rank.channel import Channel
 from attention_gate.verify.rank.collectives import REDUCTIONS
 from attention_gate.verify.rank.endpoint import Endpoint
@@ -39,13 +40,12 @@ def endpoint() -> Endpoint:
     return _endpoint
 
 
-class Handle(dist.Work):
+class Handle(python_backends.WaitingHandle):
     """What an operation returns: waits for one or several of its rank's operations."""
 
     def __init__(self, numbers: tuple[int, ...], outputs: Sequence[torch.Tensor] = ()) -> None:
-        super().__init__()
+        super().__init__(outputs)
         self._numbers = numbers
-        self._outputs = list(outputs)
         self._owner = endpoint().generation()
 
     def wait(self, timeout: timedelta | None = None) -> bool:
@@ -61,49 +61,19 @@ class Handle(dist.Work):
     def exception(self) -> None:
         return None
 
-    def synchronize(self) -> None:
-        self.wait()
-
-    def block_current_stream(self) -> None:
-        self.wait()
-
     def source_rank(self) -> int:
         return endpoint().source(self._numbers[0])
 
-    _source_rank = source_rank
 
-    def result(self) -> list[torch.Tensor]:
-        return self._outputs
-
-    def get_future(self) -> Any:
-        self.wait()
-        future: Any = torch.futures.Future()
-        future.set_result(self._outputs)
-        return future
-
-
-_ProcessGroup: Any = dist.ProcessGroup  # its stub lists outdated overloads too
-
-
-class Group(_ProcessGroup):
+class Group(python_backends.PythonGroup):
     """A communicator. Peers are ranks of the group, as torch.distributed hands them to a backend."""
 
+    backend = NAME
+
     def __init__(self, rank: int, ranks: tuple[int, ...], label: str) -> None:
-        super().__init__(rank, len(ranks))
+        super().__init__(rank, len(ranks), label)
         self.ranks = ranks
-        self.label = label
         self._own = rank
-        self._size = len(ranks)
-
-    def size(self) -> int:
-        return self._size
-
-    @property
-    def group_name(self) -> str:
-        return self.label
-
-    def getBackendName(self) -> str:
-        return NAME
 
     def send(self, tensors: list[torch.Tensor], peer: int, tag: int = 0) -> Handle:
         _check("send", tensors)
@@ -234,12 +204,6 @@ class Group(_ProcessGroup):
     def _set_sequence_number_for_group(self) -> None:
         pass
 
-    def shutdown(self) -> None:
-        pass
-
-    def abort(self) -> None:
-        pass
-
     def _post(self, kind: str, **what: Any) -> Handle:
         return Handle((endpoint().post(kind, self, **what),), what.get("receives", ()))
 
@@ -272,11 +236,7 @@ def _group(options: Any, _: Any = None) -> Group:
 
 def _check(call: str, tensors: Sequence[torch.Tensor]) -> None:
     for tensor in tensors:
-        if not tensor.is_contiguous():
-            raise ValueError(
-                f"{call}: a tensor of shape {tuple(tensor.shape)} has strides {tuple(tensor.stride())}; tensors passed "
-                "to torch.distributed must be contiguous"
-            )
+        python_backends.check_contiguous(call, tensor)
         if tensor.device.type not in ("cpu", "cuda"):
             raise ValueError(
                 f"{call}: a tensor is on {tensor.device}; the simulated network carries those on a CPU or GPU"

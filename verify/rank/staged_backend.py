@@ -13,6 +13,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from attention_gate.verify.rank import python_backends
+
 NAME = "staged"
 
 
@@ -22,12 +24,12 @@ def register() -> None:
         dist.Backend.register_backend(NAME, Group, extended_api=True, devices=["cpu", "cuda"])
 
 
-class Handle(dist.Work):
+class Handle(python_backends.WaitingHandle):
     """What an operation returns: waits for gloo, then what was received is copied to where it belongs."""
 
     def __init__(self, work: Any, copies: list[tuple[torch.Tensor, torch.Tensor]], outputs: list[torch.Tensor]) -> None:
-        super().__init__()
-        self._work, self._copies, self._outputs = work, copies, outputs
+        super().__init__(outputs)
+        self._work, self._copies = work, copies
 
     def wait(self, timeout: timedelta | None = None) -> bool:
         done = self._work.wait() if timeout is None else self._work.wait(timeout)
@@ -46,28 +48,8 @@ class Handle(dist.Work):
     def exception(self) -> Any:
         return self._work.exception()
 
-    def synchronize(self) -> None:
-        self.wait()
-
-    def block_current_stream(self) -> None:
-        self.wait()
-
     def source_rank(self) -> int:
         return int(self._work._source_rank())
-
-    _source_rank = source_rank
-
-    def result(self) -> list[torch.Tensor]:
-        return self._outputs
-
-    def get_future(self) -> Any:
-        self.wait()
-        future: Any = torch.futures.Future()
-        future.set_result(self._outputs)
-        return future
-
-
-_ProcessGroup: Any = dist.ProcessGroup  # its stub lists outdated overloads too
 
 
 def _staged(name: str, *, receives: bool = True) -> Callable[..., Handle]:
@@ -87,25 +69,16 @@ def _staged(name: str, *, receives: bool = True) -> Callable[..., Handle]:
     return method
 
 
-class Group(_ProcessGroup):
+class Group(python_backends.PythonGroup):
     """A communicator over a group of gloo's."""
 
+    backend = NAME
+
     def __init__(self, options: Any, _: Any = None) -> None:
-        super().__init__(options.group_rank, options.group_size)
+        super().__init__(options.group_rank, options.group_size, str(options.group_id))
         self.gloo: Any = dist.ProcessGroupGloo(
             options.store, options.group_rank, options.group_size, timeout=options.timeout
         )
-        self._size, self._label = options.group_size, str(options.group_id)
-
-    def size(self) -> int:
-        return int(self._size)
-
-    @property
-    def group_name(self) -> str:
-        return self._label
-
-    def getBackendName(self) -> str:
-        return NAME
 
     send = _staged("send", receives=False)
     recv = _staged("recv")
@@ -127,14 +100,14 @@ class Group(_ProcessGroup):
 
     def all_gather_single_coalesced(
         self, outputs: list[torch.Tensor], inputs: list[torch.Tensor], opts: Any = None
-    ) -> Handle:
+    ) -> _AllOf:
         return _AllOf([self.all_gather_single(*pair) for pair in zip(outputs, inputs, strict=True)])
 
     allgather_into_tensor_coalesced = all_gather_single_coalesced
 
     def reduce_scatter_single_coalesced(
         self, outputs: list[torch.Tensor], inputs: list[torch.Tensor], opts: Any = None
-    ) -> Handle:
+    ) -> _AllOf:
         options = () if opts is None else (opts,)
         return _AllOf([self.reduce_scatter_single(*pair, *options) for pair in zip(outputs, inputs, strict=True)])
 
@@ -143,18 +116,12 @@ class Group(_ProcessGroup):
     def _set_sequence_number_for_group(self) -> None:
         self.gloo._set_sequence_number_for_group()
 
-    def shutdown(self) -> None:
-        pass
 
-    def abort(self) -> None:
-        pass
-
-
-class _AllOf(Handle):
+class _AllOf(python_backends.WaitingHandle):
     """Several operations behind one handle."""
 
     def __init__(self, handles: list[Handle]) -> None:
-        super().__init__(None, [], [tensor for handle in handles for tensor in handle.result()])
+        super().__init__([tensor for handle in handles for tensor in handle.result()])
         self._handles = handles
 
     def wait(self, timeout: timedelta | None = None) -> bool:
@@ -174,11 +141,7 @@ class _AllOf(Handle):
 def _on_host(argument: Any, copies: list[tuple[torch.Tensor, torch.Tensor]], call: str) -> Any:
     """The argument with its tensors copied to host memory; notes each with its copy."""
     if isinstance(argument, torch.Tensor):
-        if not argument.is_contiguous():
-            raise ValueError(
-                f"{call}: a tensor of shape {tuple(argument.shape)} has strides {tuple(argument.stride())}; tensors "
-                "passed to torch.distributed must be contiguous"
-            )
+        python_backends.check_contiguous(call, argument)
         copies.append((argument, argument.detach().to("cpu", copy=True)))
         return copies[-1][1]
     if isinstance(argument, list | tuple) and any(isinstance(one, torch.Tensor | list | tuple) for one in argument):
