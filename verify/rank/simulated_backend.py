@@ -241,6 +241,9 @@ def _check(call: str, tensors: Sequence[torch.Tensor]) -> None:
             raise ValueError(
                 f"{call}: a tensor is on {tensor.device}; the simulated network carries those on a CPU or GPU"
             )
+    if len(devices := {str(tensor.device) for tensor in tensors}) > 1:
+        found = " and ".join(sorted(devices))
+        raise ValueError(f"{call}: tensors are on {found}; those of one call must be on one device")
 
 
 def _split(tensor: torch.Tensor, size: int, rows: Sequence[int] | None = None) -> list[torch.Tensor]:
@@ -263,7 +266,7 @@ def _reduction(opts: Any) -> str:
     operation = getattr(operation, "op", operation)
     name = str(getattr(operation, "name", operation)).rpartition(".")[2]
     if name not in REDUCTIONS:
-        raise NotImplementedError(f"reduction {name}: the simulated network has {', '.join(REDUCTIONS)}")
+        raise ValueError(f"reduction {name}: the simulated network takes {', '.join(REDUCTIONS)}")
     return name
 
 
