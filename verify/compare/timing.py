@@ -191,18 +191,21 @@ def _passes(
 
 def _taken(calls: dict[str, Callable[[], Any]], device: torch.device) -> dict[str, float]:
     """The times of the call by those kernels that are right and near the fastest, which one call of each shows."""
-    once, right = dict[str, float](), None
+    once, said, right = dict[str, float](), list[str](), None
     for name, call in calls.items():
         try:
             result = call()
-        except RuntimeError:  # it does not take such tensors
+        except Exception as error:  # it does not take such tensors, which each library says in its own way
             result = ()
+            said.append(f"{name}: {type(error).__name__}: {error}")
         wrong = not result or (right is not None and any(map(differ, result, right)))
         if _slowest(float(wrong), device):  # on any rank
             continue
         right = result if right is None else right
         once[name] = _slowest(_round(call, 1, device), device)
     del right
+    if not once:
+        raise RuntimeError(f"no attention kernel takes this workload: {'; '.join(said)}")
     near = [name for name in once if once[name] <= _NEAR * min(once.values())]
     return {name: timed(calls[name], device) for name in near}
 

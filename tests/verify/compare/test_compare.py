@@ -179,7 +179,7 @@ class _Call:
 
     def __call__(self) -> tuple[torch.Tensor]:
         if self._value == float("inf"):
-            raise RuntimeError("no kernel for these")
+            raise AssertionError("no kernel for these")  # as flash-attn-4 objects
         return (torch.full((4,), self._value),)
 
 
@@ -190,6 +190,11 @@ def test_the_floor_is_the_fastest_of_all_kernels_that_are_right(monkeypatch: pyt
     )
     assert found == {"first": 2000.0, "fast": 1500.0}
     assert kernels.timed == ["first", "fast"]
+
+
+def test_a_workload_that_no_kernel_takes_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="no attention kernel takes this workload: one: AssertionError: no kernel"):
+        Kernels(monkeypatch).taken(one=(0.1, float("inf")))
 
 
 def test_a_result_that_is_not_a_number_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
