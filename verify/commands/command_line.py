@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import importlib
 import os
 import signal
@@ -13,6 +12,7 @@ import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
+from attention_gate.verify.target.choices import did_you_mean
 from attention_gate.verify.world import fork_client
 
 #: Commands in the order of the help; each is a module of verify.commands, imported when it is asked for.
@@ -90,9 +90,8 @@ def _main(arguments: list[str]) -> int:
     try:
         command = arguments[0] if arguments else ""
         if command and not command.startswith("-") and command not in COMMANDS:
-            near = difflib.get_close_matches(command, COMMANDS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            return _refuse(f"{command!r} is no command; choose from {', '.join(COMMANDS)}{hint}")
+            near = did_you_mean(command, COMMANDS)
+            return _refuse(f"{command!r} is no command; choose from {', '.join(COMMANDS)}{near}")
         options = _parser(command).parse_args(arguments)
         from attention_gate.verify.report.saved_examples import ReplayError
         from attention_gate.verify.target.source import TargetError
