@@ -220,12 +220,7 @@ class CheckItem(pytest.Item):
             result = judge.run(self.check)
         except TargetError as error:  # it does not load in a rank, or one of its functions fails
             pytest.fail(str(error), pytrace=False)
-        untried = ""
-        if result.outcome == "unsupported":
-            untried = f"not supported: {result.reason}"
-        if result.outcome == "blocked":
-            failed = [name for name in self.check.builds_on if judge.results.get(name, result).outcome not in _FINE]
-            untried = f"blocked by {' and '.join(failed)}"
+        untried = f"{result.outcome}: {result.reason}" if result.outcome in _MARKS else ""
         self.user_properties += [("attention_outcome", result.outcome), ("attention_examples", result.examples)]
         self.user_properties.append(("attention_untried", untried))
         if untried:
@@ -246,9 +241,6 @@ class CheckItem(pytest.Item):
     def reportinfo(self) -> tuple[Path, int | None, str]:
         """Where the test is, as its heading shows it."""
         return self.path, None, f"{self.name}: the target {self.check.promise}"
-
-
-_FINE = ("pass", "unsupported")
 
 
 class CheckFailed(Exception):
