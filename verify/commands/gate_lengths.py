@@ -92,7 +92,7 @@ def _request(source: Source, options: argparse.Namespace, size: int) -> str:
         return ""
     with open(file, "rb") as opened:
         text = hashlib.sha256(opened.read()).hexdigest()
-    return f"{source} {text} {options.device} {size} {options.seed} {options.terms} torch {torch.__version__}"
+    return f"{source.address} {text} {options.device} {size} {options.seed} {options.terms} torch {torch.__version__}"
 
 
 def _kept(path: str, request: str) -> Sequence[Finished]:

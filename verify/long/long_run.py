@@ -103,7 +103,7 @@ def run_lengths(
         example = repr(cases[part.case](part.length))
         done[str(part)] = Finished(part.length, part.case, part.step, outcome, example, spent, begins)
         keep([done[str(one)] for one in parts if str(one) in done])
-    return LongReport(str(session.source), tuple(done[str(part)] for part in parts), time.monotonic() - start)
+    return LongReport(session.source.address, tuple(done[str(part)] for part in parts), time.monotonic() - start)
 
 
 def _expected(

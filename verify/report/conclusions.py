@@ -49,7 +49,7 @@ def conclusions(report: Report, changes: Drift | None = None) -> list[str]:
         lines.append(covered(report.coverage))
     if report.verdict == "pass" and report.strength:
         lines.append(f"what that is worth: {report.strength}")
-    verdict = f"{report.target}: {VERDICTS[report.verdict]}"
+    verdict = f"{report.shown}: {VERDICTS[report.verdict]}"
     if changes is not None:
         lines += changes.lines()
         verdict += f"; beside the earlier report: {changes.verdict}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attention_gate.verify.run.report_document import CheckEntry, ReportDocument
+from attention_gate.verify.target.source import near
 
 #: A share of an error budget has grown if it is this many times the earlier one, and this much of the budget more.
 GROWN, LEAST = 1.25, 0.02
@@ -107,7 +108,7 @@ def _unlike(earlier: ReportDocument, now: ReportDocument) -> Iterator[str]:
         if earlier.environment.get(name) != now.environment.get(name):
             yield f"{name} was {earlier.environment.get(name)}, now {now.environment.get(name)}"
     if earlier.target.rpartition("/")[2] != now.target.rpartition("/")[2]:
-        yield f"the target was {earlier.target}, now {now.target}"
+        yield f"the target was {near(earlier.target)}, now {near(now.target)}"
 
 
 def _said(check: CheckEntry) -> str:

@@ -64,7 +64,7 @@ def html(report: Report, changes: Drift | None = None) -> str:
     return filled(
         "report.html.j2",
         {
-            **surroundings(f"{report.target}: {VERDICTS[report.verdict]}"),
+            **surroundings(f"{report.shown}: {VERDICTS[report.verdict]}"),
             "report": report,
             "verdict": VERDICTS[report.verdict],
             "kind": verdict,

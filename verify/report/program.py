@@ -7,6 +7,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from attention_gate.verify.target.source import near
+
 #: What always works where the gate can be imported.
 ANYWHERE = "python -m attention_gate"
 
@@ -19,15 +21,11 @@ def program() -> str:
     called = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path()
     if called.name == "attention-gate":
         found = shutil.which("attention-gate")
-        return "attention-gate" if found is not None and Path(found).resolve() == called.resolve() else _near(called)
+        if found is not None and Path(found).resolve() == called.resolve():
+            return "attention-gate"
+        return near(os.path.abspath(called))
     if called.name == "__main__.py" and called.parent.name == "attention_gate" and sys.orig_argv:
         python = sys.orig_argv[0]
         on_path = shutil.which(Path(python).name)
         return f"{Path(python).name if on_path and os.path.samefile(on_path, python) else python} -m attention_gate"
     return ANYWHERE
-
-
-def _near(path: Path) -> str:
-    """A path below the present folder as it looks from there."""
-    whole = Path(os.path.abspath(path))
-    return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else str(whole)

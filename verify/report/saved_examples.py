@@ -70,7 +70,7 @@ def save(folder: str, session: Session, failure: Failure) -> str:
     """Write a failure's example into the folder, whole or not at all; returns the file's path."""
     document = SavedDocument(
         schema=SCHEMA,
-        target=str(session.source),
+        target=session.source.address,
         check=failure.example.check,
         case=failure.example.case,
         parameters=failure.example.parameters,

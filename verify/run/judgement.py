@@ -17,6 +17,7 @@ from attention_gate.verify.run.report_document import (
     HistoryEntry,
     ReportDocument,
 )
+from attention_gate.verify.target.source import near
 from attention_gate.verify.target.target import Target
 
 
@@ -37,6 +38,7 @@ class Coverage:
 class Report:
     """The verdict on a target, and all that it rests on.
 
+    ``target`` is its address with the whole path of a file, so that it can be loaded in any folder.
     ``verdict`` is "pass" (every check that the target supports ran and passed), "fail", "incomplete" (a check did not
     run) or "error" (the harness itself failed; ``error`` says how). ``notes`` tell what else a reader should know;
     ``declared`` is the target with its limits.
@@ -55,6 +57,16 @@ class Report:
     error: str | None = None
     notes: tuple[str, ...] = ()
     declared: Target | None = None
+
+    @property
+    def shown(self) -> str:
+        """The target as a message shows it: a file as a user in the current folder would type it."""
+        return near(self.target)
+
+    @property
+    def dense(self) -> bool:
+        """Whether the target takes the dense branch alone, so that a case's branches need not be shown."""
+        return self.declared is not None and self.declared.branches == "dense"
 
     @property
     def examples(self) -> int:

@@ -70,7 +70,7 @@ def _report(
     if error is not None and verdict != "fail":
         verdict = "error" if error.startswith("the harness") else "incomplete"
     return Report(
-        target=str(session.source),
+        target=session.source.address,
         verdict=verdict,
         seconds=time.monotonic() - start,
         checks=checks,

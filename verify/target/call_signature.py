@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from pathlib import Path
 
 from attention_gate.verify.target.layouts import INTERLEAVED
 from attention_gate.verify.target.source import Source, TargetError
@@ -75,7 +74,7 @@ def check_signature(target: Target, source: Source) -> None:
     place = adapter_file(source)
     lines.append(f"This adapter takes what is passed. To write it to {place.name}, and judge that:")
     lines.append("")
-    lines.append(f"    attention-gate init {_given(source)}")
+    lines.append(f"    attention-gate init {source}")
     lines += ["", *(f"    {line}".rstrip() for line in adapter(target.attend, source).splitlines())]
     raise SignatureError("\n".join(lines))
 
@@ -111,11 +110,3 @@ def misfit(target: Target) -> Misfit | None:
         ),
         takes_three,
     )
-
-
-def _given(source: Source) -> str:
-    """The source as a user in the present folder would write it."""
-    if source.file is None:
-        return str(source)
-    path = Path(source.file)
-    return f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}:{source.name}"

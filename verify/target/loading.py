@@ -13,7 +13,7 @@ from typing import Any
 
 from attention_gate.verify.target.call_signature import check_signature
 from attention_gate.verify.target.choices import did_you_mean
-from attention_gate.verify.target.source import Source, TargetError, parse_source, source_of
+from attention_gate.verify.target.source import Source, TargetError, near, parse_source, source_of
 from attention_gate.verify.target.target import Target
 
 
@@ -62,7 +62,7 @@ def _imported(source: Source) -> Any:
             ) from error
         raise TargetError(f"target {source}: importing it failed, since it needs {missing!r}: {error}") from error
     except SyntaxError as error:
-        where = f"line {error.lineno} of {error.filename}"
+        where = f"line {error.lineno} of {near(str(error.filename))}"
         raise TargetError(
             f"target {source}: importing it failed: SyntaxError: {error.msg}, in {where}: {(error.text or '').strip()}"
         ) from error

@@ -25,8 +25,23 @@ class Source:
     file: str | None
     name: str
 
-    def __str__(self) -> str:
+    @property
+    def address(self) -> str:
+        """What ``parse_source`` reads in any folder: a file by its whole path. This is what files store."""
         return f"{self.file or self.module}{':' * bool(self.name)}{self.name}"
+
+    def __str__(self) -> str:
+        """What a message shows: a file as a user in the current folder would type it."""
+        return near(self.address)
+
+
+def near(path: str) -> str:
+    """A path, or a target's address, relative to the current folder where it lies in it; any other as it is."""
+    try:
+        here = Path.cwd()
+    except OSError:  # the folder has been removed
+        return path
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
 def parse_source(text: str) -> Source:

@@ -1,6 +1,7 @@
 """The first minutes: versions, the list of checks, near misses, a signature that does not fit, a syntax error."""
 
 import contextlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,7 @@ def test_a_signature_that_does_not_fit_is_refused_before_anything_is_judged(tmp_
     refused = run(tmp_path, "gate", "mine.py")
     assert refused.returncode == 2
     assert refused.stdout == ""
+    assert refused.stderr.startswith("attention-gate: mine.py:attend does not take the arguments that the gate passes")
     assert "not taken: segment_lengths, dilation_rates, is_causal (yours: causal)" in refused.stderr
     assert "CRASH" not in refused.stderr
     written = run(tmp_path, "init", "mine.py")
@@ -93,9 +95,14 @@ def test_a_signature_that_does_not_fit_is_refused_before_anything_is_judged(tmp_
         in written.stdout
     )
     assert "--attention-target mine_target.py:target" in written.stdout
-    judged = run(tmp_path, "gate", "mine_target.py", "--profile", "quick", "--checks", "forward", "--world-sizes", "2")
+    few = ("--profile", "quick", "--checks", "forward", "--world-sizes", "2")
+    judged = run(tmp_path, "gate", "mine_target.py", *few, "--json", "report.json")
     assert judged.returncode == 1, judged.stderr
     assert "FAIL  forward: the output is wrong" in judged.stdout
+    assert "\nmine_target.py:target: DOES NOT CONFORM\n" in judged.stdout
+    saved = json.loads((tmp_path / "attention-gate-failures/target-forward.json").read_text())
+    assert saved["target"] == f"{tmp_path}/mine_target.py:target"
+    assert json.loads((tmp_path / "report.json").read_text())["target"] == saved["target"]
     python = f"{sys.executable} -m attention_gate"
     replay = next(line for line in judged.stdout.splitlines() if line.startswith("  replay: "))
     assert replay == f"  replay: {python} replay attention-gate-failures/target-forward.json"
@@ -120,7 +127,7 @@ def test_a_line_that_is_no_python_is_shown(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("import torch\n\ndef attend(q, k v):\n    pass\n")
     refused = run(tmp_path, "gate", "mine.py")
     assert refused.returncode == 2
-    assert "in line 3 of " in refused.stderr
+    assert "in line 3 of mine.py: " in refused.stderr
     assert "def attend(q, k v):" in refused.stderr
     assert refused.stderr.count("\n") == 1
 

@@ -89,6 +89,21 @@ def test_a_place_is_a_module_or_a_file():
     assert str(parse_source("/x/y.py:z")) == "/x/y.py:z"
 
 
+def test_a_file_is_shown_as_it_is_typed_in_the_current_folder_and_stored_by_its_whole_path(tmp_path, monkeypatch):
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path)
+    source = parse_source("inner/y.py:z")
+    assert (str(source), source.address) == ("inner/y.py:z", f"{tmp_path}/inner/y.py:z")
+    assert str(parse_source("inner/y.py")) == "inner/y.py"
+    assert str(parse_source("inner.y:z")) == "inner.y:z"
+    monkeypatch.chdir(tmp_path / "inner")
+    assert parse_source("y.py:z") == parse_source(source.address) == source
+    assert (str(source), source.address) == ("y.py:z", f"{tmp_path}/inner/y.py:z")
+    assert str(parse_source("../y.py:z")) == f"{tmp_path}/y.py:z"
+    (tmp_path / "inner").rmdir()
+    assert str(source) == source.address
+
+
 @pytest.mark.parametrize(
     ("content", "name", "words"),
     [

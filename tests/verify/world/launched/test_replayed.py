@@ -61,7 +61,7 @@ def _saved(world_size: int, check: str = "forward") -> Saved:
 def test_fewer_ranks_than_were_launched_are_a_group(tmp_path: Path) -> None:
     file, saved = tmp_path / "example.json", _saved(2)
     case = {"world_size": 2, "length": 12, "segment_lengths": [12]}
-    document = {"schema": 3, "target": str(saved.source), "check": "forward", "case": case, "parameters": {}}
+    document = {"schema": 3, "target": saved.source.address, "check": "forward", "case": case, "parameters": {}}
     file.write_text(json.dumps(document | {"history": [], "device": "cpu", "headline": "wrong"}))
     (node,) = launch("replay", str(file), nodes=1, processes=3)
     assert "forward passes on this example now" in node.output, node.output
