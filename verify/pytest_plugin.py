@@ -230,7 +230,7 @@ class CheckItem(pytest.Item):
         if result.outcome == "stale":
             pytest.fail(f"stale entry of known_failures: {result.reason}", pytrace=False)
         if result.failure is not None:
-            raise CheckFailed(result, str(judge.source), dense=judge.target.branches == "dense")
+            raise CheckFailed(result, dense=judge.target.branches == "dense")
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The report of the check, without the harness's own frames; any other exception as pytest shows it."""
@@ -246,11 +246,11 @@ class CheckItem(pytest.Item):
 class CheckFailed(Exception):
     """A check's failure; its text is the bug report."""
 
-    def __init__(self, result: CheckResult, target: str, *, dense: bool = False) -> None:
+    def __init__(self, result: CheckResult, *, dense: bool = False) -> None:
         from attention_gate.verify.report.text import failure_text
 
         assert result.failure is not None
-        super().__init__(failure_text(result, result.failure, target, dense=dense))
+        super().__init__(failure_text(result, result.failure, dense=dense))
 
 
 def _reports(stats: dict[str, list[Any]]) -> Iterator[Any]:

@@ -78,10 +78,8 @@ def test_the_failure_that_it_shows_is_what_its_example_prints(tmp_path: Path, mo
     forward, gradients = report.checks
     assert forward.outcome == "pass"
     assert gradients.failure is not None
-    assert (
-        block(command)
-        == f"```\n{failure_text(gradients, gradients.failure, report.target, called='attention-gate')}\n```"
-    )
+    printed = failure_text(gradients, gradients.failure, dense=report.dense, called="attention-gate")
+    assert block(command) == f"```\n{printed}\n```"
 
 
 def test_the_example_of_the_readme_conforms_once_it_sums_gradients(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def _testcase(check: CheckResult, report: Report) -> ElementTree.Element:
         kind = "failure" if check.outcome == "fail" else "error"
         headline = check.failure.finding.headline
         entry = ElementTree.SubElement(case, kind, type=check.outcome, message=_legal(headline))
-        entry.text = _legal(failure_text(check, check.failure, report.target))
+        entry.text = _legal(failure_text(check, check.failure, dense=report.dense))
     elif check.outcome == "stale":
         ElementTree.SubElement(case, "failure", type="stale", message=_legal(f"stale: {check.reason}"))
     elif check.outcome in ("unsupported", "blocked", "known"):

@@ -134,7 +134,6 @@ def _kills(report: Report) -> dict[str, object] | None:
 
 
 def _failure(check: CheckResult, failure: Failure, report: Report) -> FailurePart:
-    dense = report.declared is not None and report.declared.branches == "dense"
     dialect = "longnet" if report.declared is None else report.declared.dialect
     seen = None
     if failure.positions is not None:
@@ -147,7 +146,7 @@ def _failure(check: CheckResult, failure: Failure, report: Report) -> FailurePar
     return FailurePart(
         check,
         failure,
-        failure_text(check, failure, report.target, dense=dense),
+        failure_text(check, failure, dense=report.dense),
         Markup(sight.svg(seen, standalone=False) if seen is not None else ""),
         Markup(drawn),
         replay_line(failure),

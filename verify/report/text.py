@@ -27,9 +27,8 @@ def text(report: Report, changes: Drift | None = None) -> str:
 def failures(report: Report) -> list[str]:
     """Each failure as a bug report; the first check's, which others may follow from, is the last one."""
     shown: dict[tuple[str, ...], str] = {}
-    dense = report.declared is not None and report.declared.branches == "dense"
     return [
-        failure_text(check, check.failure, report.target, shown=shown, dense=dense)
+        failure_text(check, check.failure, shown=shown, dense=report.dense)
         for check in reversed(report.checks)
         if check.failure is not None
     ]
@@ -38,7 +37,6 @@ def failures(report: Report) -> list[str]:
 def failure_text(
     check: CheckResult,
     failure: Failure,
-    target: str,
     *,
     shown: dict[tuple[str, ...], str] | None = None,
     dense: bool = False,
