@@ -79,10 +79,12 @@ def _remark(case: Case, trace: Trace, bounds: dict[str, list[Allowance]]) -> tup
 
 
 def _moved(session: Session, case: Case, trace: Trace, bounds: dict[str, list[Allowance]]) -> tuple[BytesMoved, ...]:
-    """In each pass, what the rank moved that moved most beside what it must."""
-    found = []
+    """In each pass, what the rank moved that moved most beside what it must; nothing where keys need not travel."""
+    found, positions = [], session.positions(case)
+    if positions.replicated:
+        return ()
     for stage, ring in bounds.items():
-        needed = least(case, session.target.dialect, session.positions(case), stage)
+        needed = least(case, session.target.dialect, positions, stage, session.totals())
         metadata = METADATA * (case.shards - 1)  # allowed to all of them
         each = []
         for rank, allowed, must in zip(case.ranks, ring, needed, strict=True):

@@ -161,6 +161,24 @@ def test_a_ring_is_reported_with_what_it_moves(session_of: Callable[..., Session
     assert words == f"at most {share:.2f} times the bytes of a dense ring"
 
 
+def test_the_least_that_is_reported_has_the_totals_that_ranks_return(session_of: Callable[..., Session]) -> None:
+    target = "tests.verify.terms.targets:total_sink_gradient_declared"
+    case = Case(world_size=2, length=4, heads=2, kv_heads=2, segment_lengths=(4,), sink="near")
+    sessions = [session_of(target, terms=("sink",), sink_gradient=which) for which in ("own-rows", "total")]
+    moved = [WIRE.examine(session, WIRE.shaped(session, case), {}).traffic for session in sessions]
+    own, total = ({one.stage: one.least for one in traffic} for traffic in moved)
+    assert total == {"forward": own["forward"], "backward": own["backward"] + 2 * 8}
+
+
+def test_no_least_is_reported_of_queries_that_every_rank_has(session_of: Callable[..., Session]) -> None:
+    declared = {"layout": "interleaved", "queries": "replicated", "gradients": False, "terms": ("queries",)}
+    session = session_of("examples/decoding_target.py:target", **declared)
+    shape = {"length": 4, "segment_lengths": (4,), "query_length": 1, "interleave": 1, "pass_length": True}
+    verdict = WIRE.examine(session, WIRE.shaped(session, Case(world_size=2, requires_grad="", **shape)), {})
+    assert verdict.finding is None
+    assert verdict.traffic == ()
+
+
 def test_rows_that_travel_in_vain_are_found(session_of: Callable[..., Session]) -> None:
     session = session_of(RING, claims=("traffic",))
     case = pattern(4, 3)  # segments that are shards: nothing needs to travel
