@@ -18,6 +18,9 @@ Array = np.ndarray
 #: A wrong formula: what it does in words, and the tensors that it gives; None where it does not apply.
 Guess = tuple[str, Callable[[], Mapping[str, Array] | None]]
 
+#: What an optional term or a length may be taken for, in words, and what that gives: all tensors, or some of them.
+Meaning = tuple[str, Callable[[], dict[str, Array]]]
+
 #: Masks (branches, heads, rows, keys) for queries and keys at these positions.
 Sight = Callable[[Array, Array], Array]
 

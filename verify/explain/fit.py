@@ -22,20 +22,27 @@ def fits(s: Setting, got: Mapping[str, Array], guess: Mapping[str, Array], judge
 
     ``got`` has the target's tensors. Tensors that the guess does not give must be right.
     """
-    far = False
-    for name in judged:
-        if name not in got:
-            continue
-        right, budget = s.answer.expected[name], s.answer.budget[name]
-        said = guess.get(name, right)
-        if said.shape != right.shape:
-            return False
-        spread = np.abs(said[np.isfinite(said)]).max(initial=0.0) + np.abs(right[np.isfinite(right)]).max(initial=0.0)
-        slack = budget + _ROUNDINGS * UNIT_ROUNDOFF[s.case.dtype] * spread
-        if not _same(got[name], said, slack).all():
-            return False
-        far = far or not _same(said, right, _FAR * slack).all()
-    return far
+    present = [name for name in judged if name in got]
+    return is_far(s, guess, present) and all(
+        _same(got[name], guess.get(name, s.answer.expected[name]), _slack(s, guess, name)).all() for name in present
+    )
+
+
+@np.errstate(all="ignore")
+def is_far(s: Setting, guess: Mapping[str, Array], judged: Sequence[str]) -> bool:
+    """Whether the guess is far from right in one of these tensors: if not, no result of the target refutes it."""
+    given = [name for name in judged if name in guess]
+    right = s.answer.expected
+    return all(guess[name].shape == right[name].shape for name in given) and not all(
+        _same(guess[name], right[name], _FAR * _slack(s, guess, name)).all() for name in given
+    )
+
+
+def _slack(s: Setting, guess: Mapping[str, Array], name: str) -> Array:
+    """How far a tensor may be from what the guess says of it."""
+    right = s.answer.expected[name]
+    spread = sum(np.abs(one[np.isfinite(one)]).max(initial=0.0) for one in (guess.get(name, right), right))
+    return np.asarray(s.answer.budget[name] + _ROUNDINGS * UNIT_ROUNDOFF[s.case.dtype] * spread)
 
 
 def _same(one: Array, other: Array, slack: Array) -> Array:

@@ -10,11 +10,8 @@ import numpy as np
 from attention_gate import reference
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.masks import joint_and_own, visibility
-from attention_gate.verify.explain.failing_case import Array, Setting
+from attention_gate.verify.explain.failing_case import Array, Meaning, Setting
 from attention_gate.verify.judge.oracle import score_terms
-
-#: A meaning in words, and what it gives by name: "out", "lse" and the gradients, or some of them.
-Meaning = tuple[str, Callable[[], dict[str, Array]]]
 
 
 def length_meanings(s: Setting) -> Iterator[Meaning]:
@@ -42,7 +39,7 @@ def _places(case: Case, right: Array) -> Iterator[tuple[str, Array]]:
     """Other positions of the queries."""
     of_keys = case.document_lengths or (case.keys,)
     of_queries = case.query_lengths or case.document_lengths or (case.queries,)
-    starts = np.cumsum([0, *of_keys[:-1]]) if of_keys else np.zeros(0, dtype=int)
+    starts = np.cumsum([0, *of_keys[:-1]])
     documents = list(zip(starts, of_keys, of_queries, strict=True))
 
     def by(place: Callable[[int, int, int], Array]) -> Array:

@@ -12,11 +12,11 @@ from attention_gate import reference
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.lengths import with_documents
 from attention_gate.verify.case.masks import visibility
-from attention_gate.verify.explain.failing_case import Array, Setting, by_head
+from attention_gate.verify.explain.failing_case import Array, Meaning, Setting, by_head
 from attention_gate.verify.judge.oracle import score_terms
 
-#: A meaning in words, and what it gives by name: "out", "lse" and the gradients, or some of them.
-Meaning = tuple[str, Callable[[], dict[str, Array]]]
+#: A meaning in words, and the case that has it; ValueError where no case has that beside the rest.
+OtherCase = tuple[str, Callable[[], Case]]
 
 #: How each term reads in a sentence.
 WORDS = {
@@ -36,7 +36,7 @@ def without(case: Case, terms: Collection[str]) -> Case:
     return case.replace(**{term: False if term == "slopes" else None for term in terms if term != "documents"})
 
 
-def other_cases(case: Case, ends: tuple[int, ...]) -> Iterator[tuple[str, Case]]:
+def other_cases(case: Case, ends: tuple[int, ...]) -> Iterator[OtherCase]:
     """The case with other documents or another window; ``ends`` are the positions at which contiguous shards end."""
     if lengths := case.document_lengths:
         left_over = case.length - sum(lengths)
@@ -47,13 +47,13 @@ def other_cases(case: Case, ends: tuple[int, ...]) -> Iterator[tuple[str, Case]]
             ("with documents that begin anew on each shard", _cut(lengths, ends)),
         ):
             if min(documents, default=0) >= 0 and sum(documents) <= case.length and len(documents) >= len(lengths) - 1:
-                yield words, with_documents(case, documents)
+                yield words, partial(with_documents, case, documents)
     if case.window is not None:
         left, right = case.window
-        yield "with no right bound of the window", case.replace(window=(left, None))
-        yield "with no left bound of the window", case.replace(window=(None, right))
+        yield "with no right bound of the window", partial(case.replace, window=(left, None))
+        yield "with no left bound of the window", partial(case.replace, window=(None, right))
         if case.is_causal:
-            yield "with a window that switches the causal mask off", case.replace(is_causal=False)
+            yield "with a window that switches the causal mask off", partial(case.replace, is_causal=False)
 
 
 def _cut(lengths: tuple[int, ...], ends: tuple[int, ...]) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from attention_gate.verify.case.extents import LARGEST_SMALL
 from attention_gate.verify.case.lengths import over
 from attention_gate.verify.checks.results import Example
 from attention_gate.verify.explain.failing_case import Array, Guess, Setting
-from attention_gate.verify.explain.fit import fits
+from attention_gate.verify.explain.fit import fits, is_far
 from attention_gate.verify.explain.wrong_gradients import backward_guesses
 from attention_gate.verify.explain.wrong_outputs import SWEEPING, forward_guesses, lse_guesses
 from attention_gate.verify.judge.comparison import assemble, shares
@@ -85,13 +85,12 @@ def _confirmed(session: Session, case: Case, subject: str, guesses: Guesses, wor
 
 def telling(setting: Setting, subject: str, guesses: Guesses, words: Collection[str]) -> set[str]:
     """Those of the formulas that give something far from right in this case."""
-    right = {name: setting.answer.expected[name] for name in (*GRADIENTS, "out", "lse")}
     found = set()
     with np.errstate(all="ignore"):
         for word, formula in guesses(setting):
             if word in words and word not in found and (guess := formula()) is not None:
                 judged = GRADIENTS if subject == "gradients" else tuple(guess)
-                if fits(setting, {**right, **guess}, guess, judged):
+                if is_far(setting, guess, judged):
                     found.add(word)
     return found
 

@@ -1,5 +1,7 @@
 """Explanations of optional terms: the report names what they were taken for, and nothing where they are right."""
 
+from dataclasses import replace
+
 import pytest
 
 from attention_gate.verify.case.case import Case
@@ -7,6 +9,9 @@ from attention_gate.verify.checks import BY_NAME as CHECKS
 from attention_gate.verify.checks.results import Example
 from attention_gate.verify.explain.explain import explain
 from attention_gate.verify.mutants import MUTANTS
+from attention_gate.verify.target.choices import TERMS
+from attention_gate.verify.target.loading import load
+from attention_gate.verify.target.source import parse_source
 from attention_gate.verify.world.finding import Finding
 
 BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
@@ -60,6 +65,38 @@ def test_a_mistake_is_named(bench, name):
     assert len(sentences) == bool(words), sentences
     assert all(words in sentence for sentence in sentences), sentences
     assert not any("ignored" in sentence for sentence in sentences if "pass only" in sentence or check == "lse")
+
+
+def session_of(bench, name, **declared):
+    """One of the targets with optional terms, and what it declares otherwise."""
+    source = parse_source(f"tests.verify.terms.targets:{name}")
+    target = replace(load(source), terms=tuple(TERMS), **declared)
+    return replace(bench.session(BY_NAME["T28"]), target=target, source=source)
+
+
+def test_a_mistake_is_named_where_a_mask_allows_no_other_documents(bench):
+    """Of documents that begin anew on each shard one would have more queries than keys, which no mask takes."""
+    queries = {"document_lengths": (5, 3), "query_length": 5, "query_lengths": (3, 2)}
+    case = dense(2, 8, window=(1, 0), mask="thirds", requires_grad="", **queries)
+    session = session_of(bench, "window_ignored")
+    finding = CHECKS["forward"].examine(session, case, {}).finding
+    [sentence] = explain(session, Example("forward", case), finding)
+    assert "without the window" in sentence
+
+
+def test_no_term_is_blamed_for_an_lse_that_is_right_by_the_contract_and_not_as_declared(bench):
+    case = dense(1, 4, sink="near", requires_grad="")
+    session = session_of(bench, "robust", lse_sink="left-out")
+    finding = CHECKS["lse"].examine(session, case, {}).finding
+    assert explain(session, Example("lse", case), finding) == ()
+
+
+def test_a_mistake_is_named_where_values_are_huge(bench):
+    case = dense(2, 4, window=(1, 0), data="huge")
+    session = bench.session(BY_NAME["T21"])
+    finding = CHECKS["gradients"].examine(session, case, {}).finding
+    [sentence] = explain(session, Example("gradients", case), finding)
+    assert "the window in the forward pass only" in sentence
 
 
 def test_a_sink_that_counts_once_for_each_branch_is_named(bench):

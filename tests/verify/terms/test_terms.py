@@ -33,16 +33,9 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_program_is_rejected_and_named(name: str) -> None:
-    text = ""
-    for seed in range(3):  # no formula is confirmed by values so large that the term hardly counts
-        report = attention_gate.check(
-            f"{HERE}:{name}", profile="quick", checks=["forward", "lse", "gradients"], seed=seed
-        )
-        text = attention_gate.text(report)
-        assert report.verdict == "fail", text
-        if WRONG[name] in text:
-            break
-    assert WRONG[name] in text
+    report = attention_gate.check(f"{HERE}:{name}", profile="quick", checks=["forward", "lse", "gradients"])
+    assert report.verdict == "fail", attention_gate.text(report)
+    assert WRONG[name] in attention_gate.text(report)
 
 
 @pytest.mark.parametrize("name", ["robust", "collective"])
