@@ -5,7 +5,6 @@ from __future__ import annotations
 from attention_gate.verify.mutants.mutant import Mutant
 from attention_gate.verify.mutants.term_changes import ADMITTED, ALL_TERMS, SAME_DOCUMENT, TAKEN, both_ways, then
 
-_NUMBERED = "            numbers = document_numbers(self.documents, length)\n"
 _READ_BACK = "        call, terms, dtype, head_dim = ctx.call, ctx.terms, kv.dtype, q.shape[-1]\n"
 _GRADS = "        grads = [heads_first(grad)"
 

@@ -25,7 +25,7 @@ JOINED = (
     "        place = torch.arange(sizes.joint) + (0 if sizes.is_front else sizes.keys)\n"
     "        found.append((joint_key, joint_value, place))\n"
 )
-OWN_BLOCK = "        found.append((all_keys[:, rows], all_values[:, rows], first + rows))\n"
+_OWN_BLOCK = "        found.append((all_keys[:, rows], all_values[:, rows], first + rows))\n"
 
 _SHORT = "seen = (slots < key.shape[1]).expand"
 _DEALT = "positions = (slots // interleave * world_size + rank) * interleave + slots % interleave"
@@ -184,7 +184,7 @@ KNOWN_LENGTHS = (
         name="T53",
         mistake="where there are rows that every rank has, keys never go around the ring",
         base="bottom_right",
-        changes=((OWN_BLOCK, "        if hop == 0 or joint_key is None:\n    " + OWN_BLOCK),),
+        changes=((_OWN_BLOCK, "        if hop == 0 or joint_key is None:\n    " + _OWN_BLOCK),),
         source="SGLang #24053, #33353",
         world=2,
         caught_by=("forward", "gradients"),

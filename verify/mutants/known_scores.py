@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from attention_gate.verify.mutants.mutant import Mutant
-from attention_gate.verify.mutants.term_changes import ALL_TERMS, TAKEN
+from attention_gate.verify.mutants.term_changes import ALL_TERMS, SUNK, TAKEN
 
-_SUNK = "out, lse = with_sink(out, lse, sink)\n"
 _SHARED = "return out * torch.sigmoid(gap)[..., None], torch.logaddexp(lse.detach(), logit.detach())"
 _GAP = "gap = (lse - logit)"
 
@@ -16,7 +15,7 @@ KNOWN_SCORES = (
         base="term_ring",
         changes=(
             (
-                _SUNK,
+                SUNK,
                 "out, lse = with_sink(out, lse, sink if call.world_size == 1 else None)\n"
                 "    out = out if sink is None else out + 0.0 * sink.nan_to_num().sum()\n",
             ),
@@ -30,7 +29,7 @@ KNOWN_SCORES = (
         name="T23",
         mistake="the sink is swallowed by **kwargs",
         base="term_ring",
-        changes=((_SUNK, "out, lse = with_sink(out, lse, None)\n"),),
+        changes=((SUNK, "out, lse = with_sink(out, lse, None)\n"),),
         source="prime-rl #3397",
         caught_by=("forward", "lse", "gradients"),
         capabilities=ALL_TERMS,
@@ -87,7 +86,7 @@ KNOWN_SCORES = (
         name="T28",
         mistake="the path for half types has no sink",
         base="term_ring",
-        changes=((_SUNK, _SUNK.replace("sink)", "sink if query.dtype.itemsize > 2 else None)")),),
+        changes=((SUNK, SUNK.replace("sink)", "sink if query.dtype.itemsize > 2 else None)")),),
         source="imp #1345, #1303, vllm-metal #550: several reduction paths, the sink wired in one",
         caught_by=("combinations",),
         capabilities=ALL_TERMS,

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from attention_gate.verify.mutants.mutant import Mutant
-from attention_gate.verify.mutants.term_changes import ALL_TERMS, BACK, FORTH, LEFT, PLACES, ZIGZAG, then
+from attention_gate.verify.mutants.term_changes import (
+    ALL_TERMS,
+    ASKED,
+    BACK,
+    FORTH,
+    KEEPING,
+    LEFT,
+    PLACES,
+    ZIGZAG,
+    then,
+)
 
-_ASKED = "self.mask(heads[:, None, None], queries, keys)"
 _COUNTED = "    count = torch.stack(masks).sum(dim=0)\n"
 _RETURNED = "return (out, lse.detach()) if return_lse else out\n\n\nclass _TermRing("
 _ALL_SEEN = "seen = torch.ones(len(rows), len(keys), dtype=torch.bool)"
@@ -111,7 +120,7 @@ KNOWN_WINDOWS = (
         name="T34",
         mistake="every rank takes the first rows of the mask",
         base="term_ring",
-        changes=((_ASKED, "self.mask(heads[:, None, None], queries - queries[:1], keys)"),),
+        changes=((ASKED, "self.mask(heads[:, None, None], queries - queries[:1], keys)"),),
         source="Cornstarch #38",
         world=2,
         caught_by=("forward",),
@@ -167,7 +176,7 @@ KNOWN_WINDOWS = (
         changes=(
             (_ALL_SEEN, _ALL_SEEN.replace("torch.ones", "_KEPT.setdefault((len(rows), len(keys)), torch.ones") + ")"),
             ("seen = seen & (numbers[rows]", "seen &= (numbers[rows]"),
-            ("class Terms(", "_KEPT: dict[tuple[int, int], Tensor] = {}\n\n\nclass Terms("),
+            KEEPING,
         ),
         source="vllm-ascend #1678",
         caught_by=("state",),

@@ -5,8 +5,6 @@ from __future__ import annotations
 from attention_gate.verify.mutants.known_lengths import DECODING, JOINED, LENGTHS
 from attention_gate.verify.mutants.mutant import Mutant
 
-_SUM = "return wide[:, sizes.part(sizes.keys, sizes.rank)].to(grad.dtype), None"
-
 OTHER_LENGTHS = (
     Mutant(
         name="X141",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from attention_gate.verify.mutants.mutant import Mutant
-from attention_gate.verify.mutants.term_changes import ALL_TERMS
+from attention_gate.verify.mutants.term_changes import ALL_TERMS, SUNK
 
-_SUNK = "out, lse = with_sink(out, lse, sink)\n"
 _LSE = "torch.logaddexp(lse.detach(), logit.detach())"
 _CAPPED = (
     "        if self.softcap is not None:\n"
@@ -23,7 +22,7 @@ _BACK = "scores, slope_of_cap = terms.scored("
 
 def _with_sink(sink: str) -> tuple[tuple[str, str], ...]:
     """Another sink, where one is given."""
-    return ((_SUNK, f"out, lse = with_sink(out, lse, None if sink is None else {sink})\n"),)
+    return ((SUNK, f"out, lse = with_sink(out, lse, None if sink is None else {sink})\n"),)
 
 
 OTHER_SCORES = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from attention_gate.verify.mutants.mutant import Mutant
 
-_MERGE = "out, lse = merge(out, lse, block_out, block_lse)"
 _SCORES = '(scale * (q @ k.mT)).masked_fill(~seen, float("-inf"))\n    top = scores.amax'
 _TOP = "top = scores.amax(dim=-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)"
 _SAVED = "ctx.save_for_backward(q, own, out, lse)"

@@ -6,7 +6,9 @@ from attention_gate.verify.mutants.mutant import Mutant
 from attention_gate.verify.mutants.term_changes import (
     ADMITTED,
     ALL_TERMS,
+    ASKED,
     BACK,
+    KEEPING,
     LEFT,
     SAME_DOCUMENT,
     both_ways,
@@ -15,7 +17,6 @@ from attention_gate.verify.mutants.term_changes import (
 
 _NUMBERED = "numbers = document_numbers(self.documents, length)"
 _RIGHT = "keys <= queries + right"
-_ASKED = "self.mask(heads[:, None, None], queries, keys)"
 _CLAMPED = '    scores = scores.masked_fill(~seen, float("-inf"))\n    top = scores.amax(dim=-1, keepdim=True)'
 
 OTHER_VISIBLE = (
@@ -55,7 +56,7 @@ OTHER_VISIBLE = (
                 _NUMBERED,
                 "numbers = _KEPT.setdefault((len(self.documents), length), document_numbers(self.documents, length))",
             ),
-            ("class Terms(", "_KEPT: dict[tuple[int, int], Tensor] = {}\n\n\nclass Terms("),
+            KEEPING,
         ),
         source="T38",
         caught_by=("state",),
@@ -106,7 +107,7 @@ OTHER_VISIBLE = (
         name="X109",
         mistake="the mask of the first head is taken for all heads",
         base="term_ring",
-        changes=((_ASKED, "self.mask(0 * heads[:, None, None], queries, keys)"),),
+        changes=((ASKED, "self.mask(0 * heads[:, None, None], queries, keys)"),),
         source="T34",
         caught_by=("forward",),
         capabilities=ALL_TERMS,
@@ -115,7 +116,7 @@ OTHER_VISIBLE = (
         name="X110",
         mistake="the mask is asked with query and key exchanged",
         base="term_ring",
-        changes=((_ASKED, "self.mask(heads[:, None, None], keys, queries)"),),
+        changes=((ASKED, "self.mask(heads[:, None, None], keys, queries)"),),
         source="T34",
         caught_by=("forward",),
         capabilities=ALL_TERMS,
@@ -133,7 +134,7 @@ OTHER_VISIBLE = (
         name="X112",
         mistake="the mask is asked by the number of a head on its rank",
         base="term_heads",
-        changes=((_ASKED, "self.mask(torch.arange(len(heads))[:, None, None], queries, keys)"),),
+        changes=((ASKED, "self.mask(torch.arange(len(heads))[:, None, None], queries, keys)"),),
         source="T31",
         world=2,
         caught_by=("forward",),
@@ -145,13 +146,13 @@ OTHER_VISIBLE = (
         base="term_ring",
         changes=(
             (
-                _ASKED,
+                ASKED,
                 "_KEPT.setdefault(\n"
                 "                (len(heads), len(rows), len(keys), *rows[:1].tolist(), *keys[:1].tolist()),\n"
-                f"                {_ASKED},\n"
+                f"                {ASKED},\n"
                 "            )",
             ),
-            ("class Terms(", "_KEPT: dict[tuple[int, ...], Tensor] = {}\n\n\nclass Terms("),
+            KEEPING,
         ),
         source="T38",
         caught_by=("state",),

@@ -19,6 +19,13 @@ BACK = "            allowed_back = terms.allowed(call.length, heads, rows, keys)
 SAME_DOCUMENT = "(numbers[rows][:, None] == numbers[keys])"
 LEFT = "queries - left <= keys"
 
+#: Where the mask is asked, and where the sink's part is added.
+ASKED = "self.mask(heads[:, None, None], queries, keys)"
+SUNK = "out, lse = with_sink(out, lse, sink)\n"
+
+#: What is kept from call to call, as ``_KEPT``.
+KEEPING = ("class Terms(", "_KEPT: dict[tuple[int, ...], Tensor] = {}\n\n\nclass Terms(")
+
 
 def then(more: str) -> tuple[str, str]:
     """What is done once the call is admitted; ``more`` are lines of the function."""
