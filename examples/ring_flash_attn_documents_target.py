@@ -18,6 +18,7 @@ import attention_gate
 flash_attn_stand_in.install()
 
 import ring_flash_attn as library  # noqa: E402
+from ring_flash_attn_target import BECAUSE, LIMITS  # noqa: E402
 
 
 def ends(lengths, device):
@@ -101,22 +102,6 @@ def whole(case: attention_gate.Case) -> attention_gate.Case:
     return made.replace(length=made.length + more, document_lengths=lengths, segment_lengths=(made.length + more,))
 
 
-LIMITS = {
-    "branches": "dense",
-    "dtypes": ("bfloat16", "float16"),
-    "value_dim": False,
-    "uneven": False,
-    "refusals": False,
-    "least_ranks": 2,
-}
-BECAUSE = {
-    "branches": "ring attention is dense",
-    "dtypes": "flash-attn takes half types",
-    "value_dim": "flash-attn's kernels want one head_dim",
-    "uneven": "a rank receives into buffers of its own shape",
-    "refusals": "arguments are not checked",
-    "least_ranks": "the gradients of keys are sent even to oneself, which gloo refuses",
-}
 RING = LIMITS | {"layout": part_of_each, "fit": in_parts}
 WHY_RING = BECAUSE | {"layout": "each rank has a part of each document", "fit": "equal parts, none of them empty"}
 ZIGZAG = LIMITS | {"layout": "document-zigzag", "fit": in_halves, "masks": (True,)}
