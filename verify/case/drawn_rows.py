@@ -31,5 +31,12 @@ class DrawnRows:
 
 
 def sources(case: Case) -> tuple[DrawnRows, DrawnRows, DrawnRows, DrawnRows]:
-    """query, key, value and upstream gradient."""
+    """query, key, value and upstream gradient.
+
+    Raises ValueError for a case with rows that every rank has or with a number of queries of its own: rows are drawn by
+    their position in the one sequence.
+    """
+    for name in ("joint", "query_length"):
+        if (given := getattr(case, name)) is not None:
+            raise ValueError(f"the case has {name}={given!r}; sampled rows are judged without it: it must be None")
     return tuple(DrawnRows(case, name) for name in ("query", "key", "value", "upstream"))  # type: ignore[return-value]

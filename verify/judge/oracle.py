@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from attention_gate import reference
+from attention_gate.verify.case.branch_share import branch_share
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.data import joint_rows, per_head, rounded, rows
 from attention_gate.verify.case.masks import branch_masks, joint_and_own, visibility
@@ -122,7 +123,7 @@ def _answer(case: Case, dialect: str, autocast: str | None = None) -> Answer:
     if isinstance(grads, reference.GradientsWithSink):
         expected["sink.grad"] = grads.sink
     M = branch_masks(case, dialect).sum(axis=0, dtype=np.int64)
-    share = 1.0 / len(case.segment_lengths) if dialect == "grouped-mean" else 1.0
+    share = branch_share(case, dialect)
     rounding: dict[str, Any] = {
         "scale": case.scale,
         "dtype": autocast or case.dtype,

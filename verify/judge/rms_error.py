@@ -44,4 +44,4 @@ def rms_ratio(got: np.ndarray, right: np.ndarray, dtype: str, least: int = ELEME
         return 0.0
     # A rounding error is spread evenly over half a spacing to either side; the spacing is that of the power of two.
     spacing = 2 * UNIT_ROUNDOFF[dtype] * 2.0 ** np.floor(np.log2(np.abs(right[usual])))
-    return float(np.sqrt(((got - right)[usual] ** 2).sum() / (spacing**2 / 12).sum()))
+    return float(np.sqrt(((got[usual] - right[usual]) ** 2).sum() / (spacing**2 / 12).sum()))

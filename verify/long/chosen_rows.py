@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attention_gate.verify.case.case import Case
-from attention_gate.verify.long.long_cases import keys_of_a_query
+from attention_gate.verify.long.long_cases import keys_of_a_query, within_window
 
 #: Random queries: of 0.1 % wrong rows all escape with a probability of 0.1 %.
 RANDOM_QUERIES = 6905
@@ -75,16 +75,14 @@ def choose(
 
 
 def queries_that_see(case: Case, key: int) -> int:
-    """About how many queries of a head see a key, each branch counted where some head selects the key."""
+    """The most queries of a head that see a key, each branch counted where some head selects the key."""
     seen = 0
     for w, r in zip(case.segment_lengths, case.dilation_rates, strict=True):
         if key % w % r < case.heads:
             first = key // w * w
             last = min(case.length, first + w)
             seen += -(-(last - (key if case.is_causal else first)) // r)
-    if case.window is not None and case.window[0] is not None:
-        seen = min(seen, len(case.segment_lengths) * (case.window[0] + (case.window[1] or 0) + 1))
-    return max(1, seen)
+    return max(1, within_window(case, seen))
 
 
 def special_rows(case: Case, positions: Sequence[np.ndarray]) -> np.ndarray:

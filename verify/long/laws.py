@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from attention_gate import reference
+from attention_gate.verify.case.branch_share import branch_share
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.judge.error_budget import ACCUMULATOR, UNIT_ROUNDOFF
 from attention_gate.verify.long.long_cases import keys_of_a_query
@@ -53,8 +54,7 @@ def constant_value(case: Case, dialect: str) -> dict[str, Any] | str:
     """
     if case.sink is not None:
         return "a sink takes a part of each row's weights"
-    share = 1.0 / len(case.segment_lengths) if dialect == "grouped-mean" else 1.0
-    return {"dialect": dialect, "share": share, "tolerance": tolerance(case)}
+    return {"dialect": dialect, "share": branch_share(case, dialect), "tolerance": tolerance(case)}
 
 
 def query_key_products(case: Case, dialect: str) -> dict[str, Any] | str:
@@ -71,7 +71,7 @@ def value_column_sums(case: Case, dialect: str) -> dict[str, Any] | str:
     """The columns of dV have the sums of those of dO over rows that see something.
 
     sum_j dV_j = sum_i (sum_j P_ij) dO_i, and a row's weights have the sum 1; with a sink they have
-    1 - exp(sink - lse_i), which takes the target's lse.
+    1 - exp(sink - lse_i), which takes the target's lse. (`grouped-mean` divides dV by the number of branches.)
     """
     return {} if case.gradients else "gradients are not asked for"
 

@@ -85,9 +85,13 @@ def with_terms(case: Case, terms: tuple[str, ...]) -> Case:
 def keys_of_a_query(case: Case) -> int:
     """The most keys that a query sees, each branch counted."""
     seen = sum(-(-min(w, case.length) // r) for w, r in zip(case.segment_lengths, case.dilation_rates, strict=True))
-    if case.window is not None and None not in case.window:
-        left, right = case.window
-        assert left is not None
-        assert right is not None
-        seen = min(seen, len(case.segment_lengths) * (left + right + 1))
-    return max(1, seen)
+    return max(1, within_window(case, seen))
+
+
+def within_window(case: Case, pairs: int) -> int:
+    """So many keys of a query, or queries of a key, each branch counted, or fewer where the window bounds both sides."""
+    left, right = case.window or (None, None)
+    right = 0 if case.is_causal else right
+    if left is None or right is None:
+        return pairs
+    return min(pairs, len(case.segment_lengths) * (left + right + 1))

@@ -84,7 +84,6 @@ def run_lengths(
     expected = _expected(session, left, cases, seed, say)
     if done:
         say(f"{len(parts) - len(left)} of {len(parts)} parts were finished by an earlier run")
-    spent = 0.0
     for number, part in enumerate(left):
         rest = sum(expected[str(one)] for one in left[number:])
         say(f"part {number + 1} of {len(left)}: {part}; about {rest:.0f} s left")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from attention_gate import reference
+from attention_gate.verify.case.branch_share import branch_share
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.drawn_rows import DrawnRows, sources
 from attention_gate.verify.case.masks import visibility
@@ -127,14 +128,15 @@ def judge_rows(
     names = [name for name in answer.expected if name in got and (name not in GRADIENTS or case.gradients)]
     largest = Largest(**{name: _over(parts, name) for name in ("query", "key", "value", "upstream")})
     most = max((queries_that_see(case, int(key)) for key in chosen.keys), default=1)
+    comes_out = branch_share(case, dialect)
     bounds = row_bounds(
         case,
         largest,
         {name: answer.expected[name] for name in names},
         keys_seen=keys_of_a_query(case),
         queries_seen=most,
-        column_sums=answer.column_sums * (len(case.segment_lengths) if dialect == "grouped-mean" else 1),
-        share=1.0 / len(case.segment_lengths) if dialect == "grouped-mean" else 1.0,
+        column_sums=answer.column_sums / comes_out,
+        share=comes_out,
     )
     used, rms, wrong, firsts = 0.0, {}, [], []
     for name in names:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attention_gate.verify.case.branch_share import branch_share
 from attention_gate.verify.case.seen_rows import sees_itself
 from attention_gate.verify.rank.attended import INPUTS, Call
 from attention_gate.verify.rank.long_inputs import PIECE, LongInputs, difference, products, sums
@@ -165,14 +166,15 @@ def _covered(inputs: LongInputs) -> Tensor:
 
 
 def _upstream_of_keys(inputs: LongInputs, upstream: Tensor, lse: Tensor | None) -> Tensor | None:
-    """What of the upstream gradient reaches the values: that of rows that see something, less the share of a sink."""
-    reaching = upstream.double() * _covered(inputs)
+    """What of the upstream gradient reaches the values: that of rows that see something, less what a sink takes."""
+    share = branch_share(inputs.case, inputs.call.options["dialect"])
+    reaching = upstream.double() * _covered(inputs) * share
     if "sink" not in inputs.of_all_ranks:
         return reaching
     if lse is None:
         return None  # the share is not known
-    share = torch.exp(inputs.of_all_ranks["sink"].detach().double()[None, None] - lse.detach().double().mT)
-    return reaching * (1.0 - share)[..., None]
+    of_sink = torch.exp(inputs.of_all_ranks["sink"].detach().double()[None, None] - lse.detach().double().mT)
+    return reaching * (1.0 - of_sink)[..., None]
 
 
 def _put(inputs: LongInputs, tensors: list[Tensor]) -> None:
