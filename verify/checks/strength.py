@@ -52,8 +52,8 @@ class Strength:
         if self.beyond:
             text += f" that can show in the calls that it takes ({self.beyond} more cannot)"
         if self.survivors:
-            mistakes = recorded()["mutants"]
-            text += "; it would pass a target in which " + "; or ".join(mistakes[name]["mistake"] for name in self.survivors)
+            mistakes = [recorded()["mutants"][name]["mistake"] for name in self.survivors]
+            text += "; it would pass a target in which " + "; or ".join(mistakes)
         return text
 
 

@@ -89,7 +89,7 @@ def keys_of_a_query(case: Case) -> int:
 
 
 def within_window(case: Case, pairs: int) -> int:
-    """So many keys of a query, or queries of a key, each branch counted, or fewer where the window bounds both sides."""
+    """The keys of a query, or queries of a key, each branch counted: fewer where the window bounds both sides."""
     left, right = case.window or (None, None)
     right = 0 if case.is_causal else right
     if left is None or right is None:
