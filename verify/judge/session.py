@@ -17,7 +17,7 @@ from attention_gate.verify.case.styles import AUTOCAST, UNDER_AUTOCAST
 from attention_gate.verify.judge.comparison import Verdict, judge
 from attention_gate.verify.judge.oracle import Answer, answer
 from attention_gate.verify.judge.tensor_names import ALL_VALUES
-from attention_gate.verify.network.simulated_worlds import SimulatedWorlds
+from attention_gate.verify.network.simulated_worlds import NoSimulatedWorlds, SimulatedWorlds
 from attention_gate.verify.rank.attended import Attended
 from attention_gate.verify.rank.jobs import Job, Run
 from attention_gate.verify.target.layouts import INTERLEAVED, interleaved, layout_function, takes_documents
@@ -34,7 +34,7 @@ class Session:
     """What every check works with. ``tried`` has cases whose runs returned, ``covered`` their pairs of options.
 
     ``examined`` has the examples that were examined, in their order: check, case and parameters.
-    ``network`` has worlds on the simulated network; the creator of the session closes it. ``meanwhile`` is called while
+    ``network`` has worlds on the simulated network: who creates the session closes it. ``meanwhile`` is called while
     the ranks work.
     """
 
@@ -44,10 +44,11 @@ class Session:
     world_sizes: tuple[int, ...]
     tried: set[Case] = field(default_factory=set)
     covered: set[tuple[tuple[str, Any], tuple[str, Any]]] = field(default_factory=set)
-    network: SimulatedWorlds = field(default_factory=SimulatedWorlds)
+    network: SimulatedWorlds = field(default_factory=NoSimulatedWorlds)
     meanwhile: Callable[[], None] | None = None
     examined: list[tuple[str, Case, dict[str, Any]]] = field(default_factory=list)
     _rows: set[tuple[object, ...]] = field(default_factory=set)
+    _placed: dict[Case, Positions] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         least = self.target.least_ranks
@@ -69,6 +70,13 @@ class Session:
 
     def positions(self, case: Case) -> Positions:
         """The rows that each shard owns; of replicated queries all."""
+        if case not in self._placed:  # an example asks several times, for one to three cases
+            while len(self._placed) > 3:
+                del self._placed[next(iter(self._placed))]
+            self._placed[case] = self._positions(case)
+        return self._placed[case]
+
+    def _positions(self, case: Case) -> Positions:
         keys = self._owned(case, case.length)
         if self.target.queries == "replicated":
             return Positions(keys, (np.arange(case.queries),) * case.shards, replicated=True)

@@ -158,3 +158,10 @@ class SimulatedWorlds(Worlds):
     def beyond(self, largest: int) -> tuple[int, ...]:
         """The sizes of the worlds that were started though they are larger than that."""
         return tuple(sorted(size for size in self._worlds if size > largest))
+
+
+class NoSimulatedWorlds(SimulatedWorlds):
+    """In place of simulated worlds where nobody would close them. RuntimeError for each that is asked for."""
+
+    def __getitem__(self, size: int) -> SimulatedWorld:
+        raise RuntimeError("this session was made without a simulated network: give it one, and close it")

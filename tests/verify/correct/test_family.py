@@ -9,6 +9,7 @@ import pytest
 
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.judge.session import Session
+from attention_gate.verify.network.simulated_worlds import SimulatedWorlds
 from attention_gate.verify.run.judging import judge
 from attention_gate.verify.run.observer import Silent
 from attention_gate.verify.run.request import Options
@@ -30,20 +31,21 @@ def worlds() -> Iterator[Worlds]:
         yield running
 
 
-def session(name: str, worlds: Worlds) -> Session:
-    return Session(TARGETS[name], parse_source(f"tests.verify.correct.targets:{name}"), worlds, SIZES)
+def session(name: str, worlds: Worlds, network: SimulatedWorlds) -> Session:
+    source = parse_source(f"tests.verify.correct.targets:{name}")
+    return Session(TARGETS[name], source, worlds, SIZES, network=network)
 
 
 @pytest.mark.parametrize("name", OVER_REAL_RANKS)
-def test_passes_the_gate(name: str, worlds: Worlds) -> None:
+def test_passes_the_gate(name: str, worlds: Worlds, network: SimulatedWorlds) -> None:
     checks = ("forward", "lse", "gradients", "state", "precision", "non-finite")
-    report = judge(session(name, worlds), Options(profile="quick", checks=checks), Silent())
+    report = judge(session(name, worlds, network), Options(profile="quick", checks=checks), Silent())
     assert report.verdict == "pass", [check.failure for check in report.checks]
     assert [check.outcome for check in report.checks] == ["pass"] * len(checks)
 
 
 @pytest.mark.parametrize("name", STYLES)
-def test_simulated_ranks_return_the_very_same(name: str, worlds: Worlds) -> None:
+def test_simulated_ranks_return_the_very_same(name: str, worlds: Worlds, network: SimulatedWorlds) -> None:
     case = Case(
         world_size=4,
         length=14,
@@ -58,7 +60,7 @@ def test_simulated_ranks_return_the_very_same(name: str, worlds: Worlds) -> None
         is_causal=True,
         dtype="bfloat16",
     )
-    real, finding = session(name, worlds).attend(case, lse=True)
+    real, finding = session(name, worlds, network).attend(case, lse=True)
     assert finding is None, finding
     for ours, theirs in zip(attended(case, STYLES[name]), real, strict=True):
         assert ours.facts == theirs.facts
