@@ -8,11 +8,10 @@ import os
 import subprocess
 import sys
 import uuid
-from multiprocessing.connection import wait
 from typing import Any
 
 from attention_gate.verify.rank import process_table as processes
-from attention_gate.verify.rank.channel import Channel
+from attention_gate.verify.rank.channel import Channel, readable
 from attention_gate.verify.world.fork_server import STATUS
 from attention_gate.verify.world.signals import shielded
 
@@ -40,7 +39,7 @@ class ForkedProcess:
 
     def over(self, seconds: float = 0.0) -> bool:
         """Whether the process has ended; waits for that as long. Its exit status is negative for a signal."""
-        if not self._over and wait([self._status], timeout=seconds):
+        if not self._over and readable([self], seconds):
             self._over = True
             if len(data := os.read(self._status, STATUS.size)) == STATUS.size:
                 (self.exit_status,) = STATUS.unpack(data)
