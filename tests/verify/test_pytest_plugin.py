@@ -11,6 +11,8 @@ import pytest
 
 from attention_gate.verify.checks import CHECKS
 
+pytest_plugins = "pytester"
+
 ROOT = Path(__file__).parents[2]
 INSTALLED = bool(importlib.metadata.entry_points(group="pytest11", name="attention_gate"))
 
@@ -98,8 +100,6 @@ def test_it_is_safe_under_xdist(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ((), "there is nothing to judge without --attention-target: pytest --pyargs attention_gate --attention-target"),
-        (("-n", "2"), "there is nothing to judge without --attention-target"),
         (("--attention-target", "nowhere_at_all:attend"), "no module named 'nowhere_at_all'"),
         (
             ("--attention-target", RIGHT, "--attention-profile", "fast"),
@@ -113,10 +113,20 @@ def test_it_is_safe_under_xdist(tmp_path):
         ),
     ],
 )
-def test_an_error_of_use_is_one_line(tmp_path, options, words):
+def test_an_error_of_use_is_one_line(pytester, options, words):
+    loaded = () if INSTALLED else ("-p", "attention_gate.verify.pytest_plugin")
+    done = pytester.runpytest_inprocess(*loaded, "-c", os.devnull, "--pyargs", "attention_gate", *options)
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    printed = f"{done.stdout}{done.stderr}"
+    assert words in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "2")])
+def test_a_target_is_needed(tmp_path, options):
     status, output = run(tmp_path, "--pyargs", "attention_gate", *options)
     assert status == pytest.ExitCode.USAGE_ERROR, output
-    assert words in output
+    assert "there is nothing to judge without --attention-target: pytest --pyargs attention_gate --att" in output
     assert "Traceback" not in output
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,8 @@ from tests.calibration.sweep import InOneProcess
 from tests.verify.checks.precision_mistakes import MISTAKES
 from tests.verify.correct.style import STYLES, Style
 
-SEEDS = range(5)
+#: With THOROUGH=1 in the environment more are tried.
+SEEDS = range(5 if "THOROUGH" in os.environ else 2)
 
 
 #: The mistakes that must never escape.

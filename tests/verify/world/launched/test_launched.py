@@ -13,25 +13,31 @@ from attention_gate.verify.world.launched_ranks import _ANSWER_SECONDS
 from tests.verify.world.launched.launch import launch
 
 _TARGETS = "tests.verify.world.launched.targets"
-_CHECKS = ("forward", "world-sizes")
 
 
 @pytest.mark.parametrize(
-    ("name", "outcome"),
-    [("right", "pass"), ("wrong_on_the_last_rank", "fail"), ("raises", "crash"), ("hangs", "hang")],
+    ("name", "outcome", "checks", "processes"),
+    [
+        ("right", "pass", ("forward", "world-sizes"), 2),
+        ("wrong_on_the_last_rank", "fail", ("forward", "purity"), 1),
+        ("raises", "crash", ("forward",), 1),
+        ("hangs", "hang", ("forward",), 1),
+    ],
 )
-def test_the_verdict_is_that_of_the_local_gate(name: str, outcome: str, tmp_path: Path) -> None:
+def test_the_verdict_is_that_of_the_local_gate(
+    name: str, outcome: str, checks: tuple[str, ...], processes: int, tmp_path: Path
+) -> None:
     target, file = f"{_TARGETS}:{name}", tmp_path / "report.json"
-    nodes = launch(
-        "gate", target, "--profile=quick", f"--checks={','.join(_CHECKS)}", f"--json={file}", f"--save={tmp_path}"
-    )
-    local = check(target, profile="quick", checks=_CHECKS)
+    options = ("--profile=quick", f"--checks={','.join(checks)}", f"--json={file}", f"--save={tmp_path}")
+    nodes = launch("gate", target, *options, processes=processes)
+    sizes = tuple(range(1, 2 * processes + 1))
+    local = check(target, profile="quick", checks=checks, world_sizes=sizes)
 
     launched = json.loads(file.read_text())
     assert launched["checks"][0]["verdict"] == outcome, nodes[0].output
     assert launched["verdict"] == local.verdict
     assert _outcomes(launched) == {result.name: result.outcome for result in local.checks}
-    assert launched["world_sizes"] == [1, 2, 3, 4]
+    assert launched["world_sizes"] == list(sizes)
     # Rank 0 speaks for all, and torchrun knows on every node whether the target conforms.
     assert sum("examples, world sizes" in node.output for node in nodes) == 1, nodes
     assert all((node.status == 0) == (outcome == "pass") for node in nodes), nodes
