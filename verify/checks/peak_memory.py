@@ -91,7 +91,7 @@ MEMORY = Check(
     builds_on=("forward",),
     axes=dense_axes,
     examine=_memory,
-    weight=0.1,
+    weight=0.06,
     needs=claimed("memory"),
     parameters=lambda session: st.fixed_dictionaries(
         {"many_rows": st.booleans(), "largest_world": st.just(session.largest_world)}
