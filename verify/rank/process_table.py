@@ -43,6 +43,14 @@ def table() -> list[Process]:
     return found
 
 
+def has_ended(pid: int) -> bool:
+    """Whether a process has ended, waited for by its parent or not; False where there is no /proc."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except OSError:
+        return os.path.isdir("/proc/self")
+
+
 def left_by(ranks: Iterable[int], *, spared: set[int]) -> list[int]:
     """Living processes: the ranks, their sessions and descendants, this process's children, except those in ``spared``.
 

@@ -316,8 +316,8 @@ class _Host:
         self._activity.look([self._member.pid])
         return self._activity.resting, self._activity.working
 
-    def stuck(self) -> Stuck:
-        """Where the rank is now."""
+    def stuck(self) -> Stuck | Died:
+        """Where the rank is now, or how it ended."""
         assert self._member is not None
         return self._member.stuck()
 

@@ -10,6 +10,7 @@ import threading
 from multiprocessing.connection import wait
 from typing import Any
 
+from attention_gate.verify.rank import process_table as processes
 from attention_gate.verify.rank.channel import BadMessage, Channel
 from attention_gate.verify.rank.jobs import Died, Job, Raised, Returned, Stuck
 from attention_gate.verify.rank.memory_limits import held
@@ -24,6 +25,7 @@ _READS = 64
 _STACK_KEPT = 65536
 _SEND_SECONDS = 5.0
 _END_SECONDS = 0.5
+_NEWS_SECONDS = 10.0
 
 
 class RankProcess:
@@ -84,8 +86,14 @@ class RankProcess:
             return Died(f"sent the gate a {type(reply).__name__} instead of a reply", self.output())
         return reply
 
-    def stuck(self) -> Stuck:
-        """Where the worker is now, as the stack of its main thread, most recent call last."""
+    def stuck(self) -> Stuck | Died:
+        """Where the worker is now, as the stack of its main thread, most recent call last.
+
+        How it ended, if it has and the fork server, which may have to wait for a processor, has not said so yet.
+        """
+        if processes.has_ended(self.pid):
+            self.process.over(_NEWS_SECONDS)
+            return self._died()
         with contextlib.suppress(OSError):
             os.kill(self.pid, signal.SIGUSR1)
         return Stuck(readable_stack(self._stack(0.5)) or _NO_STACK, self.output())

@@ -1,9 +1,12 @@
 """Worlds that cannot be started say in one line what to do; the others take over the gate's surroundings."""
 
 import os
+import signal
 import stat
 import sys
 import tempfile
+import threading
+import time
 
 import pytest
 import torch.distributed as dist
@@ -11,7 +14,7 @@ import torch.distributed as dist
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.positions import Positions
 from attention_gate.verify.rank import memory_limits as memory
-from attention_gate.verify.rank.jobs import Job, Returned
+from attention_gate.verify.rank.jobs import Died, Job, Returned
 from attention_gate.verify.target.layouts import contiguous
 from attention_gate.verify.target.source import Source
 from attention_gate.verify.world.local import LocalWorld, WorldError
@@ -94,3 +97,21 @@ def test_closing_is_safe_at_any_time():
     world.start()
     world.close()
     world.close()
+
+
+def test_a_rank_that_has_ended_does_not_count_as_stuck_where_the_news_is_late():
+    with LocalWorld(1) as world:
+        world.start()
+        (member,) = world._members
+        server = world._keeper._process.pid
+        os.kill(server, signal.SIGSTOP)
+        late = threading.Timer(0.8, os.kill, (server, signal.SIGCONT))
+        late.start()
+        try:
+            os.kill(member.pid, signal.SIGKILL)
+            time.sleep(0.1)
+            reply = member.stuck()
+        finally:
+            late.join()
+    assert isinstance(reply, Died)
+    assert "SIGKILL" in reply.how
