@@ -41,6 +41,29 @@ def with_joint(case: Case, joint: tuple[str, int] | None) -> Case:
     return case.replace(joint=joint, segment_lengths=_segments(case, case.length + (joint[1] if joint else 0)))
 
 
+def without_rows_after(case: Case) -> Case:
+    """The case with its documents, and their queries, so long that no row comes after them all."""
+    documents, queries = case.document_lengths, case.query_lengths
+    if not documents:
+        return case
+    return case.replace(
+        document_lengths=(*documents[:-1], documents[-1] + case.length - sum(documents)),
+        query_lengths=queries and (*queries[:-1], queries[-1] + case.queries - sum(queries)),
+    )
+
+
+def with_one_row_after(case: Case) -> Case:
+    """The case with a single row after its documents, where there are more."""
+    length = sum(case.document_lengths or ()) + 1
+    if case.document_lengths is None or length >= case.length:
+        return case
+    return case.replace(
+        length=length,
+        pass_length=case.pass_length or bool(length % case.shards),
+        segment_lengths=_segments(case, length + case.joint_rows),
+    )
+
+
 def with_documents(case: Case, documents: tuple[int, ...] | None) -> Case:
     """The case with other documents, or none, whose queries are as many as before in all."""
     queries = None
@@ -66,10 +89,11 @@ def _queries_of_documents(case: Case, queries: int | None) -> tuple[int, ...] | 
 
 
 def _changed(documents: tuple[int, ...], length: int, more: int) -> tuple[int, ...]:
-    """The documents cut off at a shorter length; a longer one makes the last of them longer."""
+    """The documents with their end cut off, or the last one longer; as many rows as before come after them all."""
+    after = max(0, length - more - sum(documents))
     kept: list[int] = []
     for document in documents:
-        kept.append(min(document, max(0, length - sum(kept))))
+        kept.append(min(document, max(0, length - after - sum(kept))))
     if more > 0 and kept:
         kept[-1] += more
     return tuple(kept)

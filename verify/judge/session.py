@@ -77,17 +77,21 @@ class Session:
         return self._placed[case]
 
     def _positions(self, case: Case) -> Positions:
-        keys = self._owned(case, case.length)
+        keys = self._owned(case, case.length, case.document_lengths)
         if self.target.queries == "replicated":
             return Positions(keys, (np.arange(case.queries),) * case.shards, replicated=True)
-        return Positions(keys, keys if case.queries == case.length else self._owned(case, case.queries))
+        # Of queries the documents are as long as they have queries.
+        documents = case.document_lengths if case.query_lengths is None else case.query_lengths
+        if (case.queries, documents) == (case.length, case.document_lengths):
+            return Positions(keys, keys)
+        return Positions(keys, self._owned(case, case.queries, documents))
 
-    def _owned(self, case: Case, length: int) -> tuple[np.ndarray, ...]:
+    def _owned(self, case: Case, length: int, documents: tuple[int, ...] | None) -> tuple[np.ndarray, ...]:
         layout = layout_function(self.target.layout)
         if self.target.layout == INTERLEAVED:
             layout = partial(interleaved, rows=case.interleave or 1)
         if takes_documents(layout):
-            layout = partial(layout, document_lengths=case.document_lengths)
+            layout = partial(layout, document_lengths=documents)
         try:
             owned = tuple(np.asarray(layout(shard, case.shards, length)) for shard in range(case.shards))
         except Exception as error:

@@ -15,7 +15,15 @@ from typing import Any
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.coverage import options_of
 from attention_gate.verify.case.extents import LARGEST_SMALL, rows_of
-from attention_gate.verify.case.lengths import over, with_documents, with_joint, with_length, with_queries
+from attention_gate.verify.case.lengths import (
+    over,
+    with_documents,
+    with_joint,
+    with_length,
+    with_one_row_after,
+    with_queries,
+    without_rows_after,
+)
 from attention_gate.verify.case.options import Space
 from attention_gate.verify.checks.check import Parameters
 
@@ -181,12 +189,16 @@ def _fewer_ranks(case: Case) -> Iterator[Case]:
 
 
 def _simpler_lengths(case: Case) -> Iterator[Case]:
-    """Without rows that every rank has, without documents, with as many queries as keys, in single rows."""
+    """Without rows that every rank has, without documents, or rows after them, with as many queries as keys, …"""
     simpler: list[Callable[[], Case]] = []
     if case.joint is not None:
         simpler.append(lambda: with_joint(case, None))
     if case.document_lengths is not None:
-        simpler.append(lambda: with_documents(case, None))
+        simpler += [
+            lambda: with_documents(case, None),
+            lambda: without_rows_after(case),
+            lambda: with_one_row_after(case),
+        ]
     if case.query_length is not None:
         simpler.append(lambda: with_queries(case, None))
     if case.interleave not in (None, 1):

@@ -62,9 +62,10 @@ def check_signature(target: Target, source: Source) -> None:
         lines.append(f"  not taken: {', '.join(words)}")
     if found.not_given:
         lines.append(f"  not given: {', '.join(found.not_given)}")
-    given = [f"{name}=…" for name in PASSED]
+    given = [f"{name}=…" for name in passed_to(target)]
     lines.append(f"The gate calls attend(query, key, value, {', '.join(given[:2])},")
-    lines.append(f"                      {', '.join(given[2:])}).")
+    rows = [", ".join(given[first : first + 4]) for first in range(2, len(given), 4)]
+    lines += [f"                      {row}{',' if row != rows[-1] else ').'}" for row in rows]
     if target != Target(attend=target.attend):
         lines.append("Let attend take **_ for what it does not need; what it does not support, the Target declares.")
         raise SignatureError("\n".join(lines))
@@ -79,16 +80,22 @@ def check_signature(target: Target, source: Source) -> None:
     raise SignatureError("\n".join(lines))
 
 
+def passed_to(target: Target) -> list[str]:
+    """The keyword arguments that a target is given in one call or another."""
+    passed = [*PASSED, *(name for term in target.terms for name in _TERMS.get(term, (term,)))]
+    passed += ["query_lengths"] if {"documents", "queries"} <= {*target.terms} else []
+    passed += ["interleave"] if target.layout == INTERLEAVED else []
+    passed += ["return_lse"] if target.lse else []
+    return passed
+
+
 def misfit(target: Target) -> Misfit | None:
     """How the call that the gate makes fails to bind; None if it binds, or if the signature cannot be known."""
     try:
         signature = inspect.signature(target.attend)
     except (TypeError, ValueError):
         return None
-    passed = [*PASSED, *(name for term in target.terms for name in _TERMS.get(term, (term,)))]
-    passed += ["query_lengths"] if {"documents", "queries"} <= {*target.terms} else []
-    passed += ["interleave"] if target.layout == INTERLEAVED else []
-    passed += ["return_lse"] if target.lse else []
+    passed = passed_to(target)
     try:
         signature.bind(*TENSORS, **dict.fromkeys(passed))
         return None

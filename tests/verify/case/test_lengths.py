@@ -3,7 +3,15 @@
 import pytest
 
 from attention_gate import Case
-from attention_gate.verify.case.lengths import over, with_documents, with_joint, with_length, with_queries
+from attention_gate.verify.case.lengths import (
+    over,
+    with_documents,
+    with_joint,
+    with_length,
+    with_one_row_after,
+    with_queries,
+    without_rows_after,
+)
 
 DENSE = Case(length=7, segment_lengths=(7,))
 PACKED = DENSE.replace(document_lengths=(3, 2), query_length=6, query_lengths=(2, 3))
@@ -26,9 +34,9 @@ def test_a_length_that_the_ranks_cannot_share_equally_is_passed():
 
 @pytest.mark.parametrize(
     ("length", "documents", "queries", "of_queries"),
-    [(4, (3, 1), 3, (2, 1)), (2, (2, 0), 1, (1, 0)), (9, (3, 4), 8, (2, 5))],
+    [(4, (2, 0), 3, (2, 0)), (2, (0, 0), 1, (0, 0)), (9, (3, 4), 8, (2, 5))],
 )
-def test_documents_and_their_queries_are_cut_or_grow_at_their_end(length, documents, queries, of_queries):
+def test_documents_and_their_queries_are_cut_or_grow_before_the_rows_after_them(length, documents, queries, of_queries):
     case = with_length(PACKED, length)
     assert (case.document_lengths, case.query_length, case.query_lengths) == (documents, queries, of_queries)
 
@@ -38,7 +46,7 @@ def test_a_single_query_and_none_at_all_stay_so():
 
 
 def test_queries_of_documents_add_up_to_no_more_than_there_are():
-    assert with_queries(PACKED, 4).query_lengths == (2, 2)
+    assert with_queries(PACKED, 4).query_lengths == (2, 1)
     assert with_queries(PACKED, None) == PACKED.replace(query_length=None, query_lengths=None)
     assert with_queries(PACKED.replace(query_length=None, query_lengths=None), 9).query_lengths == (3, 4)
 
@@ -49,6 +57,16 @@ def test_rows_that_every_rank_has_make_the_dense_branch_longer():
     assert case.is_dense
     assert with_joint(case, None) == DENSE
     assert with_length(case, 2).segment_lengths == (5,)
+
+
+def test_no_rows_need_come_after_the_documents():
+    case = without_rows_after(PACKED)
+    assert (case.document_lengths, case.query_lengths) == ((3, 4), (2, 4))
+    assert (case.length, case.query_length) == (7, 6)
+    assert without_rows_after(case) == case
+    assert without_rows_after(DENSE) == DENSE
+    assert with_one_row_after(PACKED).length == with_one_row_after(PACKED).segment_lengths[0] == 6
+    assert with_one_row_after(DENSE) == DENSE
 
 
 def test_documents_can_be_left_out():

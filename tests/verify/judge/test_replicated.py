@@ -24,6 +24,16 @@ def positions(case=CASE, **fields):
     return session.positions(case)
 
 
+def test_a_layout_by_document_has_the_documents_of_the_queries_for_queries():
+    case = Case(world_size=2, length=11, pass_length=True, segment_lengths=(11,), document_lengths=(5, 6))
+    fewer = positions(case.replace(query_length=3, query_lengths=(1, 2)), layout="document-zigzag")
+    assert sorted(np.concatenate(fewer.queries)) == [0, 1, 2]
+    assert len(np.concatenate(fewer.keys)) == 11
+    as_many = positions(case.replace(query_length=11, query_lengths=(6, 5)), layout="document-zigzag")
+    by_keys = positions(case.replace(document_lengths=(6, 5)), layout="document-zigzag")
+    assert [owned.tolist() for owned in as_many.queries] == [owned.tolist() for owned in by_keys.keys]
+
+
 def test_blocks_are_dealt_out_in_turn():
     found = positions(layout="interleaved")
     assert [owned.tolist() for owned in found.keys] == [[0, 1], [2, 3], [4]]

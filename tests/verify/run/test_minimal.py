@@ -36,6 +36,19 @@ def reduced(fails, case=LARGE, parameters=None, simplest=None):
     return case, parameters, reduction.thresholds(case, parameters)
 
 
+def test_rows_after_the_documents_are_no_matter_of_how_many_rows_there_are():
+    packed = Case(length=20, segment_lengths=(20,), document_lengths=(9, 6))
+    axes = BY_NAME["forward"].space(Target(attend=attend, terms=("documents",)), (1, 2))
+
+    def fails(case, parameters):
+        return case.document_lengths is not None and sum(case.document_lengths) < case.length
+
+    reduction = Reduction(fails, axes, lambda case: case, {})
+    case, _ = reduction.minimal(packed, {})
+    assert (case.length, sum(case.document_lengths)) == (1, 0)
+    assert reduction.thresholds(case, {}) == ()
+
+
 def test_what_always_fails_becomes_the_simplest_case():
     case, _, thresholds = reduced(lambda case, parameters: True)
     assert case.replace(heads=1, kv_heads=1) == Case()

@@ -55,6 +55,15 @@ def test_it_says_which_parameters_do_not_fit_and_shows_an_adapter_for_this_very_
     assert 'branches="dense", uneven=False, subgroups=False, scales=False, refusals=False )' in declared
 
 
+def test_the_call_that_is_shown_has_the_arguments_of_the_declared_terms():
+    target = Target(attend=causal_by_another_name, terms=("documents", "queries", "joint"), lse=True)
+    with pytest.raises(SignatureError) as refused:
+        check_signature(target, SOURCE)
+    call = " ".join(str(refused.value).partition("The gate calls ")[2].partition(").")[0].split())
+    assert call.startswith("attend(query, key, value, segment_lengths=…, dilation_rates=…, is_causal=…, scale=…,")
+    assert call.endswith("query_length=…, joint_key=…, joint_value=…, joint=…, query_lengths=…, return_lse=…")
+
+
 def test_ranks_come_from_the_group_and_what_is_not_known_is_left_to_the_user():
     text = text_of(with_ranks)
     assert "not given: process_group, world_size, dropout" in text
