@@ -34,7 +34,9 @@ def test_a_launcher_that_ends_it_late_changes_no_status() -> None:
     assert (ended.returncode, ended.stderr) == (7, "")
 
 
-def test_any_number_of_ranks_may_be_launched_or_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_rank_may_be_launched_for_an_example_of_two_or_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A deadlock of two ranks."""
     checks = ("--profile=quick", "--checks=schedules", f"--save={tmp_path}")
     (node,) = launch("gate", "tests.verify.network.mistakes:unbatched", *checks, nodes=1, processes=2)
@@ -43,11 +45,10 @@ def test_any_number_of_ranks_may_be_launched_or_none(tmp_path: Path, capsys: pyt
     saved = tmp_path / "unbatched-schedules.json"
     assert json.loads(saved.read_text())["case"]["world_size"] == 2
 
-    for processes in (1, 3):
-        (node,) = launch("replay", str(saved), nodes=1, processes=processes)
-        assert f"\nhang: {_DEADLOCK}" in node.output
-        assert "exitcode  : 1 " in node.output
-        assert "KeyboardInterrupt" not in node.output, node.output
+    (node,) = launch("replay", str(saved), nodes=1, processes=1)
+    assert f"\nhang: {_DEADLOCK}" in node.output
+    assert "exitcode  : 1 " in node.output
+    assert "KeyboardInterrupt" not in node.output, node.output
 
     assert main(["replay", str(saved)]) == 1
     assert f"\nhang: {_DEADLOCK}" in capsys.readouterr().out
