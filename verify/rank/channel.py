@@ -31,8 +31,8 @@ Some = TypeVar("Some", bound=Readable)
 def readable(those: Sequence[Some], seconds: float) -> list[Some]:
     """Those that can be read from, or whose other end has gone; waits for one of them as long as that.
 
-    As multiprocessing.connection.wait, which makes a selector of Python objects at each call: that was a third of what the
-    gate did while it carried the messages of simulated ranks.
+    As multiprocessing.connection.wait, which makes a selector of Python objects at each call: that was a third of what
+    the gate did while it carried the messages of simulated ranks.
     """
     by_descriptor = {one.fileno(): one for one in those}
     ready = select.poll()
