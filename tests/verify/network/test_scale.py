@@ -67,3 +67,12 @@ def test_of_the_largest_worlds_one_is_kept_at_a_time() -> None:
         network[11], network[16], network[13]
         assert sorted(network._worlds) == [5, 8, 13]
         assert [network[size] for size in (5, 8)] == kept
+
+
+def test_a_session_without_a_network_starts_none() -> None:
+    source = Source("tests.verify.network.ring", None, "attend")
+    with Worlds() as worlds:
+        session = Session(Target(attend=attend), source, worlds, DEFAULT)
+        with pytest.raises(RuntimeError, match="without a simulated network: give it one, and close it"):
+            session.network[8]
+        assert session.network._worlds == {}
