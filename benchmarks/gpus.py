@@ -61,17 +61,23 @@ def waves(out: Path, gpus: int, seeds: list[int]) -> dict[str, list[Step]]:
         "zigzag": f"{TARGETS}:fused_zigzag",
         "gathering": f"{TARGETS}:gathering",
         "steady": f"{TARGETS}:steady",
+        "packed": f"{TARGETS}:packed",
+        "packed-zigzag": f"{TARGETS}:packed_zigzag",
     }
     if importlib.util.find_spec("flash_attn"):
         judged["flash"] = f"{TARGETS}:flash"
     pytest = ["-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider"]
-    tests = [f"tests/impls/test_{name}.py" for name in ("cuda", "two_gpus", "many_gpus", "triton_kernels")]
+    tests = [
+        f"tests/impls/test_{name}.py" for name in ("cuda", "two_gpus", "many_gpus", "packed_cuda", "triton_kernels")
+    ]
     shared = ["tests/verify/checks/test_streams.py", "tests/verify/network/test_cuda_network.py"]
     rings = ["impls.robust:attend", f"{PEERS}:robust_zigzag"]
     libraries = [f"{PEERS}:context_parallel_all_to_all", f"{PEERS}:context_parallel_all_gather"]
     dense = "dense-32k-causal,dense-8k-causal,dense-32k,dense-8k"
     longnet = "longnet-32k,longnet-32k-causal,longnet-spanning,longnet-131k,longnet-1m"
     both = ["impls.robust:attend", "impls.collective:attend"]
+    of_terms = [f"{PEERS}:{name}" for name in ("ring", "robust_zigzag", "robust_by_document", "context_parallel_flex")]
+    terms = "documents-32k-causal,window-32k-causal"
     return {
         **{
             f"judge-{seed}": [gate(name, target, world_sizes(gpus), seed, 180) for name, target in judged.items()]
@@ -83,6 +89,7 @@ def waves(out: Path, gpus: int, seeds: list[int]) -> dict[str, list[Step]]:
         "tests": [Step("pytest", 240, [*pytest, *tests])],
         "dense": [compare("dense", out, gpus, 300, dense, *rings, *libraries, "impls.collective:attend")],
         "longnet": [compare("longnet", out, gpus, 200, longnet, *both)],
+        "terms": [compare("terms", out, gpus, 240, terms, *of_terms, f"{PEERS}:gathering")],
     }
 
 

@@ -34,5 +34,20 @@ def wide(case: Case) -> Case:
     return regular(case).replace(head_dim=64, value_dim=64)
 
 
+def wide_dense(case: Case) -> Case:
+    """Return the case as one dense branch, of any length, of a width that every library's kernels take."""
+    if not case.length:
+        return case
+    heads = _power(case.heads)
+    return case.replace(
+        heads=heads,
+        kv_heads=min(heads, _power(case.kv_heads)),
+        head_dim=64,
+        value_dim=64,
+        segment_lengths=(case.length,),
+        dilation_rates=(1,),
+    )
+
+
 def _power(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()

@@ -15,7 +15,7 @@ from attention_gate import Target, impls
 from attention_gate.impls import agreement, collective, robust
 from attention_gate.impls.fused import kernels
 from attention_gate.impls.fused import plan as fused_plan
-from benchmarks.shapes import dense, regular, wide
+from benchmarks.shapes import dense, regular, wide, wide_dense
 
 kernels.least_rows = 2
 fused_plan.least_elements = 0
@@ -63,6 +63,23 @@ flash = Target(
     dtypes=_HALF_TYPES,
     refusals=False,
     because=_BECAUSE | {"refusals": "what kernels serve is asked before bad arguments are refused"},
+)
+packed = Target(
+    attend=fused_robust,
+    fit=wide_dense,
+    dtypes=_HALF_TYPES,
+    terms=("window", "documents", "softcap", "sink", "queries"),
+    refusals=False,
+    because=_BECAUSE | {"refusals": "signatures that were agreed upon are not checked again"},
+)
+packed_zigzag = Target(
+    attend=zigzag_robust,
+    layout="zigzag",
+    fit=wide_dense,
+    dtypes=_HALF_TYPES,
+    terms=("window", "documents", "softcap", "sink"),
+    refusals=False,
+    because=_BECAUSE | {"refusals": "signatures that were agreed upon are not checked again"},
 )
 gathering = Target(attend=fused_collective, fit=regular, dtypes=_HALF_TYPES, because=_BECAUSE)
 fused_zigzag = Target(attend=zigzag_robust, layout="zigzag", fit=dense, dtypes=_HALF_TYPES, because=_BECAUSE)

@@ -41,7 +41,6 @@ class Call:
     group: dist.ProcessGroup | None
     sink: Tensor | None = None
     joint: tuple[Tensor, Tensor] | None = None  # rows of key and value that every rank has
-    optional: tuple[str, ...] = ()  # the names of the optional terms that are on
 
 
 def admit(implementation: str, arguments: Arguments, group: dist.ProcessGroup | None) -> Call:
@@ -75,7 +74,7 @@ def admit(implementation: str, arguments: Arguments, group: dist.ProcessGroup | 
         if len(known) >= _KEPT_CALLS:
             known.clear()
         known[given] = layout, scores, is_zigzag
-    return Call(layout, scores, is_zigzag, members, terms.sink, terms.joint, arguments.terms.given)
+    return Call(layout, scores, is_zigzag, members, terms.sink, terms.joint)
 
 
 def forget() -> None:

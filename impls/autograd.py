@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -11,9 +12,10 @@ from torch.autograd.function import once_differentiable
 
 from attention_gate.impls.agreement import Call
 from attention_gate.impls.block import accumulation_dtype, attend_block, attend_block_backward
-from attention_gate.impls.fused import engine, first_calls
+from attention_gate.impls.fused import engine, first_calls, packed_engine
 from attention_gate.impls.fused.engine import Result
 from attention_gate.impls.fused.grid import usable
+from attention_gate.impls.fused.packed_plan import PackedPlan
 from attention_gate.impls.fused.pipeline import Task, Tensors
 from attention_gate.impls.merge import merge_rows
 from attention_gate.impls.optional_terms import sink_gradient, with_sink
@@ -55,12 +57,10 @@ class Scheme(NamedTuple):
 
 def attend_by(scheme: Scheme, query: Tensor, key: Tensor, value: Tensor, call: Call) -> tuple[Tensor, Tensor]:
     """Return out (batch, local_length, heads, value_dim) and lse (batch, heads, local_length), out differentiable."""
-    task = choose(
-        query, value, call.layout, call.is_zigzag, call.scores.scale, call.group, scheme.in_parts, call.optional
-    )
+    task = choose(query, value, call.layout, call.is_zigzag, call.scores, call.group, scheme.in_parts)
     if isinstance(task, Task):
-        out, lse = _AttendFused.apply(query, key, value, task)
-    elif call.is_zigzag and not call.layout.is_symmetric:
+        out, lse = _AttendFused.apply(query, key, value, call.sink, task)
+    elif call.is_zigzag and not (call.layout.is_symmetric and call.scores.slopes is None):
         shards = (to_contiguous(tensor, call.layout, call.group) for tensor in (query, key, value))
         out, lse = _Attend.apply(*shards, call.sink, None, None, scheme, call)
         out = to_zigzag(out, call.layout, call.group)
@@ -73,13 +73,18 @@ def attend_by(scheme: Scheme, query: Tensor, key: Tensor, value: Tensor, call: C
 
 class _AttendFused(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, sink: Tensor | None, task: Task
+    ) -> tuple[Tensor, Tensor]:
         inputs = Tensors(usable(query), usable(key), usable(value))
         with _exact(query.device), torch.cuda.device_of(query), first_calls.said("forward", inputs, task):
-            out, lse = engine.forward(inputs, task)
+            out, lse = _passes(task).forward(inputs, task)
+            if sink is not None:
+                rows, flat = with_sink(as_rows(out), as_rows(lse), sink, out.shape[1])
+                out, lse = rows.view(out.shape), flat.view(lse.shape)
         lse = lse.transpose(1, 2).contiguous()
         ctx.task = task
-        ctx.save_for_backward(query, key, value, out, lse)
+        ctx.save_for_backward(query, key, value, out, lse, sink)
         ctx.mark_non_differentiable(lse)
         ctx.set_materialize_grads(False)
         return out, lse
@@ -87,15 +92,20 @@ class _AttendFused(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor | None, _grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-        query, key, value, out, lse = ctx.saved_tensors
+        query, key, value, out, lse, sink = ctx.saved_tensors
         if grad_out is None:  # The other ranks count on this one all the same.
             grad_out = torch.zeros_like(out)
         wanted = ctx.needs_input_grad[:3]
         inputs = Tensors(usable(query), usable(key), usable(value))
         result = Result(out, lse.transpose(1, 2), usable(grad_out))
         with _exact(query.device), torch.cuda.device_of(query), first_calls.said("backward", inputs, ctx.task):
-            grads = engine.backward(inputs, result, ctx.task, wanted[1] or wanted[2])
-        return (*(grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True)), None)
+            grads = _passes(ctx.task).backward(inputs, result, ctx.task, wanted[1] or wanted[2])
+            grad_sink = None
+            if sink is not None and ctx.needs_input_grad[3]:
+                flat = as_rows(result.lse)
+                grad_sink = sink_gradient(sink, flat, _delta(grad_out, out).view(flat.shape), out.shape[1])
+        kept = (grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True))
+        return (*kept, grad_sink, None)
 
 
 class _Attend(torch.autograd.Function):
@@ -159,6 +169,23 @@ class _Attend(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _passes(task: Task) -> ModuleType:
+    """Return which module has the passes of a task."""
+    return packed_engine if isinstance(task.plan, PackedPlan) else engine
+
+
+#: So many products exist at a time.
+_PRODUCTS_AT_A_TIME = 1 << 24
+
+
+def _delta(grad_out: Tensor, out: Tensor) -> Tensor:
+    """Return sum(grad_out * out) of (batch, rows, heads, dim) along the last dimension, in the accumulation dtype."""
+    dtype = accumulation_dtype(out.dtype)
+    rows = max(1, _PRODUCTS_AT_A_TIME // max(1, out[:, :1].numel()))
+    parts = zip(grad_out.split(rows, 1), out.split(rows, 1), strict=True)
+    return torch.cat([(grad.to(dtype) * some.to(dtype)).sum(-1) for grad, some in parts], 1)
 
 
 def _merge_joint(query: Tensor, key: Tensor, value: Tensor, call: Call, out: Tensor, lse: Tensor) -> None:

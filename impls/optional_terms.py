@@ -206,14 +206,14 @@ def _count(name: str, value: Any) -> int:
 
 
 def with_sink(out: Tensor, lse: Tensor, sink: Tensor | None, rows: int) -> tuple[Tensor, Tensor]:
-    """Return rows of out and lse (batch, rows * heads, …) with one term more in each row's denominator."""
+    """Return rows of out, in place, and lse (batch, rows * heads, …) with one term more in each row's denominator."""
     if sink is None:
         return out, lse
     logits = sink.detach().to(lse.dtype).repeat(rows)
     whole = torch.logaddexp(lse, logits)
     # A row without any term, not even a sink, stays as it is: 0 and -inf.
     share = (lse - whole.masked_fill(whole.isneginf(), 0.0)).exp_()
-    return out * share.unsqueeze(-1), whole
+    return out.mul_(share.unsqueeze(-1)), whole
 
 
 def sink_gradient(sink: Tensor, lse: Tensor, delta: Tensor, rows: int) -> Tensor:

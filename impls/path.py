@@ -10,6 +10,7 @@ from torch import Tensor
 from attention_gate.impls.arguments import Arguments, check, split
 from attention_gate.impls.fused import Task, backend_of, task_for, transport_of
 from attention_gate.impls.fused.kernels import BACKENDS
+from attention_gate.impls.scores import Scores
 from attention_gate.impls.tiling import Layout, any_row_travels
 
 KERNELS = ("fused", "plain", *BACKENDS)
@@ -94,9 +95,10 @@ def path_for(
     )
     is_ready = dist.is_available() and dist.is_initialized()
     rank, world_size = (dist.get_rank(group), dist.get_world_size(group)) if is_ready else (0, 1)
-    plan, number, _, _ = check(arguments, rank, world_size)
+    plan, number, checked, _ = check(arguments, rank, world_size)
     is_zigzag = layout == "zigzag" and world_size > 1
-    task = choose(query, value, plan, is_zigzag, number, group, True, arguments.terms.given)
+    scores = Scores(number, checked.softcap, checked.slopes, checked.mask)
+    task = choose(query, value, plan, is_zigzag, scores, group, True)
     if isinstance(task, Task):
         return Path("fused", "", *backend_of(task, query, value), *transport_of(task, query.device))
     transport = ("messages", "plain products send them") if any_row_travels(plan) else ("", "")
@@ -108,10 +110,9 @@ def choose(
     value: Tensor,
     layout: Layout,
     is_zigzag: bool,
-    scale: float,
+    scores: Scores,
     group: dist.ProcessGroup | None,
     in_parts: bool,
-    optional: tuple[str, ...] = (),
 ) -> Task | str:
     """Return what the call is to fused kernels, or why it does not run on them: the same answer on every rank."""
     if _chosen == "plain":
@@ -119,9 +120,12 @@ def choose(
     # Without causality dense queries and keys have no order: any even shards are as good as others.
     is_zigzag = is_zigzag and not layout.is_symmetric
     backend = _chosen if _chosen in BACKENDS else "auto"
-    task: Task | str = f"fused kernels take no {', '.join(optional)}"
-    if not optional:
-        task = task_for(query, value, layout, is_zigzag, scale, group, in_parts, backend)
+    others = {"mask": scores.mask, "slopes": scores.slopes, "joint_key": layout.joint_length or None}
+    task: Task | str
+    if unserved := [name for name, given in others.items() if given is not None]:
+        task = f"fused kernels take no {', '.join(unserved)}"
+    else:
+        task = task_for(query, value, layout, is_zigzag, scores.scale, group, in_parts, backend, scores.softcap)
     if _chosen != "auto" and isinstance(task, str):
         raise ValueError(f"kernels: {_chosen} ones are chosen and do not serve: {task}")
     return task

@@ -209,7 +209,7 @@ def tiles(layout: Layout, branch: Branch, queries: range, keys: range) -> Iterat
         for offset, selected in _selections(layout, branch, positions, own_keys):
             seeing = positions if selected is None else _within(selected, positions)
             seen = own_keys if selected is None else _within(selected, own_keys)
-            seeing, seen = _in_reach(layout.reach, seeing, seen)
+            seeing, seen = reaching(layout.reach, seeing, seen)
             if seeing and seen:
                 yield Tile(range(offset, layout.heads, branch.dilation_rate), seeing, seen, shift)
 
@@ -227,7 +227,7 @@ def _selections(layout: Layout, branch: Branch, queries: range, keys: range) -> 
             yield offset, range(start + offset, start + length, rate)
 
 
-def _in_reach(reach: tuple[int | None, int | None], seeing: range, seen: range) -> tuple[range, range]:
+def reaching(reach: tuple[int | None, int | None], seeing: range, seen: range) -> tuple[range, range]:
     """Return the queries that reach one of the keys, and the keys that one of them reaches."""
     left, right = reach
     if reach == (None, None):

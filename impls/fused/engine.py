@@ -50,10 +50,11 @@ class Gradients(NamedTuple):
 
 def forward(inputs: Tensors, task: Task) -> tuple[Tensor, Tensor]:
     """Return out (batch, local_length, heads, value_dim) and lse (batch, local_length, heads)."""
-    inputs = _for_query_heads(inputs, task.plan)
-    span = task.plan.span
+    plan = _plan(task)
+    inputs = _for_query_heads(inputs, plan)
+    span = plan.span
     pipeline = _started(inputs, span, task) if span else None
-    blocks = _own_blocks(task.plan, span.blocks if span else ())
+    blocks = _own_blocks(plan, span.blocks if span else ())
     attended = _at_once(inputs, blocks, lambda block: _attend(inputs, None, block, task))
     sums = _MergedRows(inputs, [piece for pieces in attended for piece in pieces])
     if span is None or pipeline is None:
@@ -74,10 +75,11 @@ def forward(inputs: Tensors, task: Task) -> tuple[Tensor, Tensor]:
 def backward(inputs: Tensors, result: Result, task: Task, moves_home: bool) -> Tensors:
     """Return the gradients of this rank's rows, in the inputs' dtype."""
     kv_heads = inputs.key.shape[2]
-    inputs = _for_query_heads(inputs, task.plan)
-    span = task.plan.span
+    plan = _plan(task)
+    inputs = _for_query_heads(inputs, plan)
+    span = plan.span
     pipeline = _started(inputs, span, task) if span else None
-    blocks = _own_blocks(task.plan, span.backward_blocks if span else ())
+    blocks = _own_blocks(plan, span.backward_blocks if span else ())
     found = _at_once(inputs, blocks, lambda block: _differentiate(inputs, None, result, block, task))
     query, key, value = (
         _AddedRows(rows, [piece for gradients in found for piece in gradients[place]])
@@ -89,6 +91,11 @@ def backward(inputs: Tensors, result: Result, task: Task, moves_home: bool) -> T
     if span is not None and pipeline is not None:
         _backward_by_parts(pipeline, span, result, task, (query, key, value), moves_home)
     return Tensors(query.total, *(_for_key_heads(rows.total, kv_heads) for rows in (key, value)))
+
+
+def _plan(task: Task) -> Plan:
+    assert isinstance(task.plan, Plan)
+    return task.plan
 
 
 def _backward_by_parts(

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch.distributed as dist
 
 from attention_gate.impls.fused.pipeline import Task, Tensors
+from attention_gate.impls.fused.plan import Plan
 
 _log = logging.getLogger(__name__)
 
@@ -23,8 +24,13 @@ _known: set[tuple] = set()
 def said(which: str, inputs: Tensors, task: Task) -> Iterator[None]:
     """Say how long the host takes for what is done meanwhile, a `which` pass, if its like was not done before."""
     plan, span = task.plan, task.plan.span
-    alike = (which, inputs.query.dtype, inputs.query.device, *(rows.shape for rows in inputs), *task[3:])
-    alike += (plan.local, plan.is_causal, (span.rate, span.buffer_rows, len(span.blocks)) if span else None)
+    alike: tuple[object, ...] = (which, inputs.query.dtype, inputs.query.device, *(rows.shape for rows in inputs))
+    alike += task[3:]
+    if isinstance(plan, Plan):
+        alike += (plan.local, plan.is_causal, (span.rate, span.buffer_rows, len(span.blocks)) if span else None)
+    else:  # one kernel serves all lengths of sequences, and all bounds
+        bounds = {(call.left is None, call.right is None) for call in (*plan.own, *plan.of_buffer)}
+        alike += (span is not None, *sorted(bounds))
     if not inputs.query.is_cuda or alike in _known:
         yield
         return

@@ -81,7 +81,7 @@ def is_worthwhile(query: Tensor, key: Tensor, value: Tensor, is_causal: bool, is
 
 def attend(query: Tensor, key: Tensor, value: Tensor, is_causal: bool, scale: float) -> tuple[Tensor, Tensor]:
     """Return out (batch, heads, rows, value_dim) in the inputs' dtype and lse (batch, heads, rows) in float32."""
-    out, lse, *_ = _package()._flash_attn_fwd(
+    out, lse, *_ = package()._flash_attn_fwd(
         *(rows.transpose(1, 2) for rows in (query, key, value)), softmax_scale=scale, causal=is_causal, return_lse=True
     )
     return out.transpose(1, 2), lse
@@ -101,7 +101,7 @@ def attend_backward(
 
     `out` and `lse` are those of the whole attention, of which these keys may be a part.
     """
-    grads = _package()._flash_attn_bwd(
+    grads = package()._flash_attn_bwd(
         *(rows.transpose(1, 2) for rows in (query, key, value, out, grad_out)),
         lse.contiguous(),
         softmax_scale=scale,
@@ -112,7 +112,8 @@ def attend_backward(
 
 
 @lru_cache(maxsize=1)
-def _package() -> Any:
+def package() -> Any:
+    """Return the package's module of kernels."""
     # The compiler warns of this for every kernel; callers can do nothing about it.
     warnings.filterwarnings("ignore", message="Argument aux_data .* cannot be converted to a JitArgument")
     return importlib.import_module("flash_attn.cute.interface")

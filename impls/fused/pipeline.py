@@ -10,19 +10,21 @@ from torch import Tensor
 from attention_gate.impls.fused import symmetric
 from attention_gate.impls.fused.combine import add, base
 from attention_gate.impls.fused.grid import Piece, compact, grid
+from attention_gate.impls.fused.packed_plan import PackedPlan
 from attention_gate.impls.fused.plan import Plan, Span, Transfer, chunks
 from attention_gate.impls.fused.row_transport import Messages, RowTransport
 from attention_gate.impls.fused.two_streams import TwoStreams
 
 
 class Task(NamedTuple):
-    """What to do, on which group, whether rows may travel part by part, and whose kernels are asked for."""
+    """What to do, on which group, whether rows may travel part by part, on whose kernels, and with which soft cap."""
 
-    plan: Plan
+    plan: Plan | PackedPlan
     scale: float
     group: dist.ProcessGroup | None
     in_parts: bool
     backend: str = "auto"
+    softcap: float | None = None
 
 
 class Tensors(NamedTuple):
@@ -100,9 +102,10 @@ class Pipeline:
         ):
             if self.parts > 1:
                 heads = slice(first * self._key_heads, last * self._key_heads)
-                _copy_parts(self.transport.packed[first:last], rows[:, :, heads], *place[2:])
+                packed = self.transport.packed[first:last, : rows.shape[1]]
+                _copy_parts(packed, rows[:, :, heads], *place[2:])
             else:
-                _copy_grid(compact(self.transport.packed[0], *place), grid_rows)
+                _copy_grid(compact(self.transport.packed[0, : grid_rows.shape[4]], *place), grid_rows)
 
     def __enter__(self) -> "Pipeline":
         """Let parts take turns on two streams; what comes before is there for all of them."""
@@ -159,10 +162,9 @@ class Pipeline:
 
         if moves_home:
             self.transport.send_home(part, [of(want) for want in span.wants])
-        if not span.own:
-            return [], []
-        place, keys, values = of(span.own)
-        return [self._piece(keys, place.start, 0)], [self._piece(values, place.start, 1)]
+        own = [of(place) for place in span.own]
+        keys = [self._piece(grads, place.start, 0) for place, grads, _ in own]
+        return keys, [self._piece(grads, place.start, 1) for place, _, grads in own]
 
     def home(self, part: int) -> tuple[list[Piece], list[Piece]]:
         """Return the gradients of this rank's keys and values that came from other ranks."""

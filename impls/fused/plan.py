@@ -40,7 +40,7 @@ class Span:
     rows: int  # selected rows of one shard
     buffer_rows: int
     kernels: int  # how many blocks of rows of the buffer there are, on the rank that has most
-    own: Transfer | None  # this rank's own part of its buffer
+    own: tuple[Transfer, ...]  # this rank's own rows in its buffer
     wants: tuple[Transfer, ...]
     gives: tuple[Transfer, ...]
     blocks: tuple[Block, ...]
@@ -145,7 +145,7 @@ def _contiguous(layout: Layout, branches: tuple[Branch, ...], rate: int, length:
     wants = tuple(Transfer(peer, 0, rows, (peer - seen.start) * rows) for peer in others if peer in seen)
     others = [(rank + steps) % size for steps in range(1, size)]
     gives = tuple(Transfer(peer, 0, rows, 0) for peer in others if rank in sources(peer))
-    own = Transfer(rank, 0, rows, (rank - seen.start) * rows) if rank in seen else None
+    own = (Transfer(rank, 0, rows, (rank - seen.start) * rows),) if rank in seen else ()
     return Span(rate, rows, len(seen) * rows, len(branches), own, wants, gives, tuple(blocks), tuple(blocks))
 
 
@@ -174,7 +174,7 @@ def _zigzag(rank: int, size: int, half: int) -> Span:
             Block(2 * half, 1, slice(None), None, True),
             Block(2 * half, 1, slice(None), range(rank * half), False),
         ]
-        return Span(1, 2 * half, rank * half, kernels, None, tuple(wants), tuple(gives), tuple(blocks), tuple(blocks))
+        return Span(1, 2 * half, rank * half, kernels, (), tuple(wants), tuple(gives), tuple(blocks), tuple(blocks))
     own = Block(half, 1, slice(None), None, True)
     first, second = slice(0, 1), slice(1, 2)
     blocks = [own, Block(half, 1, second, range(later * half), False)]
@@ -188,7 +188,7 @@ def _zigzag(rank: int, size: int, half: int) -> Span:
         2 * half,
         later * half,
         kernels,
-        Transfer(rank, 0, half, rank * half),
+        (Transfer(rank, 0, half, rank * half),),
         tuple(wants),
         tuple(gives),
         tuple(blocks),

@@ -121,8 +121,8 @@ class Messages:
 
 
 def copy_own(span: Span, packed: Tensor, buffer: Tensor) -> None:
-    """Copy this rank's own rows of a part to their place in the buffer, if queries see them there."""
-    if own := span.own:
+    """Copy this rank's own rows of a part to their places in the buffer, if queries see them there."""
+    for own in span.own:
         count = own.stop - own.start
         buffer.narrow(0, own.place, count).copy_(packed.narrow(0, own.start, count))
 

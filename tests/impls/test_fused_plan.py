@@ -64,7 +64,7 @@ def buffers(layout: Layout, made: list[Plan], is_zigzag: bool) -> list[list[int]
     for rank, plan in enumerate(made):
         assert plan.span is not None
         buffer = [-1] * plan.span.buffer_rows
-        own = [plan.span.own] if plan.span.own else []
+        own = plan.span.own
         assert all(transfer.peer == rank for transfer in own)
         assert all(transfer.peer != rank for transfer in (*plan.span.wants, *plan.span.gives))
         for transfer in (*plan.span.wants, *own):
@@ -262,7 +262,7 @@ def test_blocks_of_the_zigzag_layout_are_the_causal_mask(size: int) -> None:
         assert isinstance(made, fused_plan.Plan)
         assert made.span is not None
         buffer = [-1] * made.span.buffer_rows
-        for transfer in [*made.span.wants, *([made.span.own] if made.span.own else [])]:
+        for transfer in (*made.span.wants, *made.span.own):
             rows = positions[transfer.peer][transfer.start : transfer.stop]
             assert set(buffer[transfer.place : transfer.place + len(rows)]) == {-1}
             buffer[transfer.place : transfer.place + len(rows)] = rows

@@ -226,7 +226,7 @@ def flash_attention(package: Package | None, capability: tuple[int, int] = (9, 0
         kept.cache_clear()
     with (
         patch.object(flash_kernels, "is_installed", lambda: package is not None),
-        patch.object(flash_kernels, "_package", lambda: package),
+        patch.object(flash_kernels, "package", lambda: package),
         patch.object(flash_kernels, "_version", lambda: "4"),
         patch("torch.cuda.get_device_capability", lambda _: capability),
     ):
@@ -338,7 +338,7 @@ def test_whose_kernels_a_call_runs_on() -> None:
 def test_without_the_package_nothing_is_imported() -> None:
     for cached in (flash_kernels._version, flash_kernels.objection):
         cached.cache_clear()
-    with patch("importlib.util.find_spec", return_value=None), patch.object(flash_kernels, "_package") as package:
+    with patch("importlib.util.find_spec", return_value=None), patch.object(flash_kernels, "package") as package:
         assert not flash_kernels.is_installed()
         assert flash_kernels.objection(CUDA, BF16, 64, 64) == "flash-attn-4 is not installed"
         package.assert_not_called()
@@ -347,11 +347,11 @@ def test_without_the_package_nothing_is_imported() -> None:
 
 
 def test_what_the_compiler_says_of_each_kernel_is_not_passed_on() -> None:
-    flash_kernels._package.cache_clear()
+    flash_kernels.package.cache_clear()
     with warnings.catch_warnings(record=True) as seen, patch("importlib.import_module", return_value="package"):
         warnings.simplefilter("always")
-        assert flash_kernels._package() == "package"
+        assert flash_kernels.package() == "package"
         warnings.warn("Argument aux_data (position 17) cannot be converted to a JitArgument for f", stacklevel=1)
         warnings.warn("another", stacklevel=1)
-    flash_kernels._package.cache_clear()
+    flash_kernels.package.cache_clear()
     assert [str(each.message) for each in seen] == ["another"]

@@ -42,7 +42,7 @@ def test_what_travels_and_what_is_waited_for() -> None:
     sent, group = Sent(), Mock()
     span = Mock(
         rows=6,
-        own=Transfer(0, 1, 3, 5),
+        own=(Transfer(0, 1, 3, 5),),
         wants=(Transfer(1, 0, 2, 3), Transfer(2, 3, 6, 0)),
         gives=(Transfer(2, 0, 5, 0), Transfer(1, 4, 6, 0)),
     )
@@ -106,7 +106,7 @@ def test_what_travels_and_what_is_waited_for() -> None:
 
 def test_where_nothing_travels_nothing_is_started() -> None:
     with patch("torch.distributed.batch_isend_irecv", side_effect=AssertionError):
-        transport = Messages(Mock(rows=2, own=None, wants=(), gives=()), torch.zeros(1), 1, (3, 5), None)
+        transport = Messages(Mock(rows=2, own=(), wants=(), gives=()), torch.zeros(1), 1, (3, 5), None)
         transport.fetch(0, torch.zeros(0, 8))
         transport.arrived(0)
         transport.send_home(0, [])
@@ -115,5 +115,5 @@ def test_where_nothing_travels_nothing_is_started() -> None:
 
 def test_what_is_packed_is_of_the_tensors_device() -> None:
     with torch.device("meta"):
-        transport = Messages(Mock(rows=2, own=None, wants=(), gives=()), torch.zeros(1, device="cpu"), 1, (3, 5), None)
+        transport = Messages(Mock(rows=2, own=(), wants=(), gives=()), torch.zeros(1, device="cpu"), 1, (3, 5), None)
     assert transport.packed.device == torch.device("cpu")

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from attention_gate import reference
+from attention_gate.impls.tiling import Layout
 from tests.impls.cases import IMPLEMENTATIONS, attend, shard_of
 from tests.impls.worlds import results
 
@@ -188,3 +189,21 @@ def random_case(seed: int) -> Case:
 def test_random_cases(implementation: str, size: int) -> None:
     for seed in range(40):
         check(implementation, random_case(100 * size + seed), size)
+
+
+def run_zigzag(rank: int, implementation: str, case: Case) -> float:
+    """The largest error of this rank's rows of the output in the zigzag layout."""
+    rows = [
+        row for part in Layout(case.keys, dist.get_world_size(), rank, 1, 1, (), False).zigzag(rank) for row in part
+    ]
+    shards = (torch.tensor(array[:, rows]) for array in case.arrays()[:3])
+    out = attend(implementation)(*shards, layout="zigzag", sequence_length=case.keys, **case.terms())
+    return float(np.abs(out.numpy() - expected(case)["out"][:, rows]).max())
+
+
+@pytest.mark.parametrize(
+    "case",
+    [Case(12, 12, slopes=True), Case(12, 12, softcap=0.4), Case(12, 12, masked=True), Case(12, 12, window=(5, 2))],
+)
+def test_rows_in_zigzag_order_have_an_order_if_a_term_gives_them_one(implementation: str, case: Case) -> None:
+    assert max(results(2, run_zigzag, implementation, case)) < 1e-12

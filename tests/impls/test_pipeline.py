@@ -92,8 +92,7 @@ class MercilessTransport:
 
     def arrived(self, part: int) -> None:
         self._note("arrived", part, ("fetch", part))
-        own = [self._span.own] if self._span.own else []
-        for want in [*self._span.wants, *own]:
+        for want in (*self._span.wants, *self._span.own):
             packed = self._member.post.get(("packed", self._number, want.peer, part > 0))
             rows = packed[max(0, part - 1), want.start : want.stop]
             self._buffers[part][want.place : want.place + want.stop - want.start] = rows
@@ -250,7 +249,7 @@ def assert_few_sums(
             for blocks in (span.blocks, span.backward_blocks)
         )
         is_remote = any(block.keys is not None for block in span.blocks)
-        comes = span.own is not None or (moves_home and bool(span.gives))
+        comes = bool(span.own) or (moves_home and bool(span.gives))
         expected_merged += sums_of(own, parts, is_remote)
         expected_added += sums_of(own_backward, parts, is_remote) + 2 * sums_of(own_backward, parts, comes)
     assert merged == expected_merged

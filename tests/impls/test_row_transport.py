@@ -106,7 +106,7 @@ def run_late(rank: int, implementation: str, case: Case) -> dict[str, np.ndarray
     def late_arrival(self: Messages, part: int) -> None:
         arrived(self, part)
         apart, buffer = under_way.pop((id(self), part))
-        for want in [*self._span.wants, *([self._span.own] if self._span.own else [])]:
+        for want in (*self._span.wants, *self._span.own):
             rows = slice(want.place, want.place + want.stop - want.start)
             buffer[rows] = apart[rows]
 

@@ -249,7 +249,7 @@ def test_which_stream_waits_for_what() -> None:
     packed = memory[0][: parts * rows * 8].view(parts, rows, 8).clone()
     place = place_of(recorded, 1, memory)
     wants = (Transfer(0, 0, 2, 3), Transfer(0, 2, 4, 0))
-    span = Mock(rows=rows, own=Transfer(1, 3, 4, 2), wants=wants, gives=(Transfer(0, 1, 4, 0),))
+    span = Mock(rows=rows, own=(Transfer(1, 3, 4, 2),), wants=wants, gives=(Transfer(0, 1, 4, 0),))
     done: dict[str, list[Any]] = {}
 
     with (

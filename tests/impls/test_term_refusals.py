@@ -140,6 +140,21 @@ def test_a_mask_takes_no_more_queries_than_keys() -> None:
 
 def test_the_path_says_which_terms_take_it_off_fused_kernels() -> None:
     query = torch.zeros(1, 6, 2, 3)
-    path = impls.path_for(query, query, query, segment_lengths=[6], dilation_rates=[1], window=(1, 0), softcap=2.0)
+    dense = {"segment_lengths": [6], "dilation_rates": [1]}
+    path = impls.path_for(query, query, query, **dense, window=(1, 0), mask=_everything, slopes=[0.5, 0.25])
     assert path.kernels == "plain"
-    assert path.because == "fused kernels take no window, softcap"
+    assert path.because == "fused kernels take no mask, slopes"
+    path = impls.path_for(query, query, query, **dense, joint_key=query, joint_value=query)
+    assert path.because == "fused kernels take no joint_key"
+
+
+def _everything(head: Any, x: Any, j: Any) -> Any:
+    return (j >= 0) & (x >= 0) & (head >= 0)
+
+
+def test_the_path_says_why_a_device_or_a_choice_has_no_kernels_of_packed_sequences() -> None:
+    query = torch.zeros(1, 6, 2, 8, dtype=torch.bfloat16)
+    options: dict[str, Any] = {"segment_lengths": [6], "dilation_rates": [1], "window": (1, 0)}
+    assert impls.path_for(query, query, query, **options).because == "there is no fused kernel for cpu"
+    with impls.kernels("cudnn"), pytest.raises(ValueError, match="cuDNN's kernels take no documents, windows"):
+        impls.path_for(query, query, query, **options)

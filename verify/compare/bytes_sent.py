@@ -47,4 +47,5 @@ def whole(workload: Workload, world_size: int) -> Case:
         dilation_rates=workload.dilation_rates,
         is_causal=workload.is_causal,
         dtype=workload.dtype,
+        **workload.terms(world_size),
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from attention_gate.verify.compare.floor_kernels import Kernel, differ, kernels, objection
+from attention_gate.verify.compare.floor_kernels import Kernel, differ, kernels, objection, sequence_kernels
 from attention_gate.verify.compare.nvlink import Links
 from attention_gate.verify.compare.workloads import WORKLOADS, Workload
 from attention_gate.verify.target.loading import as_target
@@ -26,6 +26,9 @@ _LEAST, _MOST, _SECONDS = 3, 10, 0.1
 _NEAR = 1.5
 
 FLOOR = "floor"
+
+#: By the name of a kernel: a forward pass, and a forward and a backward pass.
+Passes = dict[str, tuple[Callable[[], Any], Callable[[], Any]]]
 
 
 def measured(*, workload: str, row: str, device: torch.device) -> dict[str, Any]:
@@ -44,9 +47,7 @@ def floor(name: str, device: torch.device) -> dict[str, Any]:
     """
     workload, world_size = WORKLOADS[name], dist.get_world_size()
     total, by_kernel, fastest = [0.0, 0.0], dict[str, list[float]](), [list[str](), list[str]()]
-    problems = _problems(workload, world_size)
-    for batch, queries, keys, is_causal, share in problems:
-        calls = _passes(workload, device, batch, queries, keys, is_causal)
+    for share, calls in _shares(workload, world_size, device):
         for kind in (0, 1):
             taken = _taken({kernel: passes[kind] for kernel, passes in calls.items()}, device)
             best = min(taken, key=taken.__getitem__)
@@ -61,7 +62,7 @@ def floor(name: str, device: torch.device) -> dict[str, Any]:
         "by_kernel": {
             kernel: [sum(times[0::2]), sum(times[1::2])]
             for kernel, times in by_kernel.items()
-            if len(times) == 2 * len(problems)
+            if len(times) == 2 * len(fastest[0])
         },
         "without": {"flash-attn-4": reason} if (reason := objection(device)) else {},
     }
@@ -86,6 +87,7 @@ def target(name: str, path: str, device: torch.device) -> dict[str, Any]:
         "scale": None,
         "sequence_length": None,
         "group": None,
+        **workload.terms(world_size),
     }
 
     def forward() -> Any:
@@ -147,7 +149,24 @@ def refusal(judged: Target, workload: Workload) -> str | None:
         return f"{workload.dtype} is not supported"
     if judged.branches == "dense" and (workload.segment_lengths or workload.dilation_rates != (1,)):
         return "only dense attention is supported"
+    if missing := [name for name in workload.term_names if name not in judged.terms]:
+        return f"it takes no {' and no '.join(missing)}"
     return None
+
+
+def _shares(workload: Workload, world_size: int, device: torch.device) -> Iterator[tuple[float, Passes]]:
+    """A rank's share of the work in problems: the part of each one's time that counts, and it through each kernel."""
+    if workload.term_names:
+        # The whole sequence with a share of the heads: as much work for each rank, whatever sees whatever.
+        lengths = workload.document_lengths(world_size) if workload.documents else None
+        of_sequences = sequence_kernels(device, workload.window, lengths)
+        is_even = workload.heads % world_size == 0
+        heads, rows = workload.heads // (world_size if is_even else 1), workload.rows * world_size
+        shape = (1, rows, rows, heads)
+        yield 1.0 if is_even else 1 / world_size, _passes(workload, device, shape, workload.is_causal, of_sequences)
+        return
+    for batch, queries, keys, is_causal, share in _problems(workload, world_size):
+        yield share, _passes(workload, device, (batch, queries, keys, workload.heads), is_causal, kernels(device))
 
 
 def _problems(workload: Workload, world_size: int) -> list[tuple[int, int, int, bool, float]]:
@@ -166,12 +185,17 @@ def _problems(workload: Workload, world_size: int) -> list[tuple[int, int, int, 
 
 
 def _passes(
-    workload: Workload, device: torch.device, batch: int, queries: int, keys: int, is_causal: bool
-) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
-    """One dense problem through each kernel: forward, and forward and backward."""
+    workload: Workload,
+    device: torch.device,
+    shape: tuple[int, int, int, int],
+    is_causal: bool,
+    by_name: dict[str, Kernel],
+) -> Passes:
+    """A problem of so many (batch, queries, keys, heads) through each kernel: forward, and forward and backward."""
     dtype = getattr(torch, workload.dtype)
+    batch, queries, keys, heads = shape
     query, key, value, upstream = (
-        torch.randn((batch, rows, workload.heads, workload.head_dim), dtype=dtype, device=device).transpose(1, 2)
+        torch.randn((batch, rows, heads, workload.head_dim), dtype=dtype, device=device).transpose(1, 2)
         for rows in (queries, keys, keys, queries)
     )
     inputs = [tensor.requires_grad_() for tensor in (query, key, value)]
@@ -186,7 +210,7 @@ def _passes(
 
         return forward, both
 
-    return {name: of(kernel) for name, kernel in kernels(device).items()}
+    return {name: of(kernel) for name, kernel in by_name.items()}
 
 
 def _taken(calls: dict[str, Callable[[], Any]], device: torch.device) -> dict[str, float]:
