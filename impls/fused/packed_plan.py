@@ -14,6 +14,9 @@ from typing import NamedTuple
 from attention_gate.impls.fused.plan import Span, Transfer
 from attention_gate.impls.tiling import Layout, Placed, placed, reaching, tiles
 
+# The host needs about as long to begin so many transfers as to begin a kernel.
+TRANSFERS = 8
+
 
 class Sequences(NamedTuple):
     """What one kernel computes: sequence by sequence, queries against keys, the last query beside the last key.
@@ -88,7 +91,7 @@ def packed_plan_of(layout: Layout, is_zigzag: bool) -> PackedPlan | str:
         own = tuple(want for want in wants[rank] if want.peer == rank)
         others = tuple(want for want in wants[rank] if want.peer != rank)
         most = max(sum(map(len, _keys(layout, is_zigzag, each))) for each in ranks)
-        kernels = max(map(len, calls))
+        kernels = max(*map(len, calls), *(len(rows) // TRANSFERS for rows in wants))
         span = Span(1, most, sum(map(len, needed[rank])), kernels, own, others, tuple(gives), (), ())
     near, far = problems[rank]
     here = [Placed(owner.rows, owner.origin) for owner in owners if owner.rank == rank]
