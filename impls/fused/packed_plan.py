@@ -92,7 +92,8 @@ def packed_plan_of(layout: Layout, is_zigzag: bool) -> PackedPlan | str:
         others = tuple(want for want in wants[rank] if want.peer != rank)
         most = max(sum(map(len, _keys(layout, is_zigzag, each))) for each in ranks)
         kernels = max(*map(len, calls), *(len(rows) // TRANSFERS for rows in wants))
-        span = Span(1, most, sum(map(len, needed[rank])), kernels, own, others, tuple(gives), (), ())
+        seen = [sum(map(len, ranges)) for ranges in needed]
+        span = Span(1, most, seen[rank], max(seen), kernels, own, others, tuple(gives), (), ())
     near, far = problems[rank]
     here = [Placed(owner.rows, owner.origin) for owner in owners if owner.rank == rank]
     seeing = _union(problem.rows for problem in [*near, *far])

@@ -37,8 +37,9 @@ class Span:
     """What spans ranks: the rate of the rows that travel, this rank's buffer of them, and what is computed on it."""
 
     rate: int
-    rows: int  # selected rows of one shard
+    rows: int  # selected rows of one shard, of the longest
     buffer_rows: int
+    most_rows: int  # rows of the buffer on the rank that has most
     kernels: int  # how many blocks of rows of the buffer there are, on the rank that has most
     own: tuple[Transfer, ...]  # this rank's own rows in its buffer
     wants: tuple[Transfer, ...]
@@ -93,15 +94,17 @@ def plan_of(layout: Layout, is_zigzag: bool) -> Plan | str:
 def chunks(span: Span, kv_heads: int, world_size: int, elements: int) -> int:
     """Return in how many parts, of whole kv heads, the rows of a span travel: equal ones, as memory is bounded by one.
 
-    Twice as many as ranks: then two buffers of all ranks' rows of a part hold as much as one rank has, whatever the
-    number of ranks. Fewer where there are few rows for each kernel, down to half as many as ranks, or where heads do
-    not divide so.
+    As many as let two buffers of a part hold no more than one rank has: twice as many as ranks where all rows are seen.
+    Fewer where there are few rows for each kernel, down to a quarter of that, or where heads do not divide so.
+    `elements` are those of keys and values of one rank.
     """
     if span.rate > 1:
         return 1
-    counts = [count for count in range(1, kv_heads + 1) if kv_heads % count == 0 and count <= 2 * world_size]
-    worthwhile = elements // (least_elements * span.kernels) if least_elements else kv_heads
-    enough = next((count for count in counts if count >= world_size // 2), counts[-1])
+    most = max(1, -(-2 * span.most_rows // span.rows))
+    counts = [count for count in range(1, kv_heads + 1) if kv_heads % count == 0 and count <= most]
+    of_buffer = elements * span.most_rows // (world_size * span.rows)
+    worthwhile = of_buffer // (least_elements * span.kernels) if least_elements else kv_heads
+    enough = next((count for count in counts if count >= most // 4), counts[-1])
     return max(enough, *(count for count in counts if count <= worthwhile), 1)
 
 
@@ -146,7 +149,9 @@ def _contiguous(layout: Layout, branches: tuple[Branch, ...], rate: int, length:
     others = [(rank + steps) % size for steps in range(1, size)]
     gives = tuple(Transfer(peer, 0, rows, 0) for peer in others if rank in sources(peer))
     own = (Transfer(rank, 0, rows, (rank - seen.start) * rows),) if rank in seen else ()
-    return Span(rate, rows, len(seen) * rows, len(branches), own, wants, gives, tuple(blocks), tuple(blocks))
+    return Span(
+        rate, rows, len(seen) * rows, size * rows, len(branches), own, wants, gives, tuple(blocks), tuple(blocks)
+    )
 
 
 def _ranks(branch: Branch, length: int, rank: int, size: int) -> range:
@@ -174,7 +179,18 @@ def _zigzag(rank: int, size: int, half: int) -> Span:
             Block(2 * half, 1, slice(None), None, True),
             Block(2 * half, 1, slice(None), range(rank * half), False),
         ]
-        return Span(1, 2 * half, rank * half, kernels, (), tuple(wants), tuple(gives), tuple(blocks), tuple(blocks))
+        return Span(
+            1,
+            2 * half,
+            rank * half,
+            2 * size * half,
+            kernels,
+            (),
+            tuple(wants),
+            tuple(gives),
+            tuple(blocks),
+            tuple(blocks),
+        )
     own = Block(half, 1, slice(None), None, True)
     first, second = slice(0, 1), slice(1, 2)
     blocks = [own, Block(half, 1, second, range(later * half), False)]
@@ -187,6 +203,7 @@ def _zigzag(rank: int, size: int, half: int) -> Span:
         1,
         2 * half,
         later * half,
+        2 * size * half,
         kernels,
         (Transfer(rank, 0, half, rank * half),),
         tuple(wants),

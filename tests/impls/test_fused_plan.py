@@ -183,8 +183,8 @@ def test_only_rows_that_are_seen_travel(size: int, is_causal: bool) -> None:
             assert made.span.rate == r
 
 
-def span_of(rate: int, kernels: int = 1) -> Span:
-    return Span(rate, 8, 8, kernels, None, (), (), (), ())
+def span_of(rate: int, most_rows: int, kernels: int = 1) -> Span:
+    return Span(rate, 8, 8, most_rows, kernels, (), (), (), (), ())
 
 
 @pytest.mark.parametrize(
@@ -207,9 +207,14 @@ def span_of(rate: int, kernels: int = 1) -> Span:
     ],
 )
 def test_how_many_parts_rows_travel_in(kv_heads: int, size: int, elements: int, parts: int) -> None:
-    assert chunks(span_of(1), kv_heads, size, elements) == parts
-    assert chunks(span_of(2), kv_heads, size, elements) == 1
-    assert chunks(span_of(1, kernels=3), kv_heads, size, 3 * elements) == parts
+    assert chunks(span_of(1, 8 * size), kv_heads, size, elements) == parts
+    assert chunks(span_of(2, 8 * size), kv_heads, size, elements) == 1
+    assert chunks(span_of(1, 8 * size, kernels=3), kv_heads, size, 3 * elements) == parts
+
+
+@pytest.mark.parametrize(("most_rows", "parts"), [(0, 1), (4, 1), (5, 2), (8, 2), (12, 2), (15, 4), (64, 16)])
+def test_where_few_rows_are_seen_few_parts_hold_them(most_rows: int, parts: int) -> None:
+    assert chunks(span_of(1, most_rows), 16, 8, 1 << 40) == parts
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 8])
