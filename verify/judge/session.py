@@ -15,6 +15,7 @@ from attention_gate.verify.case.options import pairs
 from attention_gate.verify.case.positions import Positions
 from attention_gate.verify.case.styles import AUTOCAST, UNDER_AUTOCAST
 from attention_gate.verify.judge.comparison import Verdict, judge
+from attention_gate.verify.judge.device_memory import refuse_without_memory
 from attention_gate.verify.judge.oracle import Answer, answer
 from attention_gate.verify.judge.tensor_names import ALL_VALUES
 from attention_gate.verify.network.simulated_worlds import NoSimulatedWorlds, SimulatedWorlds
@@ -151,6 +152,7 @@ class Session:
         if self.meanwhile is not None:
             self.meanwhile()
         run = world.collect()
+        refuse_without_memory(run)
         if run.outcome == "returned":
             self.note(cases)
         return run

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.judge.device_memory import refuse_without_memory
 from attention_gate.verify.network.network import Schedule
 from attention_gate.verify.network.simulated_worlds import Simulation
 from attention_gate.verify.rank.jobs import Job
@@ -38,6 +39,7 @@ def simulate(
     world.collect()
     assert world.simulation is not None
     session.network.latest = world.simulation
+    refuse_without_memory(world.simulation.run)
     if world.simulation.run.outcome == "returned":
         session.note(cases)
     return world.simulation
