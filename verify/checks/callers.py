@@ -37,7 +37,7 @@ def _axes(target: Target, world_sizes: Sequence[int]) -> Axes:
         caller=callers,
         requires_grad=all_gradients(target),
         shards=("even", "uneven"),
-        scale=("default",),
+        scale=("given",) if target.scales else ("default",),
         data=("normal",),
     )(target, world_sizes)
 

@@ -91,6 +91,6 @@ REFUSALS = Check(
     axes=_axes,
     examine=_refusal,
     parameters=_mistakes,
-    weight=1.5,
+    weight=1.9,
     needs=lambda target, sizes: "" if target.refusals else "the target declares that it refuses no bad arguments",
 )
