@@ -101,12 +101,9 @@ def zigzag(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
 
 
 def by_document(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
-    """Robust, each packed document shared by itself."""
+    """Robust, each packed document shared by itself; without any the sequence is one."""
+    options.setdefault("document_lengths", [query.shape[1] * dist.get_world_size()])
     return robust.attend(query, key, value, layout="document-zigzag", **options)
-
-
-def _with_documents(case: Case) -> Case:
-    return case if case.document_lengths is not None else case.replace(document_lengths=(case.length,))
 
 
 _TERMS = ("window", "documents")
@@ -117,4 +114,10 @@ context_parallel_flex = Target(attend=flex, branches="dense", layout="zigzag", d
 ring = Target(attend=robust.attend, terms=_TERMS)
 gathering = Target(attend=collective.attend, terms=_TERMS)
 robust_zigzag = Target(attend=zigzag, layout="zigzag", terms=_TERMS)
+
+
+def _with_documents(case: Case) -> Case:
+    return case if case.document_lengths is not None else case.replace(document_lengths=(case.length,))
+
+
 robust_by_document = Target(attend=by_document, layout="document-zigzag", terms=_TERMS, fit=_with_documents)
