@@ -124,8 +124,23 @@ class Layout:
         return (Document(0, queries, 0, keys),) if self.documents is None else self.documents
 
     @cached_property
+    def _first_queries(self) -> list[int]:
+        return [document.first_query for document in self._documents]
+
+    @cached_property
     def _first_keys(self) -> list[int]:
         return [document.first_key for document in self._documents]
+
+    def keys_of_documents(self, queries: range) -> Iterator[range]:
+        """Yield the positions of the keys of each document that has some of these rows of queries."""
+        number = max(0, bisect_right(self._first_queries, queries.start) - 1)
+        while number > 0 and self._first_queries[number - 1] == self._first_queries[number]:
+            number -= 1
+        for document in self._documents[number:]:
+            if document.first_query >= queries.stop:
+                return
+            if document.keys and _overlap(document.first_query, document.queries, queries):
+                yield range(document.first_key, document.first_key + document.keys)
 
     def documents_of(self, queries: range, keys: range) -> Iterator[tuple[Document, range, range]]:
         """Yield each document with rows of both, and its part of the queries and of the keys."""

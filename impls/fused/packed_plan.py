@@ -119,17 +119,19 @@ def _queries(layout: Layout, is_zigzag: bool, rank: int) -> tuple[range, ...]:
 def _split(layout: Layout, is_zigzag: bool, rank: int) -> tuple[list[_Problem], list[_Problem]]:
     """Return the sequences of which a rank has all keys, and those of which it does not."""
     [branch] = layout.branches
-    own = [rows for rows, _ in placed(_keys(layout, is_zigzag, rank))]
+    own = sorted((rows for rows, _ in placed(_keys(layout, is_zigzag, rank))), key=lambda rows: rows.start)
+    starts = [rows.start for rows in own]
     near: list[_Problem] = []
     far: list[_Problem] = []
     for rows, origin in placed(_queries(layout, is_zigzag, rank)):
-        for tile in tiles(layout, branch, rows, range(layout.sequence_length)):
-            first_row = tile.queries.start - tile.shift - origin
-            for queries, is_near in _by_nearness(tile.queries, tile.keys, own, layout.reach):
-                start = first_row + queries.start - tile.queries.start
-                seeing, seen = reaching(layout.reach, queries, tile.keys)
-                assert seeing == queries
-                (near if is_near else far).append(_Problem(range(start, start + len(queries)), queries, seen))
+        for keys in layout.keys_of_documents(rows):
+            beside = own[max(0, bisect_right(starts, keys.start) - 1) : bisect_right(starts, keys.stop)]
+            for tile in tiles(layout, branch, rows, keys):
+                first_row = tile.queries.start - tile.shift - origin
+                for queries, is_near in _by_nearness(tile.queries, tile.keys, beside, layout.reach):
+                    start = first_row + queries.start - tile.queries.start
+                    _, seen = reaching(layout.reach, queries, tile.keys)
+                    (near if is_near else far).append(_Problem(range(start, start + len(queries)), queries, seen))
     return near, far
 
 
