@@ -21,6 +21,16 @@ _SHOWN = [
         ],
     ),
     (
+        "torch_flex_context_parallel",
+        "torch",
+        [
+            "rank 1, without a score_mod: expected a difference of 0.00, got 0.00",
+            "rank 1, with score_mod, ALiBi: expected a difference of 0.00, got 2.65",
+            "rank 0, blocks: expected (256, 256), got (128, 128)",
+            "documents of [12, 4] rows, keys seen on each rank: expected [44, 44], got [48, 40]",
+        ],
+    ),
+    (
         "torch_cudnn_backward",
         "a GPU",
         ["rows before heads, strides (65536, 64, 256, 1): relative error 1."],
