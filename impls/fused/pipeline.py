@@ -70,7 +70,9 @@ class Pipeline:
         query, key, value = inputs
         batch, length, kv_heads, _ = key.shape
         world_size = dist.get_world_size(task.group)
-        self.parts = chunks(span, kv_heads, world_size, key.numel() + value.numel()) if task.in_parts else 1
+        # Of the longest shard, whichever this one is: all ranks take the same number of parts.
+        elements = span.rows * span.rate * batch * kv_heads * (key.shape[-1] + value.shape[-1])
+        self.parts = chunks(span, kv_heads, world_size, elements) if task.in_parts else 1
         self._query_heads, self._key_heads = query.shape[2] // self.parts, kv_heads // self.parts
         self._keys, self._values = (grid(rows, length, span.rate) for rows in (key, value))
         self._offsets, self._columns = self._keys.shape[2], self._keys.shape[3] // self.parts

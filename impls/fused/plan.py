@@ -96,7 +96,7 @@ def chunks(span: Span, kv_heads: int, world_size: int, elements: int) -> int:
 
     As many as let two buffers of a part hold no more than one rank has: twice as many as ranks where all rows are seen.
     Fewer where there are few rows for each kernel, down to a quarter of that, or where heads do not divide so.
-    `elements` are those of keys and values of one rank.
+    `elements` are those of keys and values of the rank that has most.
     """
     if span.rate > 1:
         return 1

@@ -17,6 +17,7 @@ from torch import Tensor
 from attention_gate.impls.fused import engine, pipeline, symmetric
 from attention_gate.impls.fused.engine import Result
 from attention_gate.impls.fused.grid import Piece, grid
+from attention_gate.impls.fused.packed_plan import PackedPlan, packed_plan_of
 from attention_gate.impls.fused.pipeline import Pipeline, Task, Tensors
 from attention_gate.impls.fused.plan import Plan, Span, Transfer, plan_of
 from attention_gate.impls.fused.row_transport import Gradients, Messages
@@ -421,3 +422,22 @@ def test_the_transport_of_a_call_on_the_cpu_is_messages() -> None:
     with patch.object(symmetric, "workspace", None):
         span = Mock(rows=4)
         assert isinstance(pipeline._transport(span, torch.empty(1), 1, (8, 8), None), Messages)
+
+
+@pytest.mark.parametrize("length", [33, 34, 35])
+def test_ranks_with_shards_of_different_lengths_take_as_many_parts(length: int) -> None:
+    """At the length from which on twice as many are worthwhile, shorter shards must not be taken for themselves."""
+    found = set()
+    for rank in range(4):
+        layout = Layout(length, 4, rank, 8, 8, (Branch(length, 1),), False)
+        made = packed_plan_of(layout, False)
+        assert isinstance(made, PackedPlan)
+        assert made.span
+        keys = torch.zeros(2, len(layout.shard(rank)), 8, 3)
+        with (
+            patch("attention_gate.impls.fused.pipeline.dist.get_world_size", lambda _: 4),
+            patch("attention_gate.impls.fused.pipeline._transport"),
+            patch("attention_gate.impls.fused.plan.least_elements", 3 * length),
+        ):
+            found.add(Pipeline(Tensors(keys, keys, keys), made.span, Task(made, 1.0, None, True)).parts)
+    assert found == {8}
