@@ -5,6 +5,7 @@ rows; each sample has the same sequences. Keys may have fewer heads than queries
 """
 
 from functools import lru_cache
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -90,11 +91,20 @@ def unpacked_lse(lse: Tensor, query: Tensor) -> Tensor:
 
 
 def starts(lengths: tuple[int, ...], batch: int, device: torch.device) -> Tensor:
-    """Return where each sequence of each sample starts, and where the last ends, int32."""
-    found = [0]
-    for length in lengths * batch:
-        found.append(found[-1] + length)
-    return torch.tensor(found, dtype=torch.int32, device=device)
+    """Return where each sequence of each sample starts, and where the last ends, int32: kept, not to be written to.
+
+    To copy it anew for each kernel would make the host wait for the device each time.
+    """
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else None
+    return _starts(lengths, batch, device, stream)
+
+
+@lru_cache(maxsize=256)
+def _starts(lengths: tuple[int, ...], batch: int, device: torch.device, _stream: int | None) -> Tensor:
+    """Return it for one stream, on which alone it is read: once it is dropped, what reuses its memory comes later."""
+    with torch.inference_mode(False):  # It outlives the pass that asked first, whose mode it must not take on.
+        found = list(accumulate(lengths * batch, initial=0))
+        return torch.tensor(found, dtype=torch.int32, device=device)
 
 
 def _lengths(call: Sequences, query: Tensor) -> tuple[Tensor | None, Tensor | None, int, int]:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -130,8 +131,13 @@ def _rows(tensors: tuple[Tensor, ...], lengths: tuple[int, ...] | None) -> tuple
     rows = [tensor.transpose(1, 2) for tensor in tensors]
     if lengths is None:
         return rows, None, rows[0].shape[1]
-    ends = torch.tensor((0, *lengths), device=rows[0].device).cumsum(0).to(torch.int32)
-    return [each[0] for each in rows], ends, max(lengths)
+    return [each[0] for each in rows], _starts(lengths, rows[0].device), max(lengths)
+
+
+@lru_cache(maxsize=8)
+def _starts(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    """Where each document starts, and where the last ends: copied once, as the host waits for that."""
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
 
 
 @lru_cache(maxsize=1)
