@@ -23,7 +23,7 @@ class Path(NamedTuple):
 
     kernels: str  # "fused" or "plain"
     because: str  # why not fused ones
-    backend: str  # whose kernels: "cudnn", "flash-attn-4" or "plain products"
+    backend: str  # whose kernels: "cudnn", "flash-attn-4", "FlashAttention-2" or "plain products"
     backend_because: str
     transport: str  # how rows travel: "shared memory", "messages", or "" where none do
     transport_because: str

@@ -28,9 +28,12 @@ def said(which: str, inputs: Tensors, task: Task) -> Iterator[None]:
     alike += task[3:]
     if isinstance(plan, Plan):
         alike += (plan.local, plan.is_causal, (span.rate, span.buffer_rows, len(span.blocks)) if span else None)
-    else:  # one kernel serves all lengths of sequences, and all bounds
-        bounds = {(call.left is None, call.right is None) for call in (*plan.own, *plan.of_buffer)}
-        alike += (span is not None, *sorted(bounds))
+    else:  # one kernel serves all lengths of several sequences, and all bounds but for the causal one
+        calls = (*plan.own, *plan.of_buffer)
+        forms = {
+            (len(call.query_lengths) > 1, call.left is None, call.right is None, call.right == 0) for call in calls
+        }
+        alike += (span is not None, *sorted(forms))
     if not inputs.query.is_cuda or alike in _known:
         yield
         return

@@ -1,5 +1,6 @@
 """The first call of a shape says how long its kernels took: once, and on one rank as a warning where it was long."""
 
+from itertools import accumulate
 from typing import Any
 from unittest.mock import Mock, patch
 
@@ -7,9 +8,10 @@ import pytest
 import torch
 
 from attention_gate.impls.fused import first_calls
+from attention_gate.impls.fused.packed_plan import packed_plan_of
 from attention_gate.impls.fused.pipeline import Task, Tensors
 from attention_gate.impls.fused.plan import plan_of
-from attention_gate.impls.tiling import Branch, Layout
+from attention_gate.impls.tiling import Branch, Document, Layout
 
 
 def rows(*shape: int, is_cuda: bool = True, dtype: torch.dtype = torch.bfloat16) -> Any:
@@ -65,6 +67,26 @@ def test_each_other_shape_is_said_by_itself(caplog: pytest.LogCaptureFixture) ->
         with patch.object(first_calls, "_KEPT", len(calls)):
             call(0.1, "forward", Tensors(same, same, rows(1, 8, 4, 8)), task())
             assert len(first_calls._known) == 1
+
+
+def packed_task(window: tuple[int | None, int | None], documents: tuple[int, ...] = (16,)) -> Task:
+    firsts = accumulate(documents, initial=0)
+    given = tuple(Document(first, each, first, each) for first, each in zip(firsts, documents, strict=False))
+    layout = Layout(16, 1, 0, 2, 2, (Branch(16, 1),), False, documents=given, window=window)
+    made: Any = packed_plan_of(layout, False)
+    return Task(made, 1.0, None, True)
+
+
+def test_each_other_form_of_packed_sequences_is_said_by_itself_whatever_their_lengths(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    same = rows(1, 16, 2, 16)
+    forms = [(None, None), (None, 0), (3, 0), (None, 3), (3, 2)]
+    alike = [packed_task((2, 0)), packed_task((None, 0), (5, 11)), packed_task((None, 0), (9, 4, 3))]
+    with caplog.at_level("INFO"), patch.object(first_calls, "_known", set()):
+        for given in [*map(packed_task, forms), *alike]:
+            call(0.1, "forward", Tensors(same, same, same), given)
+        assert len(caplog.records) == len(forms) + 1  # several sequences take another kernel than one does
 
 
 def test_nothing_is_compiled_on_the_cpu_and_nothing_known_of_a_call_that_fails(
