@@ -135,6 +135,35 @@ def test_the_named_cases(implementation: str, name: str, size: int) -> None:
     check(implementation, NAMED[name], size)
 
 
+def run_for_some(rank: int, implementation: str, case: Case, wanted: tuple[str, ...]) -> dict[str, np.ndarray | None]:
+    """This rank's gradients where only some of the inputs want one: None where there is none."""
+    query, key, value, grad_out, logits = case.arrays()
+    own_queries, own_keys = case.rows(dist.get_world_size(), rank)
+    arrays = {"query": query[:, own_queries], "key": key[:, own_keys], "value": value[:, own_keys], "sink": logits}
+    tensors = {name: torch.tensor(array, requires_grad=name in wanted) for name, array in arrays.items()}
+    with fused(), patch("attention_gate.impls.fused.packed_kernels.objection", lambda *_: None):
+        out = attend(implementation)(**tensors, sequence_length=case.keys, layout=case.layout, **case.terms())
+        out.backward(torch.tensor(grad_out[:, own_queries]))
+    return {name: None if tensor.grad is None else tensor.grad.numpy() for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("wanted", [("query",), ("key",), ("value",), ("sink",), ("value", "sink")])
+def test_gradients_are_computed_for_the_inputs_that_want_one(implementation: str, wanted: tuple[str, ...]) -> None:
+    case = Case(17, 17, True, documents=(3, 14), window=(9, None), sink=True)
+    query, key, value, grad_out, logits = case.arrays()
+    gradients = reference.dilated_attention_gradients(query, key, value, grad_out, sink=logits, **case.terms())
+    right = gradients._asdict()
+    answers = results(2, run_for_some, implementation, case, wanted)
+    for rank, answer in enumerate(answers):
+        assert {name for name, found in answer.items() if found is not None} == set(wanted)
+        for name in set(wanted) - {"sink"}:
+            mine = right[name][:, case.rows(2, rank)[name != "query"]]
+            np.testing.assert_allclose(answer[name], mine, rtol=0, atol=1e-12, err_msg=f"{name} on rank {rank}")
+    if "sink" in wanted:
+        np.testing.assert_allclose(sum(answer["sink"] for answer in answers), right["sink"], rtol=0, atol=1e-12)
+
+
 def random_case(seed: int, size: int) -> Case:
     """Terms drawn from the seed, each on about half of the time; each rank has rows of queries and of keys."""
     source = np.random.default_rng(seed)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from attention_gate import reference
-from attention_gate.impls.fused.packed_plan import PackedPlan, Sequences, packed_plan_of
-from attention_gate.impls.tiling import Branch, Document, Layout
+from attention_gate.impls.fused.packed_plan import TRANSFERS, PackedPlan, Sequences, packed_plan_of
+from attention_gate.impls.tiling import Branch, Document, Layout, placed
 
 Keys = list[tuple[int, int]]  # (rank, row) of keys, one after the other
 
@@ -66,8 +66,8 @@ def agreed(made: list[PackedPlan], keys: list[int]) -> None:
     for _, rows, most_rows, kernels in shared:
         assert rows == max(keys)
         assert most_rows == max(span.buffer_rows for span in spans if span)
-        assert kernels >= max(len(plan.of_buffer) for plan in made)
-        assert kernels >= 1
+        transfers = max(len(span.own) + len(span.wants) for span in spans if span)
+        assert kernels == max(transfers // TRANSFERS, *(len(plan.of_buffer) for plan in made))
 
 
 def computed(call: Sequences, keys: Keys) -> Counter[tuple[int, tuple[int, int]]]:
@@ -94,15 +94,28 @@ def computed(call: Sequences, keys: Keys) -> Counter[tuple[int, tuple[int, int]]
     return pairs
 
 
+def sees_within(seen: np.ndarray, keys: list[int]) -> bool:
+    """Return whether all keys that a query sees are among these."""
+    return bool(seen.sum() == seen[keys].sum())
+
+
 def check(layout: Layout, is_zigzag: bool, seen: np.ndarray) -> None:
     """Compare what all ranks compute with which query sees which key, (queries, keys)."""
     made = plans(layout, is_zigzag)
     owned = [rows_of(layout, rank, is_zigzag) for rank in range(layout.world_size)]
     agreed(made, [len(keys) for _, keys in owned])
+    assert made[0].least_rows == min(len(rows) for both in owned for rows in both)
     arrived = buffers(made) if made[0].span else [[] for _ in made]
     count = np.zeros_like(seen)
     for rank, (plan, (queries, keys)) in enumerate(zip(made, owned, strict=True)):
-        assert plan.least_rows <= min(len(queries), len(keys))
+        assert set(positions(plan.blind)) == {row for row, query in enumerate(queries) if not seen[query].any()}
+        if len(placed(layout.zigzag(rank) if is_zigzag else layout.parts(rank))) == 1:
+            there = [row for row, query in enumerate(queries) if seen[query].any() and sees_within(seen[query], keys)]
+            near = [row for call in plan.own for row in positions(call.queries)]
+            assert sorted(near) == there, "rows travel for queries that see none of others"
+        if plan.span:
+            read = {row for call in plan.of_buffer for row in positions(call.keys)}
+            assert read == set(range(plan.span.buffer_rows)), "rows travel that no kernel reads"
         once = Counter(positions(plan.blind))
         calls = [(call, [(rank, row) for row in range(len(keys))]) for call in plan.own]
         for call, there in [*calls, *((call, arrived[rank]) for call in plan.of_buffer)]:
@@ -160,3 +173,13 @@ def test_each_visible_pair_is_computed_once_of_rows_that_arrive(first: int) -> N
         made = packed_plan_of.__wrapped__(layout, is_zigzag)
         travelling += isinstance(made, PackedPlan) and made.span is not None
     assert travelling > 30
+
+
+def test_a_bound_that_a_document_does_not_need_is_not_that_of_another() -> None:
+    """Of rows 8 to 15 two see less far than keys lie; three of the next document see all keys, which lie further."""
+    lengths, window, branches = (13, 15, 4), (2, None), (Branch(32, 1),)
+    documents = tuple(
+        Document(first, length, first, length) for first, length in zip((0, 13, 28), lengths, strict=True)
+    )
+    layout = Layout(32, 4, 0, 1, 1, branches, False, None, documents, window)
+    check(layout, False, reference.multiplicity(32, 1, branches, document_lengths=lengths, window=window)[0])
