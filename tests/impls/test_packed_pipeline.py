@@ -103,3 +103,27 @@ def test_all_rows_come_when_they_are_due(name: str, size: int, in_parts: bool, m
     parts = {transport.parts for member in members for transport in member.transports}
     assert len(parts) == 1
     assert (parts != {1}) == in_parts
+
+
+def test_what_kernels_and_ranks_add_to_a_gradient_is_rounded_once() -> None:
+    like = torch.zeros(1, 3, 1, 1, dtype=torch.bfloat16)
+    one, tiny = (
+        torch.ones_like(like),
+        torch.full_like(like, 2.0**-8),
+    )  # tiny is half of what lies between 1 and the next
+    shares = [packed_engine._Share((range(3),), one), *[packed_engine._Share((range(2),), tiny[:, :2])] * 2]
+    total = packed_engine._total(shares, like)
+    assert total.dtype == torch.bfloat16
+    assert total.flatten().tolist() == [1 + 2.0**-7] * 2 + [1.0]
+
+
+def test_the_lse_of_half_types_is_of_single_precision() -> None:
+    layout = Layout(8, 1, 0, 1, 1, (Branch(8, 1),), True, documents=(Document(0, 3, 0, 3),))  # five rows are blind
+    made = packed_plan_of(layout, False)
+    assert isinstance(made, PackedPlan)
+    rows = torch.ones(1, 8, 1, 8, dtype=torch.bfloat16)
+    out, lse = packed_engine.forward(Tensors(rows, rows, rows), Task(made, 1.0, None, True))
+    assert (out.dtype, lse.dtype) == (torch.bfloat16, torch.float32)
+    grads = packed_engine.backward(Tensors(rows, rows, rows), Result(out, lse, rows), Task(made, 1.0, None, True), True)
+    assert all(grad.shape == rows.shape for grad in grads)
+    assert not grads.value[:, 3:].any()

@@ -175,11 +175,24 @@ def test_each_visible_pair_is_computed_once_of_rows_that_arrive(first: int) -> N
     assert travelling > 30
 
 
-def test_a_bound_that_a_document_does_not_need_is_not_that_of_another() -> None:
-    """Of rows 8 to 15 two see less far than keys lie; three of the next document see all keys, which lie further."""
-    lengths, window, branches = (13, 15, 4), (2, None), (Branch(32, 1),)
-    documents = tuple(
-        Document(first, length, first, length) for first, length in zip((0, 13, 28), lengths, strict=True)
-    )
-    layout = Layout(32, 4, 0, 1, 1, branches, False, None, documents, window)
-    check(layout, False, reference.multiplicity(32, 1, branches, document_lengths=lengths, window=window)[0])
+@pytest.mark.parametrize(
+    ("lengths", "size", "window", "by_document"),
+    [
+        # Of rows 8 to 15 two need a bound; three of the next document, whose keys lie further, must not have it.
+        ((13, 15, 4), 4, (2, None), False),
+        # Of those that need no bound the shortest comes last, before one that has a bound.
+        ((1, 9, 7, 11, 2, 0, 3, 5), 4, (None, 8), True),
+        # More transfers than kernels.
+        ((3, 5) * 12, 3, (None, None), True),
+    ],
+)
+def test_documents_of_one_kernel(
+    lengths: tuple[int, ...], size: int, window: tuple[int | None, int | None], by_document: bool
+) -> None:
+    rows, firsts = sum(lengths), accumulate(lengths, initial=0)
+    # The rows after the last document are none's.
+    documents = tuple(Document(first, each, first, each) for first, each in zip(firsts, lengths[:-1], strict=False))
+    branches = (Branch(rows, 1),)
+    layout = Layout(rows, size, 0, 1, 1, branches, False, None, documents, window, by_document=by_document)
+    seen = reference.multiplicity(rows, 1, branches, document_lengths=lengths[:-1], window=window)
+    check(layout, False, seen[0])
