@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from attention_gate import Case, Target
-from attention_gate.impls import collective, robust
+from attention_gate.impls import collective, kernels, robust
 
 _entered: list[Any] = []
 
@@ -100,6 +100,12 @@ def zigzag(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
     return robust.attend(query, key, value, layout="zigzag", **options)
 
 
+def zigzag_on_cudnn(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
+    """Robust in the zigzag layout on cuDNN's kernels, whatever else is installed: those of context_parallel here."""
+    with kernels("cudnn"):
+        return robust.attend(query, key, value, layout="zigzag", **options)
+
+
 def by_document(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
     """Robust, each packed document shared by itself; without any the sequence is one."""
     options.setdefault("document_lengths", [query.shape[1] * dist.get_world_size()])
@@ -114,6 +120,7 @@ context_parallel_flex = Target(attend=flex, branches="dense", layout="zigzag", d
 ring = Target(attend=robust.attend, terms=_TERMS)
 gathering = Target(attend=collective.attend, terms=_TERMS)
 robust_zigzag = Target(attend=zigzag, layout="zigzag", terms=_TERMS)
+robust_zigzag_cudnn = Target(attend=zigzag_on_cudnn, branches="dense", layout="zigzag", dtypes=("bfloat16",))
 
 
 def _with_documents(case: Case) -> Case:
