@@ -57,7 +57,8 @@ class Scheme(NamedTuple):
 
 def attend_by(scheme: Scheme, query: Tensor, key: Tensor, value: Tensor, call: Call) -> tuple[Tensor, Tensor]:
     """Return out (batch, local_length, heads, value_dim) and lse (batch, heads, local_length), out differentiable."""
-    task = choose(query, value, call.layout, call.is_zigzag, call.scores, call.group, scheme.in_parts)
+    has_joint = call.joint is not None
+    task = choose(query, value, call.layout, call.is_zigzag, call.scores, call.group, scheme.in_parts, has_joint)
     if isinstance(task, Task):
         out, lse = _AttendFused.apply(query, key, value, call.sink, task)
     elif call.is_zigzag and not (call.layout.is_symmetric and call.scores.slopes is None):

@@ -98,7 +98,7 @@ def path_for(
     plan, number, checked, _ = check(arguments, rank, world_size)
     is_zigzag = layout == "zigzag" and world_size > 1
     scores = Scores(number, checked.softcap, checked.slopes, checked.mask)
-    task = choose(query, value, plan, is_zigzag, scores, group, True)
+    task = choose(query, value, plan, is_zigzag, scores, group, True, checked.joint is not None)
     if isinstance(task, Task):
         return Path("fused", "", *backend_of(task, query, value), *transport_of(task, query.device))
     transport = ("messages", "plain products send them") if any_row_travels(plan) else ("", "")
@@ -113,6 +113,7 @@ def choose(
     scores: Scores,
     group: dist.ProcessGroup | None,
     in_parts: bool,
+    has_joint: bool,
 ) -> Task | str:
     """Return what the call is to fused kernels, or why it does not run on them: the same answer on every rank."""
     if _chosen == "plain":
@@ -120,9 +121,9 @@ def choose(
     # Without causality dense queries and keys have no order: any even shards are as good as others.
     is_zigzag = is_zigzag and not layout.is_symmetric
     backend = _chosen if _chosen in BACKENDS else "auto"
-    others = {"mask": scores.mask, "slopes": scores.slopes, "joint_key": layout.joint_length or None}
+    others = {"mask": scores.mask is not None, "slopes": scores.slopes is not None, "joint_key": has_joint}
     task: Task | str
-    if unserved := [name for name, given in others.items() if given is not None]:
+    if unserved := [name for name, is_given in others.items() if is_given]:
         task = f"fused kernels take no {', '.join(unserved)}"
     else:
         task = task_for(query, value, layout, is_zigzag, scores.scale, group, in_parts, backend, scores.softcap)

@@ -128,6 +128,8 @@ def _fault(
     try:
         error = _largest_error(device, dtype, head_dim, value_dim, is_causal, times)
         fault = None if error < _TOLERANCE else f"{PACKAGE} {_version()} is wrong here: relative error {error:.2g}"
+    except torch.OutOfMemoryError:  # says nothing of the kernels
+        raise
     except Exception as error:  # Whatever an optional package raises, there is another kernel.
         fault = f"{PACKAGE} {_version()} does not run here: {type(error).__name__}: {str(error)[:200]}"
     if fault:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attention_gate.impls.fused import flash_kernels
-from attention_gate.impls.fused.packed_plan import Sequences
+from attention_gate.impls.fused.sequences import Sequences
 from attention_gate.impls.fused.torch_packed import packed, packed_lse, starts, unpacked_lse
 
 NAME = flash_kernels.PACKAGE

@@ -14,8 +14,9 @@ from torch import Tensor
 from attention_gate.impls.fused import packed_kernels
 from attention_gate.impls.fused.engine import Result
 from attention_gate.impls.fused.grid import Piece, buffered, grid
-from attention_gate.impls.fused.packed_plan import PackedPlan, Sequences
+from attention_gate.impls.fused.packed_plan import PackedPlan
 from attention_gate.impls.fused.pipeline import Buffer, Pipeline, Task, Tensors, Travelling
+from attention_gate.impls.fused.sequences import Sequences
 
 
 class _Share(NamedTuple):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from attention_gate.impls.fused import flash_packed, packed_products, torch_packed
-from attention_gate.impls.fused.packed_plan import Sequences
+from attention_gate.impls.fused.sequences import Sequences
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def attend_backward(
 def _module(
     query: Tensor, key: Tensor, value: Tensor, call: Sequences, softcap: float | None, backend: str
 ) -> ModuleType:
-    """Return whose kernels take these: the first whose own are right."""
+    """Return whose kernels take these: the first whose own are right, which is found out at the first call."""
     if not query.is_cuda:
         return packed_products
     given = query.device, query.dtype, query.shape[-1], value.shape[-1], softcap
@@ -99,7 +99,9 @@ def _module(
         if reason is None:
             return module
         reasons.append(reason)
-    raise RuntimeError(f"no kernels of packed sequences serve: {'; '.join(reasons)}")
+    if backend == "auto":  # one rank that raised here would leave the others waiting
+        return packed_products
+    raise RuntimeError(f"kernels: {backend} is chosen and does not serve: {'; '.join(reasons)}")
 
 
 def _kind(right: int | None) -> int | None:
@@ -127,6 +129,8 @@ def _fault(
     try:
         error = _largest_error(module, device, dtype, head_dim, value_dim, softcap, times, call)
         fault = None if error < TOLERANCE else f"{module.NAME} is wrong here: relative error {error:.2g}"
+    except torch.OutOfMemoryError:  # says nothing of the kernels
+        raise
     except Exception as error:  # Whatever an optional package raises, there is another kernel.
         fault = f"{module.NAME} does not run here: {type(error).__name__}: {str(error)[:200]}"
     seconds = time.perf_counter() - start

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from attention_gate.impls.fused.packed_plan import Sequences
+from attention_gate.impls.fused.sequences import Sequences
 
 
 def attend(

@@ -10,7 +10,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from attention_gate.impls.fused.packed_plan import Sequences
+from attention_gate.impls.fused.sequences import Sequences
 
 NAME = "FlashAttention-2"
 _HALF_TYPES = (torch.bfloat16, torch.float16)

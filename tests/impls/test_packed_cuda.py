@@ -12,7 +12,7 @@ from torch import Tensor
 from attention_gate import impls
 from attention_gate.impls import document_zigzag, robust
 from attention_gate.impls.fused import flash_packed, packed_kernels, symmetric, torch_packed
-from attention_gate.impls.fused.packed_plan import Sequences
+from attention_gate.impls.fused.sequences import Sequences
 from tests.impls.worlds import results
 
 if not torch.cuda.is_available():

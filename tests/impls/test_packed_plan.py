@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from attention_gate import reference
-from attention_gate.impls.fused.packed_plan import TRANSFERS, PackedPlan, Sequences, packed_plan_of
+from attention_gate.impls.fused.packed_plan import TRANSFERS, PackedPlan, packed_plan_of
+from attention_gate.impls.fused.sequences import Sequences
 from attention_gate.impls.tiling import Branch, Document, Layout, placed
 
 Keys = list[tuple[int, int]]  # (rank, row) of keys, one after the other

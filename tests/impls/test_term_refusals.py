@@ -144,8 +144,9 @@ def test_the_path_says_which_terms_take_it_off_fused_kernels() -> None:
     path = impls.path_for(query, query, query, **dense, window=(1, 0), mask=_everything, slopes=[0.5, 0.25])
     assert path.kernels == "plain"
     assert path.because == "fused kernels take no mask, slopes"
-    path = impls.path_for(query, query, query, **dense, joint_key=query, joint_value=query)
-    assert path.because == "fused kernels take no joint_key"
+    for joint in (query, query[:, :0]):
+        path = impls.path_for(query, query, query, **dense, joint_key=joint, joint_value=joint)
+        assert path.because == "fused kernels take no joint_key"
 
 
 def _everything(head: Any, x: Any, j: Any) -> Any:
