@@ -20,6 +20,7 @@ from benchmarks.shapes import dense, regular, wide, wide_dense
 kernels.least_rows = 2
 fused_plan.least_elements = 0
 
+_AGREED = {"refusals": "signatures that were agreed upon are not checked again"}
 _BECAUSE = {"fit": "other shapes take another path", "dtypes": "fused kernels take half types"}
 
 
@@ -55,7 +56,7 @@ steady = Target(
     fit=regular,
     dtypes=_HALF_TYPES,
     refusals=False,
-    because=_BECAUSE | {"refusals": "signatures that were agreed upon are not checked again"},
+    because=_BECAUSE | _AGREED,
 )
 flash = Target(
     attend=flash_robust,
@@ -70,7 +71,7 @@ packed = Target(
     dtypes=_HALF_TYPES,
     terms=("window", "documents", "softcap", "sink", "queries"),
     refusals=False,
-    because=_BECAUSE | {"refusals": "signatures that were agreed upon are not checked again"},
+    because=_BECAUSE | _AGREED,
 )
 packed_zigzag = Target(
     attend=zigzag_robust,
@@ -79,7 +80,7 @@ packed_zigzag = Target(
     dtypes=_HALF_TYPES,
     terms=("window", "documents", "softcap", "sink"),
     refusals=False,
-    because=_BECAUSE | {"refusals": "signatures that were agreed upon are not checked again"},
+    because=_BECAUSE | _AGREED,
 )
 gathering = Target(attend=fused_collective, fit=regular, dtypes=_HALF_TYPES, because=_BECAUSE)
 fused_zigzag = Target(attend=zigzag_robust, layout="zigzag", fit=dense, dtypes=_HALF_TYPES, because=_BECAUSE)
