@@ -18,6 +18,7 @@ Name = Literal["query", "key", "value", "upstream"]
 
 _STREAMS: dict[str, int] = {"query": 1, "key": 2, "value": 3, "upstream": 4, "slopes": 5, "sink": 6}
 _WORDS_PER_COUNT = 4  # one step of Philox's counter yields four 64-bit words
+_WORDS_PER_GENERATOR = 4096
 
 
 def rows(case: Case, name: Name, positions: np.ndarray) -> np.ndarray:
@@ -114,12 +115,19 @@ def _normal_rows(seed: int, stream: int, positions: np.ndarray, width: int) -> n
 
 
 def _uniform_rows(seed: int, stream: int, positions: np.ndarray, width: int) -> np.ndarray:
-    counts = -(-width // _WORDS_PER_COUNT)
-    result = np.empty((len(positions), counts * _WORDS_PER_COUNT))
-    breaks = np.flatnonzero(np.diff(positions) != 1) + 1
-    for run in np.split(np.arange(len(positions)), breaks):
-        if len(run):
-            generator = np.random.Philox(key=[seed, stream], counter=int(positions[run[0]]) * counts)
-            words = np.random.Generator(generator).random((len(run), result.shape[1]))
-            result[run] = words
-    return result[:, :width]
+    words = -(-width // _WORDS_PER_COUNT) * _WORDS_PER_COUNT
+    if not len(positions):
+        return np.empty((0, width))
+    first, end = int(positions.min()), int(positions.max()) + 1
+    breaks = np.flatnonzero(positions[1:] != positions[:-1] + 1) + 1
+    # To make a generator takes as long as to draw that many words: what lies between near runs is drawn and dropped.
+    if (end - first) * words <= _WORDS_PER_GENERATOR * (len(breaks) + 1):
+        return _words(seed, stream, first, end, words)[positions - first, :width]
+    runs = np.split(positions, breaks)
+    return np.concatenate([_words(seed, stream, int(run[0]), int(run[-1]) + 1, words)[:, :width] for run in runs])
+
+
+def _words(seed: int, stream: int, first: int, end: int, words: int) -> np.ndarray:
+    """Uniform numbers (end - first, words) of consecutive rows."""
+    bits = np.random.Philox(key=np.array([seed, stream], np.uint64), counter=first * (words // _WORDS_PER_COUNT))
+    return np.random.Generator(bits).random((end - first, words))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.from_bytes import integers
 from attention_gate.verify.case.styles import ONE_SIDED
 from attention_gate.verify.target.choices import LEAST_BLOCKS
 from attention_gate.verify.target.target import Target
@@ -83,8 +84,8 @@ def measured_rows(case: Case, name: str) -> slice:
 @st.composite
 def _cases(draw: st.DrawFn, target: Target, ranks: int, dtypes: tuple[str, ...]) -> Case:
     least = -(-_ROWS // ranks)
-    length = ranks * draw(st.integers(least, least + 2))
-    count = max(1, draw(st.integers(0, 5)) - 1) if target.branches == "any" else 1
+    length = ranks * draw(integers(least, least + 2))
+    count = max(1, draw(integers(0, 5)) - 1) if target.branches == "any" else 1
     heads = draw(st.sampled_from([1, 2]))
     return Case(
         world_size=ranks,
@@ -101,5 +102,5 @@ def _cases(draw: st.DrawFn, target: Target, ranks: int, dtypes: tuple[str, ...])
         dtype=draw(st.sampled_from(dtypes)),
         data=ONE_SIDED,
         requires_grad="qkv" if target.gradients else "",
-        seed=draw(st.integers(0, 9999)),
+        seed=draw(integers(0, 9999)),
     )

@@ -19,6 +19,7 @@ from attention_gate.verify.case.extents import (
     ROW_TILES,
     WIDE,
 )
+from attention_gate.verify.case.from_bytes import integers
 from attention_gate.verify.case.options import Row, Space, feasible
 from attention_gate.verify.case.term_axes import LEAST_LENGTH, LEAST_ROWS, OFF, draw_terms
 
@@ -50,7 +51,7 @@ def cases(
         if roams:
             value = draw(st.sampled_from(values))
         else:
-            value = options[name] if draw(st.integers(0, _SIMPLEST_IN - 1)) else values[0]
+            value = options[name] if draw(integers(0, _SIMPLEST_IN - 1)) else values[0]
         if feasible(options | {name: value}, max(world_sizes)):
             options[name] = value
     return _case(draw, options, world_sizes, max_rows)
@@ -98,18 +99,18 @@ def _case(draw: st.DrawFn, options: Row, world_sizes: Sequence[int], max_rows: i
         upstream=options["upstream"],
         requires_grad=options["requires_grad"],
         caller=options["caller"],
-        seed=draw(st.integers(0, 9999)),
+        seed=draw(integers(0, 9999)),
     )
 
 
 def _length(draw: st.DrawFn, shards: str, ranks: int, max_rows: int, least: int, needed: int) -> int:
     """A length with ``least`` rows on each rank, where shards are not sparse, and ``needed`` rows in all."""
     if shards == "sparse":  # fewer rows than ranks: some shards are empty
-        return draw(st.integers(max(min(least, 1), needed), ranks - 1))
+        return draw(integers(max(min(least, 1), needed), ranks - 1))
     least = max(least, 1, -(-needed // ranks), 2 if needed > 3 else 1)
     if ranks == 1:
-        return draw(st.integers(least, 3 * max_rows))
-    length = draw(st.integers(least * ranks, ranks * (max_rows + 1) - 1))
+        return draw(integers(least, 3 * max_rows))
+    length = draw(integers(least * ranks, ranks * (max_rows + 1) - 1))
     left_over = length % ranks
     if shards == "uneven":
         return length if left_over else length + 1
@@ -120,12 +121,12 @@ def _branches(draw: st.DrawFn, branches: str, length: int) -> tuple[tuple[int, .
     if branches == "dense":
         return (max(length, 1),), (1,)
     drawn: list[tuple[int, int]] = []
-    for _ in range(1 if branches == "single" else draw(st.integers(2, 4))):
-        if drawn and draw(st.integers(0, 4)) == 4:  # a branch that is given twice counts twice
+    for _ in range(1 if branches == "single" else draw(integers(2, 4))):
+        if drawn and draw(integers(0, 4)) == 4:  # a branch that is given twice counts twice
             drawn.append(drawn[0])
             continue
-        segment = draw(st.integers(1, length + 2))
-        drawn.append((segment, draw(st.integers(1, min(segment + 1, 5)))))
+        segment = draw(integers(1, length + 2))
+        drawn.append((segment, draw(integers(1, min(segment + 1, 5)))))
     segments, rates = zip(*drawn, strict=True)
     return segments, rates
 
@@ -135,19 +136,19 @@ def _tiles(draw: st.DrawFn, shards: str, ranks: int, width: int) -> int:
     longest = max(int((MOST_SCORES / width) ** 0.5), ranks * (ROW_TILES[0] + 1)) // ranks
     tiles = [tile for tile in ROW_TILES if tile < longest]
     tile = draw(st.sampled_from([*tiles, *tiles[-1:] * 3]))  # the largest that the rest of the case leaves room for
-    length = ranks * draw(st.integers(tile + 1, min(longest, 2 * tile + 8)))
-    return length + draw(st.integers(1, ranks - 1)) if shards == "uneven" else length
+    length = ranks * draw(integers(tile + 1, min(longest, 2 * tile + 8)))
+    return length + draw(integers(1, ranks - 1)) if shards == "uneven" else length
 
 
 def _batch(draw: st.DrawFn, batch: str, fewest: int, most: int) -> int:
-    return draw(st.integers(fewest, 2)) if batch == "few" else draw(st.integers(3, most))
+    return draw(integers(fewest, 2)) if batch == "few" else draw(integers(3, most))
 
 
 def _dims(draw: st.DrawFn, key: str, value: str, least: int) -> tuple[int, int]:
-    head_dim = draw(st.integers(least, 5)) if key == "small" else draw(st.sampled_from(WIDE))
+    head_dim = draw(integers(least, 5)) if key == "small" else draw(st.sampled_from(WIDE))
     if value == "same":
         return head_dim, head_dim
-    others = st.integers(least, 6) if value == "different" else st.sampled_from(WIDE)
+    others = integers(least, 6) if value == "different" else st.sampled_from(WIDE)
     return head_dim, draw(others.filter(lambda dim: dim != head_dim))
 
 
@@ -162,10 +163,10 @@ def _heads(draw: st.DrawFn, heads: str, most: int) -> tuple[int, int]:
         pairs = MANY_GROUPED if heads == "many grouped" else LARGE_GROUPS
         return draw(st.sampled_from([pair for pair in pairs if pair[0] <= most]))
     if heads == "several":
-        count = draw(st.integers(2, 5))
+        count = draw(integers(2, 5))
         return count, count
-    kv_heads = draw(st.integers(1, 3))
-    return kv_heads * draw(st.integers(2, 3)), kv_heads
+    kv_heads = draw(integers(1, 3))
+    return kv_heads * draw(integers(2, 3)), kv_heads
 
 
 def _scale(draw: st.DrawFn, scale: str) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.from_bytes import integers
 from attention_gate.verify.case.styles import JOINT_PLACES, MASK_NAMES, SINKS
 from attention_gate.verify.target.choices import TERMS
 
@@ -161,10 +162,10 @@ def _window(draw: st.DrawFn, window: str, length: int, ranks: int) -> tuple[int 
     if window == "own position":
         return 0, 0
     if window == "narrow":
-        largest = draw(st.integers(0, rows - 1))
+        largest = draw(integers(0, rows - 1))
     else:
-        largest = rows if window == "as a shard" else rows + draw(st.integers(1, max(1, length - rows)))
-    other = draw(st.one_of(st.integers(0, largest), st.none()))
+        largest = rows if window == "as a shard" else rows + draw(integers(1, max(1, length - rows)))
+    other = draw(st.one_of(integers(0, largest), st.none()))
     pair = (largest, other) if draw(st.booleans()) else (other, largest)
     return (largest, None) if pair == (0, 0) else pair
 
@@ -183,20 +184,20 @@ def _documents(draw: st.DrawFn, documents: str, length: int, ranks: int) -> tupl
     if documents == "across shards" and shards:
         ends -= {draw(st.sampled_from(sorted(shards)))}
     if documents == "over three shards" and len(shards) > 1:
-        first = draw(st.integers(0, len(shards) - 2))
+        first = draw(integers(0, len(shards) - 2))
         one, other = sorted(shards)[first : first + 2]
         ends -= set(range(one, other + 1))
     last = length
     if documents == "rows left over":
-        last = draw(st.integers(0, max(0, length - 1)))
+        last = draw(integers(0, max(0, length - 1)))
         ends = {end for end in ends if end <= last}
     lengths = [after - before for before, after in itertools.pairwise(sorted({0, last} | ends))]
-    return _with_an_empty_one(draw, lengths) if draw(st.integers(0, 3)) == 3 else tuple(lengths)
+    return _with_an_empty_one(draw, lengths) if draw(integers(0, 3)) == 3 else tuple(lengths)
 
 
 def _with_an_empty_one(draw: st.DrawFn, lengths: list[int]) -> tuple[int, ...]:
     """The lengths with a document of no rows among them."""
-    at = draw(st.integers(0, len(lengths)))
+    at = draw(integers(0, len(lengths)))
     return (*lengths[:at], 0, *lengths[at:])
 
 
@@ -207,7 +208,7 @@ def _queries(draw: st.DrawFn, queries: str, length: int, multiple: int) -> int |
     if queries in ("as many", "one", "one fewer"):
         return {"as many": length, "one": 1, "one fewer": length - 1}[queries]
     if queries == "more":
-        return length + multiple * draw(st.integers(1, 4))
+        return length + multiple * draw(integers(1, 4))
     possible = [count for count in range(2, length - 1) if count % multiple == 0]
     return draw(st.sampled_from(possible))
 
@@ -234,5 +235,5 @@ def _interleave(draw: st.DrawFn, interleave: str, length: int) -> int | None:
     if interleave in (OFF, "rows"):
         return None if interleave == OFF else 1
     if interleave == "blocks":
-        return draw(st.integers(2, max(2, min(length - 1, 5))))
-    return max(2, length) + draw(st.integers(0, 3))
+        return draw(integers(2, max(2, min(length - 1, 5))))
+    return max(2, length) + draw(integers(0, 3))

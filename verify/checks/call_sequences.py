@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.from_bytes import together
 from attention_gate.verify.case.lengths import with_length
 from attention_gate.verify.case.other_terms import CHANGING, with_other_term
 from attention_gate.verify.case.term_axes import AXIS_OF, OFF
@@ -111,7 +112,7 @@ def _sequence_details(session: Session) -> st.SearchStrategy[Parameters]:
     changes += [dtype for dtype in session.target.dtypes if dtype != session.target.logic_dtype]
     changes += [AXIS_OF[term] for term in session.target.terms if AXIS_OF[term] in CHANGING]
     orders = [list(order) for order in itertools.permutations(range(3))]
-    return st.fixed_dictionaries({"change": st.sampled_from(changes), "order": st.sampled_from(orders)})
+    return together(change=st.sampled_from(changes), order=st.sampled_from(orders))
 
 
 def _state(target: Target, world_sizes: Sequence[int]) -> Axes:

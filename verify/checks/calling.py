@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hypothesis import strategies as st
-
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.from_bytes import integers, together
 from attention_gate.verify.case.options import REQUIRES_GRAD
 from attention_gate.verify.case.styles import BUFFERS, UPSTREAMS
 from attention_gate.verify.checks.check import (
@@ -100,6 +99,6 @@ SUB_GROUPS = Check(
     builds_on=("forward", "gradients"),
     axes=_sub_groups,
     examine=_in_groups,
-    parameters=lambda session: st.fixed_dictionaries({"before": st.integers(0, 2)}),
+    parameters=lambda session: together(before=integers(0, 2)),
     needs=_needs_sub_groups,
 )

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from attention_gate import reference
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.from_bytes import integers, together
 from attention_gate.verify.case.masks import branch_masks
 from attention_gate.verify.checks.check import Check, Parameters, all_gradients, plain
 from attention_gate.verify.judge.comparison import Verdict, shares, wholes
@@ -129,14 +130,12 @@ def _first(which: np.ndarray, got: np.ndarray, expected: np.ndarray | None = Non
 
 
 def _poisons(session: Session) -> st.SearchStrategy[Parameters]:
-    return st.fixed_dictionaries(
-        {
-            "input": st.sampled_from(("value", "key", "query")),
-            "position": st.integers(0, 63),
-            "value": st.sampled_from(tuple(_POISONS)),
-            "batch": st.integers(0, 1),
-            "head": st.integers(0, 7),
-        }
+    return together(
+        input=st.sampled_from(("value", "key", "query")),
+        position=integers(0, 63),
+        value=st.sampled_from(tuple(_POISONS)),
+        batch=integers(0, 1),
+        head=integers(0, 7),
     )
 
 

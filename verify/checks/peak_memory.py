@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.from_bytes import together
 from attention_gate.verify.checks.check import Check, Parameters
 from attention_gate.verify.checks.dense_worlds import WIDTH, dense, dense_axes
 from attention_gate.verify.checks.wire import claimed
@@ -93,8 +94,6 @@ MEMORY = Check(
     examine=_memory,
     weight=0.06,
     needs=claimed("memory"),
-    parameters=lambda session: st.fixed_dictionaries(
-        {"many_rows": st.booleans(), "largest_world": st.just(session.largest_world)}
-    ),
+    parameters=lambda session: together(many_rows=st.booleans(), largest_world=st.just(session.largest_world)),
     devices=("cpu",),
 )

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from attention_gate.verify.case.bad_arguments import BAD_ARGUMENTS
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.from_bytes import integers, together
 from attention_gate.verify.checks.check import Axes, Check, Parameters, plain
 from attention_gate.verify.judge.comparison import Verdict
 from attention_gate.verify.judge.session import Session
@@ -69,11 +70,9 @@ def _refusal(session: Session, case: Case, parameters: Parameters) -> Verdict:
 
 
 def _mistakes(session: Session) -> st.SearchStrategy[Parameters]:
-    drawn = st.fixed_dictionaries(
-        {
-            "mistake": st.sampled_from(tuple(BAD_ARGUMENTS)),
-            "where": st.one_of(st.none(), st.integers(0, 3)),
-        }
+    drawn = together(
+        mistake=st.sampled_from(tuple(BAD_ARGUMENTS)),
+        where=st.one_of(st.none(), integers(0, 3)),
     )
     return drawn.map(lambda one: one | {"where": None} if BAD_ARGUMENTS[str(one["mistake"])].unbound else one)
 

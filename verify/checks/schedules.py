@@ -12,6 +12,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.from_bytes import integers, together
 from attention_gate.verify.case.options import covering_rows, space
 from attention_gate.verify.case.strategies import cases
 from attention_gate.verify.checks.check import Axes, Check, Parameters, all_gradients, plain
@@ -22,7 +23,7 @@ from attention_gate.verify.network.network import MODELS, Schedule
 from attention_gate.verify.target.target import Target
 
 #: The network turns to the largest choice once there are more transfers to choose from than it says.
-_CHOICES = st.lists(st.integers(0, 7), max_size=12)
+_CHOICES = st.lists(integers(0, 7), max_size=12)
 
 #: World sizes beyond those that are asked for, odd, even and prime, the cheaper ones more often.
 _LARGE = (*(5,) * 12, *(6, 7, 8) * 3, 11, 13, 16)
@@ -78,9 +79,7 @@ def _large_worlds(target: Target, world_sizes: Sequence[int]) -> st.SearchStrate
 
 
 def _details(session: Session) -> st.SearchStrategy[Parameters]:
-    return st.fixed_dictionaries(
-        {"model": st.sampled_from(MODELS), "choices": _CHOICES, "calls": st.sampled_from((1, 1, 2))}
-    )
+    return together(model=st.sampled_from(MODELS), choices=_CHOICES, calls=st.sampled_from((1, 1, 2)))
 
 
 SCHEDULES = Check(

@@ -12,6 +12,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.case.from_bytes import together
 from attention_gate.verify.checks.check import Axes, Check, Parameters, all_gradients, plain
 from attention_gate.verify.judge.comparison import Verdict
 from attention_gate.verify.judge.session import Session
@@ -76,7 +77,7 @@ STREAMS = Check(
     axes=_axes,
     examine=_streams,
     weight=0.2,
-    parameters=lambda session: st.fixed_dictionaries({"model": st.sampled_from(MODELS)}),
+    parameters=lambda session: together(model=st.sampled_from(MODELS)),
     max_rows=6,
     devices=("cuda",),
 )

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import hypothesis
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import strategies as st
 
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.coverage import covered_pairs
+from attention_gate.verify.case.from_bytes import integers
 from attention_gate.verify.case.options import Row, Space, covering_rows, feasible_pairs, pairs
 from attention_gate.verify.case.strategies import cases
 from attention_gate.verify.checks.check import Check, Parameters
@@ -37,6 +39,10 @@ _ATTEMPTS = 3
 
 #: Bytes that the choices of one example are made from; an example takes some forty.
 _BYTES = 512
+
+
+class NoExamples(Exception):
+    """A check found no example to judge; its silence must not be taken for a pass."""
 
 
 @dataclass
@@ -84,7 +90,7 @@ def _searched(
         drawn = usual
         if roam and extra_cases is not None:
             last = check.extra_in - 1
-            drawn = st.integers(0, last).flatmap(lambda number: extra_cases if number == last else usual)
+            drawn = integers(0, last).flatmap(lambda number: extra_cases if number == last else usual)
         return _Attempts(
             found,
             st.tuples(drawn.map(lambda case: check.fitted(session, case)), check.parameters(session)),
@@ -95,6 +101,11 @@ def _searched(
     some.make_one(simplest=True)
     while found.result.examples < examples and some.made < _ATTEMPTS * examples and not found.failed:
         some.make_one()
+    if not found.result.examples:
+        raise NoExamples(
+            f"check {check.name} has judged nothing: Hypothesis {hypothesis.__version__} made no example in "
+            f"{some.made} attempts; try another version of it"
+        )
     if check.pairwise:
         # Every pair of options must have occurred: rows with pairs that chance left out are tried now.
         missing = feasible_pairs(axes, largest) - covered_pairs(found.cases)

@@ -4,12 +4,13 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from hypothesis import strategies as st
 
 from attention_gate import Case
 from attention_gate.verify.checks import BY_NAME
 from attention_gate.verify.judge.session import Session
 from attention_gate.verify.rank.jobs import Job
-from attention_gate.verify.run.search import _Attempts, search
+from attention_gate.verify.run.search import NoExamples, _Attempts, search
 from attention_gate.verify.target.loading import as_target
 from attention_gate.verify.target.source import TargetError
 from tests.verify import targets
@@ -122,3 +123,9 @@ def test_an_example_that_cannot_be_drawn_ahead_raises_where_it_is_needed(worlds)
     with pytest.raises(TargetError, match="no third case"):
         search(BY_NAME["forward"], session, examples=10, seed=0)
     assert worlds[1].run(Job("load", session.source, (), ())).outcome == "returned"
+
+
+def test_a_check_that_has_no_example_is_no_pass(worlds):
+    nothing = replace(BY_NAME["forward"], parameters=lambda session: st.just({}).filter(lambda one: False))
+    with pytest.raises(NoExamples, match=r"forward has judged nothing: Hypothesis .* no example in 6 attempts"):
+        search(nothing, session_of(worlds, "right"), examples=2, seed=0)
