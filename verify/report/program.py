@@ -25,7 +25,9 @@ def program() -> str:
             return "attention-gate"
         return near(os.path.abspath(called))
     if called.name == "__main__.py" and called.parent.name == "attention_gate" and sys.orig_argv:
-        python = sys.orig_argv[0]
-        on_path = shutil.which(Path(python).name)
-        return f"{Path(python).name if on_path and os.path.samefile(on_path, python) else python} -m attention_gate"
+        python = sys.orig_argv[0]  # as it was typed: a name alone was found on PATH, and is no file of this folder
+        name = os.path.basename(python)
+        on_path = shutil.which(name)
+        short = python == name or (on_path is not None and os.path.samefile(on_path, python))
+        return f"{name if short else python} -m attention_gate"
     return ANYWHERE

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +138,10 @@ def test_a_line_that_is_no_python_is_shown(tmp_path: Path) -> None:
     ("argv", "python", "words"),
     [
         (["/usr/lib/site/attention_gate/__main__.py", "gate"], "/no/bin/python9", "/no/bin/python9 -m attention_gate"),
+        # As it is typed: found on PATH, it is no file of the current folder.
+        (["/usr/lib/site/attention_gate/__main__.py", "gate"], "python", "python -m attention_gate"),
+        (["/usr/lib/site/attention_gate/__main__.py", "gate"], "python3.11", "python3.11 -m attention_gate"),
+        (["/usr/lib/site/attention_gate/__main__.py", "gate"], shutil.which("sh"), "sh -m attention_gate"),
         (["/no/venv/bin/attention-gate", "gate"], "python", "/no/venv/bin/attention-gate"),
         (["/usr/bin/pytest"], "python", called.ANYWHERE),
     ],
@@ -146,3 +152,23 @@ def test_the_replay_line_is_the_program_as_it_was_called(
     monkeypatch.setattr(sys, "argv", argv)
     monkeypatch.setattr(sys, "orig_argv", [python, *argv])
     assert called.program() == words
+
+
+def test_a_failure_is_reported_by_a_python_that_was_found_on_path(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def attend(query, key, value, *, segment_lengths, dilation_rates, is_causal=False, scale=None, group=None,\n"
+        "           sequence_length=None):\n    return query * 2\n"
+    )
+    command = ["python", "-m", "attention_gate", "gate", "mine.py", "--checks", "forward", "--profile", "quick"]
+    judged = subprocess.run(
+        command,
+        executable=sys.executable,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert judged.returncode == 1, judged.stderr
+    assert "python -m attention_gate replay attention-gate-failures/" in judged.stdout
