@@ -33,7 +33,7 @@ def _lse(session: Session, case: Case, parameters: Parameters) -> Verdict:
 
 
 def _gradients(session: Session, case: Case, parameters: Parameters) -> Verdict:
-    return session.judged(case, names=(*GRADIENTS, *OF_ALL_RANKS))
+    return session.judged(case, names=("out", *GRADIENTS, *OF_ALL_RANKS))
 
 
 def _everything(session: Session, case: Case, parameters: Parameters) -> Verdict:
@@ -97,7 +97,7 @@ FORWARD = Check(
     promise="returns the oracle's output",
     axes=plain(terms=True),
     examine=_forward,
-    weight=4,
+    weight=3,
 )
 LSE = Check(
     name="lse",

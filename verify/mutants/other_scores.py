@@ -59,7 +59,7 @@ OTHER_SCORES = (
         base="term_ring",
         changes=(("(rows[:, None] - keys).abs()", "(rows[:, None] - keys)"),),
         source="T32",
-        caught_by=("forward",),
+        caught_by=("combinations",),
         capabilities=ALL_TERMS,
     ),
     Mutant(
