@@ -18,7 +18,7 @@ Name = Literal["query", "key", "value", "upstream"]
 
 _STREAMS: dict[str, int] = {"query": 1, "key": 2, "value": 3, "upstream": 4, "slopes": 5, "sink": 6}
 _WORDS_PER_COUNT = 4  # one step of Philox's counter yields four 64-bit words
-_WORDS_PER_GENERATOR = 4096
+_WORDS_PER_GENERATOR = 2048  # about as many as are drawn in the time that making a generator takes
 
 
 def rows(case: Case, name: Name, positions: np.ndarray) -> np.ndarray:
@@ -120,7 +120,7 @@ def _uniform_rows(seed: int, stream: int, positions: np.ndarray, width: int) -> 
         return np.empty((0, width))
     first, end = int(positions.min()), int(positions.max()) + 1
     breaks = np.flatnonzero(positions[1:] != positions[:-1] + 1) + 1
-    # To make a generator takes as long as to draw that many words: what lies between near runs is drawn and dropped.
+    # Of runs that are near to each other, what lies between them is drawn as well and dropped.
     if (end - first) * words <= _WORDS_PER_GENERATOR * (len(breaks) + 1):
         return _words(seed, stream, first, end, words)[positions - first, :width]
     runs = np.split(positions, breaks)

@@ -28,6 +28,7 @@ def program() -> str:
         python = sys.orig_argv[0]  # as it was typed: a name alone was found on PATH, and is no file of this folder
         name = os.path.basename(python)
         on_path = shutil.which(name)
-        short = python == name or (on_path is not None and os.path.samefile(on_path, python))
+        # By their paths: the pythons of two environments may be links to one file.
+        short = python == name or (on_path is not None and os.path.abspath(on_path) == os.path.abspath(python))
         return f"{name if short else python} -m attention_gate"
     return ANYWHERE

@@ -16,7 +16,7 @@ from attention_gate.verify.judge.session import Session
 def environment(session: Session) -> dict[str, str]:
     """Versions and places that a reader needs to see the same again.
 
-    Another version of Hypothesis may draw other examples from the same seed.
+    Another version of Hypothesis may draw other examples from the same seed; those that were tried draw the same.
     """
     found = {
         "python": platform.python_version(),

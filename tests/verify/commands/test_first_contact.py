@@ -154,6 +154,21 @@ def test_the_replay_line_is_the_program_as_it_was_called(
     assert called.program() == words
 
 
+def test_the_replay_line_names_the_python_of_its_own_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("mine", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "python").symlink_to(sys.executable)
+    argv = ["/usr/lib/site/attention_gate/__main__.py", "gate"]
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(sys, "orig_argv", [str(tmp_path / "mine/python"), *argv])
+    monkeypatch.setenv("PATH", str(tmp_path / "other"))
+    assert called.program() == f"{tmp_path / 'mine/python'} -m attention_gate"
+    monkeypatch.setenv("PATH", str(tmp_path / "mine"))
+    assert called.program() == "python -m attention_gate"
+
+
 def test_a_failure_is_reported_by_a_python_that_was_found_on_path(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "def attend(query, key, value, *, segment_lengths, dilation_rates, is_causal=False, scale=None, group=None,\n"
