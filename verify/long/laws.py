@@ -143,6 +143,7 @@ def _bits(case: Case, parts: Sequence[Numbers]) -> list[tuple[str, float, int | 
     return found
 
 
+@np.errstate(all="ignore")  # sums of a wrong target may be infinite, which fails
 def _products(case: Case, parts: Sequence[Numbers]) -> list[tuple[str, float, int | None]]:
     (q, q_squares), (k, k_squares) = (
         [sum(part["sums"][of][which] for part in parts) for which in (0, 1)] for of in ("queries", "keys")
@@ -152,6 +153,7 @@ def _products(case: Case, parts: Sequence[Numbers]) -> list[tuple[str, float, in
     return [("<dQ, Q> and <dK, K>", _used(q, k, q_squares + k_squares, case), None)]
 
 
+@np.errstate(all="ignore")
 def _columns(case: Case, parts: Sequence[Numbers]) -> list[tuple[str, float, int | None]]:
     if "values" not in parts[0]["sums"]:
         return []
