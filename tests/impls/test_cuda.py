@@ -115,3 +115,18 @@ def test_float32_and_wide_heads_take_plain_products() -> None:
     wide = made((256, 4, 4, 136, 64), torch.bfloat16)
     assert "head_dim 136" in impls.path_for(*wide[:3], **options).because
     check(run("robust", wide, options, "auto"), wide, options, torch.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_scores_far_below_zero_whatever_the_number_of_keys(is_causal: bool, dtype: torch.dtype) -> None:
+    """A kernel that takes absent keys for keys of score 0 gives them the weight exp(-lse), which overflows."""
+    for rows in (64, 72, 96, 120, 128, 136, 192, 200, 256, 320):
+        *tensors, upstream = made((rows, 2, 2, 64, 64), dtype, 1)
+        query, key, value = (tensor.detach() for tensor in tensors)
+        query[..., 0], key[..., 0] = -400.0, 4.0
+        tensors = [*(tensor.requires_grad_() for tensor in (query, key, value)), upstream]
+        options = {"segment_lengths": [rows], "dilation_rates": [1], "is_causal": is_causal, "scale": 0.08}
+        found = run("robust", tensors, options, "cudnn")
+        assert found[1].max() < -100.0
+        check(found, tensors, options, dtype)

@@ -124,6 +124,39 @@ def test_what_cudnn_is_given_and_what_is_taken_from_it() -> None:
         assert call.kwargs == {"scale": 0.5}
 
 
+@pytest.mark.parametrize(("keys", "is_causal", "calls"), [
+    (64, False, [32, 32]), (192, False, [160, 32]), (64, True, [64]), (128, False, [128]), (72, False, [72]),
+])  # fmt: skip
+def test_cudnn_is_given_no_keys_that_end_in_the_middle_of_a_tile(keys: int, is_causal: bool, calls: list[int]) -> None:
+    """There it takes absent keys for keys of score 0, whose weight exp(-lse) is too large here."""
+    queries = keys if is_causal else 40
+    sizes = (2, 4, queries, 8), (2, 2, keys, 8), (2, 2, keys, 16), (2, 4, queries, 16)
+    query, key, value, grad_out = (torch.randn(size).half() for size in sizes)
+    given = [tensor.transpose(1, 2).contiguous().transpose(1, 2) for tensor in (query * 0 - 6, key + 6, value)]
+    out, lse = plain_products.attend(*given, is_causal, 0.5)
+    assert lse.max() < -40.0
+    seen = []
+
+    def backward(
+        grad_out: Any, query: Any, key: Any, value: Any, out: Any, lse: Any, *others: Any, scale: float
+    ) -> Any:
+        seen.append(key.shape[2])
+        is_causal = others[8]
+        grads = plain_products.attend_backward(query, key, value, out, lse.squeeze(-1), grad_out, is_causal, scale)
+        if not is_causal and key.shape[2] % 128 == 64:
+            grads[0][:] = torch.nan
+        return grads
+
+    expected = plain_products.attend_backward(*given, out, lse, grad_out, is_causal, 0.5)
+    with patch.object(cudnn_kernels, "_CUDNN_BACKWARD", backward):
+        found = cudnn_kernels.attend_backward(*given, out, lse, grad_out, is_causal, 0.5)
+    assert seen == calls
+    for mine, right, like in zip(found, expected, given, strict=True):
+        assert mine.dtype == torch.float16
+        assert mine.stride() == like.stride() or len(calls) == 1
+        torch.testing.assert_close(mine, right, rtol=2e-3, atol=1e-2)
+
+
 @pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
