@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 
 from attention_gate.verify.case.case import Case
-from attention_gate.verify.case.from_bytes import integers
+from attention_gate.verify.case.from_bytes import drawn_from, integers
 from attention_gate.verify.case.styles import ONE_SIDED
 from attention_gate.verify.target.choices import LEAST_BLOCKS
 from attention_gate.verify.target.target import Target
@@ -86,7 +86,7 @@ def _cases(draw: st.DrawFn, target: Target, ranks: int, dtypes: tuple[str, ...])
     least = -(-_ROWS // ranks)
     length = ranks * draw(integers(least, least + 2))
     count = max(1, draw(integers(0, 5)) - 1) if target.branches == "any" else 1
-    heads = draw(st.sampled_from([1, 2]))
+    heads = drawn_from(draw, [1, 2])
     return Case(
         world_size=ranks,
         length=length,
@@ -99,7 +99,7 @@ def _cases(draw: st.DrawFn, target: Target, ranks: int, dtypes: tuple[str, ...])
         segment_lengths=(length,) * count,
         dilation_rates=(1,) * count,
         is_causal=False not in target.masks,
-        dtype=draw(st.sampled_from(dtypes)),
+        dtype=drawn_from(draw, dtypes),
         data=ONE_SIDED,
         requires_grad="qkv" if target.gradients else "",
         seed=draw(integers(0, 9999)),

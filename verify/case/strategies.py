@@ -19,7 +19,7 @@ from attention_gate.verify.case.extents import (
     ROW_TILES,
     WIDE,
 )
-from attention_gate.verify.case.from_bytes import integers
+from attention_gate.verify.case.from_bytes import drawn_from, integers
 from attention_gate.verify.case.options import Row, Space, feasible
 from attention_gate.verify.case.term_axes import LEAST_LENGTH, LEAST_ROWS, OFF, draw_terms
 
@@ -42,14 +42,14 @@ def cases(
     rows of the sequence that a rank owns.
     Bytes that are all 0 draw the first value of each axis and small sizes.
     """
-    options: Row = dict(draw(st.sampled_from(rows)))
+    options: Row = dict(drawn_from(draw, rows))
     roams = roam and draw(st.booleans())
     for name in sorted(axes, key="ranks".__eq__):  # the number of ranks last: what stands in its way may be gone
         values = axes[name]
         if len(values) == 1:
             continue
         if roams:
-            value = draw(st.sampled_from(values))
+            value = drawn_from(draw, values)
         else:
             value = options[name] if draw(integers(0, _SIMPLEST_IN - 1)) else values[0]
         if feasible(options | {name: value}, max(world_sizes)):
@@ -135,7 +135,7 @@ def _tiles(draw: st.DrawFn, shards: str, ranks: int, width: int) -> int:
     """A length for which each rank owns more rows than a tile has, and perhaps a remainder."""
     longest = max(int((MOST_SCORES / width) ** 0.5), ranks * (ROW_TILES[0] + 1)) // ranks
     tiles = [tile for tile in ROW_TILES if tile < longest]
-    tile = draw(st.sampled_from([*tiles, *tiles[-1:] * 3]))  # the largest that the rest of the case leaves room for
+    tile = drawn_from(draw, [*tiles, *tiles[-1:] * 3])  # the largest that the rest of the case leaves room for
     length = ranks * draw(integers(tile + 1, min(longest, 2 * tile + 8)))
     return length + draw(integers(1, ranks - 1)) if shards == "uneven" else length
 
@@ -145,7 +145,7 @@ def _batch(draw: st.DrawFn, batch: str, fewest: int, most: int) -> int:
 
 
 def _dims(draw: st.DrawFn, key: str, value: str, least: int) -> tuple[int, int]:
-    head_dim = draw(integers(least, 5)) if key == "small" else draw(st.sampled_from(WIDE))
+    head_dim = draw(integers(least, 5)) if key == "small" else drawn_from(draw, WIDE)
     if value == "same":
         return head_dim, head_dim
     others = integers(least, 6) if value == "different" else st.sampled_from(WIDE)
@@ -157,11 +157,11 @@ def _heads(draw: st.DrawFn, heads: str, most: int) -> tuple[int, int]:
     if heads == "single":
         return 1, 1
     if heads == "many":
-        count = draw(st.sampled_from([count for count in MANY_HEADS if count <= most]))
+        count = drawn_from(draw, [count for count in MANY_HEADS if count <= most])
         return count, count
     if heads in ("many grouped", "large groups"):
         pairs = MANY_GROUPED if heads == "many grouped" else LARGE_GROUPS
-        return draw(st.sampled_from([pair for pair in pairs if pair[0] <= most]))
+        return drawn_from(draw, [pair for pair in pairs if pair[0] <= most])
     if heads == "several":
         count = draw(integers(2, 5))
         return count, count
@@ -173,15 +173,15 @@ def _scale(draw: st.DrawFn, scale: str) -> float | None:
     if scale == "default":
         return None
     # None that a half type holds: one that was rounded to it on its way is another.
-    return 0.0 if scale == "zero" else draw(st.sampled_from((0.3, 1.7, -0.7)))
+    return 0.0 if scale == "zero" else drawn_from(draw, (0.3, 1.7, -0.7))
 
 
 def _group(draw: st.DrawFn, group: str, ranks: int, world_sizes: Sequence[int]) -> tuple[int, tuple[int, ...] | None]:
     if group == "default":
         return ranks, None
-    world_size = draw(st.sampled_from([size for size in sorted(world_sizes) if size > ranks]))
+    world_size = drawn_from(draw, [size for size in sorted(world_sizes) if size > ranks])
     members: list[Any] = [
         subset for subset in itertools.combinations(range(world_size), ranks) if subset != tuple(range(ranks))
     ]
     # Of the groups that are not the first ranks: a rank of the group is then no rank of the world.
-    return world_size, draw(st.sampled_from(members))
+    return world_size, drawn_from(draw, members)

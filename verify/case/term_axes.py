@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from attention_gate.verify.case.case import Case
-from attention_gate.verify.case.from_bytes import integers
+from attention_gate.verify.case.from_bytes import drawn_from, integers
 from attention_gate.verify.case.styles import JOINT_PLACES, MASK_NAMES, SINKS
 from attention_gate.verify.target.choices import TERMS
 
@@ -149,7 +149,7 @@ def draw_terms(draw: st.DrawFn, options: dict[str, Any], length: int, ranks: int
         "joint": _joint(draw, options.get("joint", OFF)),
         "interleave": _interleave(draw, options.get("interleave", OFF), length),
         "mask": None if mask == OFF else mask,
-        "softcap": draw(st.sampled_from((0.5, 2.0, 30.0))) if options.get("softcap", OFF) != OFF else None,
+        "softcap": drawn_from(draw, (0.5, 2.0, 30.0)) if options.get("softcap", OFF) != OFF else None,
         "slopes": options.get("slopes", OFF) != OFF,
         "sink": None if sink == OFF else sink,
     }
@@ -182,7 +182,7 @@ def _documents(draw: st.DrawFn, documents: str, length: int, ranks: int) -> tupl
     if documents == "on shards":
         ends |= shards
     if documents == "across shards" and shards:
-        ends -= {draw(st.sampled_from(sorted(shards)))}
+        ends -= {drawn_from(draw, sorted(shards))}
     if documents == "over three shards" and len(shards) > 1:
         first = draw(integers(0, len(shards) - 2))
         one, other = sorted(shards)[first : first + 2]
@@ -210,7 +210,7 @@ def _queries(draw: st.DrawFn, queries: str, length: int, multiple: int) -> int |
     if queries == "more":
         return length + multiple * draw(integers(1, 4))
     possible = [count for count in range(2, length - 1) if count % multiple == 0]
-    return draw(st.sampled_from(possible))
+    return drawn_from(draw, possible)
 
 
 def _queries_of_documents(
@@ -228,7 +228,7 @@ def _queries_of_documents(
 
 
 def _joint(draw: st.DrawFn, joint: str) -> tuple[str, int] | None:
-    return None if joint == OFF else (joint, draw(st.sampled_from((1, 2, 3, 5, 0))))
+    return None if joint == OFF else (joint, drawn_from(draw, (1, 2, 3, 5, 0)))
 
 
 def _interleave(draw: st.DrawFn, interleave: str, length: int) -> int | None:

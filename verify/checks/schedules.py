@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 from hypothesis import strategies as st
@@ -71,6 +72,7 @@ def _large_worlds(target: Target, world_sizes: Sequence[int]) -> st.SearchStrate
         return None
     narrowed = {**_axes(target, world_sizes), "group": ("default",)}
 
+    @cache
     def of(size: int) -> st.SearchStrategy[Case]:
         axes = space(target, (size,), **{**narrowed, "ranks": (size,)})
         return cases(axes, covering_rows(axes, size), (size,), max_rows=2)
