@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
-
 Some = TypeVar("Some")
 
 
