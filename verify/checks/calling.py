@@ -75,7 +75,7 @@ PURITY = Check(
     builds_on=("forward", "gradients"),
     axes=_any_in_logic_dtype,
     examine=_purity,
-    weight=1,
+    weight=0.75,
 )
 STRIDES = Check(
     name="strides",
@@ -83,6 +83,7 @@ STRIDES = Check(
     builds_on=("forward", "gradients"),
     axes=_strides,
     examine=_judged,
+    weight=0.75,
     needs=lambda target, sizes: "" if target.strides else "the target declares that it takes contiguous inputs only",
 )
 SUBSETS = Check(
@@ -91,6 +92,7 @@ SUBSETS = Check(
     builds_on=("gradients",),
     axes=plain(requires_grad=(*REQUIRES_GRAD, "")),
     examine=_judged,
+    weight=0.75,
     needs=needs_gradients,
 )
 SUB_GROUPS = Check(
@@ -99,6 +101,7 @@ SUB_GROUPS = Check(
     builds_on=("forward", "gradients"),
     axes=_sub_groups,
     examine=_in_groups,
+    weight=0.75,
     parameters=lambda session: together(before=integers(0, 2)),
     needs=_needs_sub_groups,
 )

@@ -105,6 +105,7 @@ LSE = Check(
     builds_on=("forward",),
     axes=plain(terms=True),
     examine=_lse,
+    weight=0.75,
     needs=lambda target, sizes: "" if target.returns_lse else "the target does not offer return_lse (optional)",
 )
 GRADIENTS_CHECK = Check(
@@ -113,7 +114,7 @@ GRADIENTS_CHECK = Check(
     builds_on=("forward",),
     axes=plain(terms=True, requires_grad=("qkv",)),
     examine=_gradients,
-    weight=3,
+    weight=2,
     needs=needs_gradients,
 )
 WORLD_SIZES = Check(
@@ -133,6 +134,6 @@ COMBINATIONS = Check(
     builds_on=("gradients", "forward"),
     axes=any_option,
     examine=_everything,
-    weight=3,
+    weight=2,
     pairwise=True,
 )

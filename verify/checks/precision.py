@@ -140,7 +140,7 @@ PRECISION = Check(
     extra_cases=measuring_cases,
     extra_in=8,  # they are large, and what they tell is clear
     shaped=lambda session, case: case if session.device == "cpu" else on_fewer_ranks(case, session.largest_world),
-    weight=2,
+    weight=1.5,
     max_rows=10,
     needs=lambda target, sizes: "" if _narrower(target) else f"the target takes {target.logic_dtype} only",
 )

@@ -9,6 +9,7 @@ import pytest
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.checks.check import Check
 from attention_gate.verify.checks.peak_memory import MEMORY
+from attention_gate.verify.checks.profiles import examples
 from attention_gate.verify.checks.schedules import SCHEDULES
 from attention_gate.verify.checks.wire import WIRE
 from attention_gate.verify.judge.comparison import Verdict
@@ -51,8 +52,8 @@ def found(session_of: Callable[..., Session], name: str) -> Searched:
     """What the check of that mistake finds in the quick profile."""
     check = MISTAKES[name][0]
     session = session_of(f"tests.verify.network.mistakes:{name}", claims=("memory", "wire"))
-    examples = max(4, round(12 * check.weight))
-    return search(check, session, examples=examples, seed=0, shrink_seconds=30.0)
+    most = examples("quick", check.weight)
+    return search(check, session, examples=most, seed=0, shrink_seconds=30.0)
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -89,7 +90,7 @@ def test_known_mistakes_fall_with_every_seed(session_of: Callable[..., Session],
 
     session = session_of(f"tests.verify.network.mistakes:{name}", claims=("memory",))
     with pytest.raises(_Caught):
-        search(replace(check, examine=examine), session, examples=max(4, round(12 * check.weight)), seed=seed)
+        search(replace(check, examine=examine), session, examples=examples("quick", check.weight), seed=seed)
 
 
 class _Caught(BaseException):
