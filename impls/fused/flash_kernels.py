@@ -28,7 +28,7 @@ _NARROWEST, WIDEST = 32, 128  # 4.0.0b36 errs at 8 and 16, and has no backward p
 
 # Floating-point operations of a forward pass from which on a kernel runs longer than the host needs to begin it: twice
 # as long as for cuDNN's. On the GPU these kernels are faster at nearly any size (benchmarks/kernel_speed.py).
-least_operations_forward = 1e11
+least_operations_forward = 2e11
 least_operations_backward = 5e10
 
 _log = logging.getLogger(__name__)

@@ -40,7 +40,7 @@ class Span:
     rows: int  # selected rows of one shard, of the longest
     buffer_rows: int
     most_rows: int  # rows of the buffer on the rank that has most
-    kernels: int  # how many blocks of rows of the buffer there are, on the rank that has most
+    kernels: int  # how many blocks of rows of the buffer a forward pass has, on the rank that has most
     own: tuple[Transfer, ...]  # this rank's own rows in its buffer
     wants: tuple[Transfer, ...]
     gives: tuple[Transfer, ...]
@@ -173,24 +173,6 @@ def _zigzag(rank: int, size: int, half: int) -> Span:
             wants.append(Transfer(source, half, 2 * half, (2 * size - 1 - source) * half))
         if rank > destination:
             gives.append(Transfer(destination, half, 2 * half, 0))
-    if rank == size - 1:
-        # Its parts follow one another: they are one, twice as long.
-        blocks = [
-            Block(2 * half, 1, slice(None), None, True),
-            Block(2 * half, 1, slice(None), range(rank * half), False),
-        ]
-        return Span(
-            1,
-            2 * half,
-            rank * half,
-            2 * size * half,
-            kernels,
-            (),
-            tuple(wants),
-            tuple(gives),
-            tuple(blocks),
-            tuple(blocks),
-        )
     own = Block(half, 1, slice(None), None, True)
     first, second = slice(0, 1), slice(1, 2)
     blocks = [own, Block(half, 1, second, range(later * half), False)]
@@ -199,6 +181,13 @@ def _zigzag(rank: int, size: int, half: int) -> Span:
     if rank:
         blocks.append(Block(half, 1, first, range(rank * half), False))
         backward.append(Block(2 * half, 1, slice(None), range(rank * half), False))
+    if rank == size - 1:
+        # Its parts follow one another: they are one, twice as long. Not in the backward pass, whose gradients go home
+        # part by part: with twice as much to do before the first part, it would let all others wait.
+        blocks = [
+            Block(2 * half, 1, slice(None), None, True),
+            Block(2 * half, 1, slice(None), range(rank * half), False),
+        ]
     return Span(
         1,
         2 * half,
