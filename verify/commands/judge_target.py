@@ -35,7 +35,7 @@ def check(
     fail_fast: bool = False,
     save: str | None = None,
     claims: Sequence[str] = (),
-    terms: Sequence[str] = (),
+    terms: str | Sequence[str] = (),
     patience: float | None = None,
     pictures: bool = False,
     progress: Progress | None = None,
@@ -47,9 +47,9 @@ def check(
     'pass'
 
     ``target`` is a Target, a callable of the contract at the top level of a module, or what the command line takes;
-    ``claims`` and ``terms`` are added to those of the Target; ``patience`` stretches all limits of time, so that a call
-    may work for as many seconds (the first one of a process for longer); ``pictures`` keeps for each failure what
-    ``attention_gate.html`` draws of it. The same arguments judge the same examples.
+    ``claims`` and ``terms`` ("all" is all terms) are added to those of the Target; ``patience`` stretches all limits of
+    time, so that a call may work for as many seconds (the first one of a process for longer); ``pictures`` keeps for
+    each failure what ``attention_gate.html`` draws of it. The same arguments judge the same examples.
     Raises TargetError if the target does not load and ValueError for bad options; a world that cannot be started is
     the report's ``error``.
     """
@@ -62,7 +62,7 @@ def check(
         fail_fast=fail_fast,
         save=save,
         claims=tuple(claims),
-        terms=tuple(terms),
+        terms=(terms,) if isinstance(terms, str) else tuple(terms),
         patience=patience,
         pictures=pictures,
     )

@@ -19,7 +19,7 @@ class Options:
     """How to judge: ``profile`` "quick", "standard" or "thorough"; ``checks`` by name, None for all of them.
 
     ``save`` is the folder for failing examples, ``claims`` and ``terms`` are promises and optional terms in addition
-    to those that the target declares itself.
+    to those that the target declares itself; the terms ("all",) are all of them.
     ``patience`` is how many seconds a call may work without an end, None for the usual.
     ``pictures``: failures keep their run on the simulated network, for a picture of it.
     Raises ValueError for unknown names.
@@ -38,6 +38,8 @@ class Options:
     pictures: bool = False
 
     def __post_init__(self) -> None:
+        if self.terms == ("all",):
+            object.__setattr__(self, "terms", tuple(TERMS))
         for term in self.terms:
             one_of("term", term, TERMS)
         for claim in self.claims:

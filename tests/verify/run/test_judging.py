@@ -11,6 +11,7 @@ from attention_gate.verify.judge.session import Session
 from attention_gate.verify.report.saved_examples import load_saved
 from attention_gate.verify.run import judging
 from attention_gate.verify.run.judging import judge
+from attention_gate.verify.target.choices import TERMS
 from attention_gate.verify.target.loading import as_target
 from attention_gate.verify.world.local import Worlds
 from tests.verify import targets
@@ -143,6 +144,16 @@ def test_a_failure_outweighs_what_did_not_finish(worlds):
     options = attention_gate.verify.run.judging.Options(profile="quick", world_sizes=(1,), checks=("forward", "dtypes"))
     report = judge(Session(target, source, worlds, (1,)), options, Stops())
     assert (report.verdict, report.error) == ("fail", "interrupted")
+
+
+def test_terms_are_one_word_or_several():
+    options = attention_gate.verify.run.judging.Options
+    assert options(terms=("all",)).terms == tuple(TERMS)
+    assert options(terms=("sink", "window")).terms == ("sink", "window")
+    with pytest.raises(ValueError, match="term is 'all'"):
+        options(terms=("all", "window"))
+    with pytest.raises(ValueError, match="term is 'windows'"):
+        attention_gate.check(targets.right, terms="windows")
 
 
 @pytest.mark.parametrize(
