@@ -20,7 +20,7 @@ _has_axis = True
 
 # Where keys end in the middle of a tile, cuDNN 9.19 takes those that the tile lacks for keys of score 0 in the gradient
 # of query: a row is NaN where exp(-lse) is too large for the dtype. Where keys end elsewhere, and under causality, it
-# masks them (docs/findings.md, 30).
+# masks them (docs/findings.md, 32).
 _HALF_TILE = 64
 
 
