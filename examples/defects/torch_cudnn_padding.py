@@ -3,7 +3,7 @@
 python examples/defects/torch_cudnn_padding.py
 
 Only torch. Scores are about -12, in float16. With 64 keys, or 192, the gradient of query is NaN; with other numbers of
-keys it XX
+keys it is right. Prints the error of each beside the plain kernel; exit status 1 if one is not a number.
 """
 
 import sys
@@ -30,8 +30,8 @@ def main():
             0.3 * torch.randn((1, 1, rows, 64), device="cuda") for rows in (32, keys, keys, 32)
         )
         query[..., 0], key[..., 0] = -3.0, 4.0
-        inputs = [tensor.half().requires_grad_() for tensor in (query, key, value)]
-        given = upstream.half()
+        inputs = [tensor.half().requires_grad_() for tensor in (query, key, value + 3.0)]
+        given = upstream.half() + 1.0
         expected = gradient(inputs, given, SDPBackend.MATH)
         found = gradient(inputs, given, SDPBackend.CUDNN_ATTENTION)
         errors.append(((found - expected).norm() / expected.norm()).item())

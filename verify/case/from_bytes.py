@@ -5,7 +5,7 @@ them if they are between 3 and 9: 8 and 9 never occur. st.integers(2, 3) reads o
 run out, and the example is dropped without a word. The strategies here made the same examples of every check under
 6.127, 6.140, 6.155, 6.165, 6.168.3 and 6.170.17.
 
-They are made once and kept: Hypothesis validates each new strategy, which took half of the time of an example.
+Whole numbers' are made once and kept: Hypothesis validates each new strategy, which took half of the time of drawing.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from attention_gate import reference
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.data import rounded
 from attention_gate.verify.case.styles import DATA_STYLES
+from attention_gate.verify.judge import error_budget
 from attention_gate.verify.judge.comparison import assemble, shares
 from attention_gate.verify.judge.oracle import answer, inputs_of
 from tests.verify.cases import case_of, shards_of
@@ -100,6 +101,19 @@ def test_a_row_that_sees_nothing_has_no_budget_for_anything_but_nothing():
     got = right.expected["out"].copy()
     got[blind.swapaxes(1, 2)] = 1e-200
     assert shares(got, right.expected["out"], right.budget["out"], "float64").max() > 1.0
+
+
+@pytest.mark.parametrize("dim", [1, error_budget._WIDE - 1, error_budget._WIDE, 40])
+@pytest.mark.parametrize(("queries", "keys"), [(7, 9), (1, 1), (3, 0), (0, 3)])
+def test_the_largest_rows_are_those_that_a_query_sees(queries, keys, dim):
+    source = np.random.default_rng(0)
+    seen = np.broadcast_to(source.random((2, queries, keys)) < 0.4, (3, 2, queries, keys))
+    rows = source.random((3, 2, keys, dim))
+    found = error_budget._largest_seen(seen, rows)
+    assert found.shape == (3, 2, queries, dim)
+    for at in np.ndindex(3, 2, queries):
+        of_query = rows[at[:2]][seen[at]]
+        assert np.array_equal(found[at], of_query.max(axis=0, initial=0.0))
 
 
 def test_the_answer_is_the_same_for_every_world_size_and_all_strides():
