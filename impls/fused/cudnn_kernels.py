@@ -18,10 +18,10 @@ WIDEST = 128
 # Whether cuDNN's lse has a fourth axis, of length 1, which its backward pass wants as well: torch's versions differ.
 _has_axis = True
 
-# Where keys end in the middle of a tile, cuDNN 9.19 takes those that the tile lacks for keys of score 0 in the gradient
-# of query: a row is NaN where exp(-lse) is too large for the dtype. Where keys end elsewhere, and under causality, it
-# masks them (docs/findings.md, 32).
-_HALF_TILE = 64
+# How many keys cuDNN takes at a time. Where half a tile is left over, cuDNN 9.19 counts the keys that are not there as
+# keys of score 0 in the gradient of query: a row is NaN if exp(-lse) overflows the dtype (docs/findings.md, 32). Such
+# keys are given in two parts. It masks the missing keys under causality, and where another number is left over.
+_TILE = 128
 
 
 @lru_cache(maxsize=256)
@@ -62,32 +62,18 @@ def attend_backward(
 
     `out` and `lse` are those of the whole attention, of which these keys may be a part.
     """
-    if is_causal or key.shape[2] % (2 * _HALF_TILE) != _HALF_TILE:
-        return _differentiate(query, key, value, out, lse, grad_out, is_causal, scale)
-    first = key.shape[2] - _HALF_TILE // 2
-    grads = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-    total = torch.zeros(query.shape, dtype=torch.float32, device=query.device)
-    for keys in (slice(0, first), slice(first, None)):
-        seen = key[:, :, keys], value[:, :, keys]
-        by_query, *by_keys = _differentiate(query, *seen, out, lse, grad_out, False, scale)
-        total += by_query
-        for grad, part in zip(grads[1:], by_keys, strict=True):
-            grad[:, :, keys] = part
-    grads[0].copy_(total)
-    return grads
-
-
-def _differentiate(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    grad_out: Tensor,
-    is_causal: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what cuDNN's backward pass does."""
+    if not is_causal and key.shape[2] % _TILE == _TILE // 2:
+        first = key.shape[2] - _TILE // 4
+        grads = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+        total = torch.zeros(query.shape, dtype=torch.float32, device=query.device)
+        for keys in (slice(0, first), slice(first, None)):
+            seen = key[:, :, keys], value[:, :, keys]
+            by_query, *by_keys = attend_backward(query, *seen, out, lse, grad_out, False, scale)
+            total += by_query
+            for grad, part in zip(grads[1:], by_keys, strict=True):
+                grad[:, :, keys] = part
+        grads[0].copy_(total)
+        return grads
     seed = torch.empty(0, dtype=torch.int64, device=query.device)
     lse = lse.contiguous()  # Before Hopper, kernels take it to be, whatever its strides.
     lengths = _arrangement(out, lse, grad_out), key.shape[2]

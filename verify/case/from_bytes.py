@@ -5,7 +5,8 @@ them if they are between 3 and 9: 8 and 9 never occur. st.integers(2, 3) reads o
 run out, and the example is dropped without a word. The strategies here made the same examples of every check under
 6.127, 6.140, 6.155, 6.165, 6.168.3 and 6.170.17.
 
-Whole numbers' are made once and kept: Hypothesis validates each new strategy, which took half of the time of drawing.
+Strategies for whole numbers are made once and kept. Hypothesis validates each new strategy, and that was half of the
+time of drawing an example.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ def integers(least: int, most: int) -> st.SearchStrategy[int]:
 
 
 def drawn_from(draw: st.DrawFn, values: Sequence[Some]) -> Some:
-    """Draw one of the values, each as often as the others; the simplest is the first. As st.sampled_from."""
+    """Draw one of the values, each as often as the others; the simplest is the first.
+
+    As st.sampled_from draws it, without a new strategy for each choice of values.
+    """
     return values[draw(integers(0, len(values) - 1))]
 
 

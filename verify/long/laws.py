@@ -168,9 +168,8 @@ def _columns(case: Case, parts: Sequence[Numbers]) -> list[tuple[str, float, int
 def _used(one: np.ndarray, other: np.ndarray, squares: np.ndarray, case: Case) -> float:
     """The largest share of what two sums may differ by."""
     lost = ACCUMULATOR[case.dtype] * keys_of_a_query(case) * np.maximum(np.abs(one), np.abs(other))
-    with np.errstate(all="ignore"):
-        off = np.abs(one - other)
-        used = np.where(off == 0.0, 0.0, off / (tolerance(case) * np.sqrt(squares) + lost))
+    off = np.abs(one - other)
+    used = np.where(off == 0.0, 0.0, off / (tolerance(case) * np.sqrt(squares) + lost))
     return float(np.where(np.isnan(used), np.inf, used).max(initial=0.0))
 
 

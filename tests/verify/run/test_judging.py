@@ -146,7 +146,7 @@ def test_a_failure_outweighs_what_did_not_finish(worlds):
     assert (report.verdict, report.error) == ("fail", "interrupted")
 
 
-def test_terms_are_one_word_or_several():
+def test_terms_and_claims_are_one_word_or_several():
     options = attention_gate.verify.run.judging.Options
     assert options(terms=("all",)).terms == tuple(TERMS)
     assert options(terms=("sink", "window")).terms == ("sink", "window")
@@ -154,6 +154,8 @@ def test_terms_are_one_word_or_several():
         options(terms=("all", "window"))
     with pytest.raises(ValueError, match="term is 'windows'"):
         attention_gate.check(targets.right, terms="windows")
+    with pytest.raises(ValueError, match="claim is 'trafic'"):
+        attention_gate.check(targets.right, claims="trafic")
 
 
 @pytest.mark.parametrize(
