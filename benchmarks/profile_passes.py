@@ -5,12 +5,16 @@
 Each name is a workload of `compare`, by itself or with `:zigzag` for that layout, or `:collective` for Collective. For
 each pass, forward and forward with backward: milliseconds of a call on the slowest rank, how long the host needs to
 begin one, how long any attention kernel ran meanwhile; and of the rest, what else ran then, or that nothing did. The
-latter are of rank 0, per call. `--brief` prints milliseconds alone, `--kernels` chooses kernels, `--least-elements`
-sets how large a part of the rows that travel is at least.
+latter are of rank 0, per call. `--brief` prints milliseconds alone, `--host` also in which functions the host of rank 0
+spends its time, `--kernels` chooses kernels, `--least-elements` sets how large a part of the rows that travel is at
+least.
 """
 
 import argparse
+import cProfile
+import io
 import os
+import pstats
 import sys
 import time
 from collections import Counter
@@ -29,7 +33,7 @@ from attention_gate.impls.fused import plan as fused_plan
 from attention_gate.verify.compare.timing import timed
 from attention_gate.verify.compare.workloads import WORKLOADS
 
-CALLS = 5
+CALLS, HOST_CALLS = 5, 50
 ATTENTION = ("fmha", "flash", "sdpa", "cudnn_generated_fort_native")  # in names of kernels that attend
 
 Interval = tuple[int, int]
@@ -92,6 +96,21 @@ def host_time(call: Callable[[], Any]) -> float:
     return 1000 * taken
 
 
+def host_functions(call: Callable[[], Any]) -> str:
+    """Return the functions in which the host spends most of its own time, as it begins calls of an idle GPU."""
+    profiler = cProfile.Profile()
+    for _ in range(HOST_CALLS):
+        dist.barrier()
+        torch.cuda.synchronize()
+        profiler.enable()
+        call()
+        profiler.disable()
+    text = io.StringIO()
+    # A profiled call takes longer; what a function takes of it is its share.
+    pstats.Stats(profiler, stream=text).strip_dirs().sort_stats("tottime").print_stats(40)
+    return text.getvalue()
+
+
 def union(intervals: list[Interval]) -> list[Interval]:
     """Return when at least one of the intervals is under way."""
     found: list[Interval] = []
@@ -139,6 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workloads", nargs="+")
     parser.add_argument("--brief", action="store_true")
+    parser.add_argument("--host", action="store_true")
     parser.add_argument("--kernels", default="auto")
     parser.add_argument("--least-elements", type=int, default=fused_plan.least_elements)
     options = parser.parse_args()
@@ -152,10 +172,13 @@ def main() -> None:
             for which, call in passes(name, device):
                 milliseconds, host = timed(call, device), host_time(call)
                 ran = [] if options.brief else kernels_of(call)
+                functions = host_functions(call) if options.host else ""
                 if rank == 0:
                     print(f"--- {name} {which}: {milliseconds:.3f} ms a call, the host {host:.3f} ms", flush=True)
                     if ran:
                         print(report(ran), flush=True)
+                    if functions:
+                        print(functions, flush=True)
             torch.cuda.empty_cache()
     dist.destroy_process_group()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-PROFILES: dict[str, float] = {"quick": 15.0, "standard": 80.0, "thorough": 800.0}
+PROFILES: dict[str, float] = {"quick": 10.0, "standard": 80.0, "thorough": 800.0}
 
 
 def examples(profile: str, weight: float) -> int:

@@ -6,7 +6,7 @@ import ast
 import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,13 @@ def _shown_by(target: Target) -> Callable[[str | None], bool]:
     """Whether the smallest case in which a mistake shows has no option that the target does not take."""
     axes = space(target, MEASURED_WORLD_SIZES)
     simplest = space(Target(attend=target.attend), MEASURED_WORLD_SIZES)
-    return lambda minimal: minimal is None or _taken(options_of(_case(minimal)), axes, simplest)
+    return lambda minimal: minimal is None or _taken(_options(minimal), axes, simplest)
+
+
+@cache  # a run asks after each check
+def _options(minimal: str) -> Row:
+    """The options of a recorded case."""
+    return options_of(_case(minimal))
 
 
 def _case(text: str) -> Case:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import importlib
 import os
 import signal
@@ -99,7 +100,10 @@ def _main(arguments: list[str]) -> int:
     except ImportError as error:
         return _refuse(f"{error}; attention-gate needs torch, numpy and hypothesis: pip install torch numpy hypothesis")
     try:
+        gc.disable()  # what is imported stays: to look through it at each collection would take a tenth of a run
         module = importlib.import_module(f"attention_gate.verify.commands.{options.command}")
+        gc.freeze()
+        gc.enable()
         status: int = module.run(options)
         sys.stdout.flush()
         return status

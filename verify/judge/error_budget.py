@@ -166,21 +166,42 @@ def _of_sink(sink: np.ndarray | None, lse: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _largest_seen(seen: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The largest of the rows (batch, heads, keys, dim) that each query sees, dimension by dimension; 0 of none."""
+    """The largest of the rows (batch, heads, keys, dim) that each query sees, dimension by dimension; 0 of none.
+
+    seen (batch, heads, queries, keys) is the same for the whole batch, and no row is negative.
+    """
     if seen.all() and seen.size:
         return np.broadcast_to(rows.max(axis=-2, keepdims=True), (*seen.shape[:-1], rows.shape[-1]))
-    dim = rows.shape[-1]
-    if dim < _WIDE:
-        columns = [np.where(seen, rows[..., None, :, d], 0.0).max(axis=-1, initial=0.0) for d in range(dim)]
-        return np.stack(columns, axis=-1)
-    found = np.empty((*seen.shape[:-1], dim))
-    for query in range(seen.shape[-2]):  # what one query sees stays in the processor's cache
-        found[..., query, :] = np.where(seen[..., query, :, None], rows, 0.0).max(axis=-2, initial=0.0)
+    found = np.zeros((*seen.shape[:-1], rows.shape[-1]))
+    if seen.size:
+        for head in range(seen.shape[1]):
+            found[:, head] = _largest_of_head(seen[0, head], rows[:, head])
     return found
 
 
-#: Rows from this width on are taken query by query: a quarter of the time at the sizes of `shapes`.
-_WIDE = 16
+def _largest_of_head(seen: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The same of one head: seen (queries, keys), rows (batch, keys, dim).
+
+    Queries are taken in the order of what they see, where one that sees all that the last one saw, and more, comes
+    after it: of its keys only those that are new to it need to be looked at.
+    """
+    bits = np.packbits(seen, axis=-1)
+    order = np.argsort(bits.view(f"V{bits.shape[-1]}")[:, 0])
+    seen = seen[order]
+    last = np.concatenate([np.zeros_like(seen[:1]), seen[:-1]])
+    begins = (last & ~seen).any(axis=-1)
+    begins[0] = True
+    new = seen & (begins[:, None] | ~last)
+    count = new.sum(axis=-1)
+    some = np.flatnonzero(count)
+    largest = np.zeros((rows.shape[0], len(order), rows.shape[-1]))
+    if some.size:
+        of_new = rows[:, np.nonzero(new)[1]]
+        largest[:, some] = np.maximum.reduceat(of_new, (np.cumsum(count) - count)[some], axis=1)
+    starts = np.flatnonzero(begins)
+    for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
+        largest[:, start:end] = np.maximum.accumulate(largest[:, start:end], axis=1)
+    return largest[:, np.argsort(order)]
 
 
 def _over_groups(array: np.ndarray, group: int) -> np.ndarray:

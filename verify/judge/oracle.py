@@ -92,6 +92,12 @@ def answer(case: Case, dialect: str = "longnet", autocast: str | None = None) ->
     return _answer(plain, dialect, autocast)
 
 
+def keep(answers: int) -> None:
+    """Keep that many answers from now on: who judges several targets by the same examples asks for each one again."""
+    global _answer
+    _answer = lru_cache(maxsize=answers)(_answer.__wrapped__)
+
+
 def score_terms(case: Case) -> dict[str, Any]:
     """The case's cap, slopes and sink, as reference.attention takes them."""
     return {

@@ -16,6 +16,7 @@ from attention_gate.verify.checks import BY_NAME, CHECKS, Check
 from attention_gate.verify.checks.check import Parameters
 from attention_gate.verify.checks.profiles import examples
 from attention_gate.verify.checks.results import Example
+from attention_gate.verify.judge import oracle
 from attention_gate.verify.judge.comparison import Verdict
 from attention_gate.verify.judge.session import Session
 from attention_gate.verify.mutants.build import write
@@ -43,6 +44,9 @@ _SHORT_GLANCES = {
 
 #: Examples are drawn in steps, as most mutants are caught by the first ones; None: all that the profile has.
 _STEPS = (20, 100, None)
+
+#: Answers of the oracle that are kept, as mutants are tried by the same examples: some hundred megabytes.
+_ANSWERS = 1000
 
 #: Seconds that the search for the minimal case of a mutant may take.
 SHRINK_SECONDS = 4.0
@@ -116,6 +120,7 @@ class Bench:
         self.profile = profile
         self.shrink_seconds = shrink_seconds
         self.world_sizes = tuple(world_sizes)
+        oracle.keep(_ANSWERS)
         self._worlds, self._network = Worlds(device=device), SimulatedWorlds(device=device)
         self._folder = tempfile.TemporaryDirectory(prefix="attention-gate-mutants-")
         self._examples: dict[Any, tuple[list[tuple[Case, Parameters]], bool]] = {}

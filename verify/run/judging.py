@@ -43,7 +43,8 @@ def judge(session: Session, options: Options, progress: Progress, record: Record
         for one in wanted:
             results[one.name] = result = run_check(one, session, options, results, progress, record)
             progress.finished(result)
-            record.so_far(partial(_report, session, options, wanted, results, "not finished yet", start))
+            if result.examples:
+                record.so_far(partial(_report, session, options, wanted, results, "not finished yet", start))
             if options.fail_fast and verdict_of((result,)) == "fail":
                 break
     except KeyboardInterrupt:

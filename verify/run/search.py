@@ -85,20 +85,21 @@ def _searched(
     if session.device != "cpu" and check.name in session.network.checks:
         extra_cases = None  # they are of more ranks, and ranks that share a GPU take turns
 
+    def attempts_of(drawn: st.SearchStrategy[Case]) -> _Attempts:
+        fitted = drawn.map(lambda case: check.fitted(session, case))
+        return _Attempts(found, st.tuples(fitted, check.parameters(session)), seed)
+
     def attempts(rows: list[Row], roam: bool) -> _Attempts:
         usual = cases(axes, rows, session.world_sizes, check.max_rows, roam)
-        drawn = usual
-        if roam and extra_cases is not None:
-            last = check.extra_in - 1
-            drawn = integers(0, last).flatmap(lambda number: extra_cases if number == last else usual)
-        return _Attempts(
-            found,
-            st.tuples(drawn.map(lambda case: check.fitted(session, case)), check.parameters(session)),
-            seed,
-        )
+        if not roam or extra_cases is None:
+            return attempts_of(usual)
+        last = check.extra_in - 1
+        return attempts_of(integers(0, last).flatmap(lambda number: extra_cases if number == last else usual))
 
     some = attempts(rows, roam=True)
     some.make_one(simplest=True)
+    if extra_cases is not None and not found.failed:
+        attempts_of(extra_cases).make_one(simplest=True)  # one is tried however few examples there are
     while found.result.examples < examples and some.made < _ATTEMPTS * examples and not found.failed:
         some.make_one()
     if not found.result.examples:

@@ -7,6 +7,7 @@ the ranks have started, and then itself.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -31,8 +32,11 @@ def main(control: int, mark: str) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)  # the gate's to handle; this process must outlive it
     processes.adopt_orphans()
     channel = Channel.of(control)
+    gc.disable()  # collections while torch is imported free nothing and take a fifth of the time
     import attention_gate.verify.world.preload  # noqa: F401
 
+    gc.freeze()  # no rank looks through torch's million objects at each collection, nor copies their pages
+    gc.enable()
     channel.send("ready")
     keeper = _Keeper(channel, gate)
     try:

@@ -103,14 +103,27 @@ def test_a_row_that_sees_nothing_has_no_budget_for_anything_but_nothing():
     assert shares(got, right.expected["out"], right.budget["out"], "float64").max() > 1.0
 
 
-@pytest.mark.parametrize("dim", [1, error_budget._WIDE - 1, error_budget._WIDE, 40])
-@pytest.mark.parametrize(("queries", "keys"), [(7, 9), (1, 1), (3, 0), (0, 3)])
-def test_the_largest_rows_are_those_that_a_query_sees(queries, keys, dim):
-    source = np.random.default_rng(0)
-    seen = np.broadcast_to(source.random((2, queries, keys)) < 0.4, (3, 2, queries, keys))
-    rows = source.random((3, 2, keys, dim))
+def _random(queries: int, keys: int) -> np.ndarray:
+    return np.random.default_rng(0).random((2, queries, keys)) < 0.4
+
+
+def _causal(queries: int, keys: int) -> np.ndarray:
+    seen = np.arange(keys) <= np.arange(queries)[:, None]
+    return np.stack([seen, seen & (np.arange(keys) > np.arange(queries)[:, None] - 3)])
+
+
+def _dilated(queries: int, keys: int) -> np.ndarray:
+    same = (np.arange(queries)[:, None] - np.arange(keys)) % 3 == 0
+    return np.stack([same, same & (np.arange(queries)[:, None] // 4 == np.arange(keys) // 4)])
+
+
+@pytest.mark.parametrize("mask", [_random, _causal, _dilated])
+@pytest.mark.parametrize(("queries", "keys"), [(7, 9), (20, 20), (1, 1), (3, 0), (0, 3), (0, 0)])
+def test_the_largest_rows_are_those_that_a_query_sees(mask, queries, keys):
+    seen = np.broadcast_to(mask(queries, keys), (3, 2, queries, keys))
+    rows = np.random.default_rng(1).random((3, 2, keys, 5))
     found = error_budget._largest_seen(seen, rows)
-    assert found.shape == (3, 2, queries, dim)
+    assert found.shape == (3, 2, queries, 5)
     for at in np.ndindex(3, 2, queries):
         of_query = rows[at[:2]][seen[at]]
         assert np.array_equal(found[at], of_query.max(axis=0, initial=0.0))

@@ -35,6 +35,27 @@ def test_what_is_right_passes_with_so_many_examples(worlds):
     assert 0 < found.budget_used <= 1
 
 
+def test_cases_of_another_kind_are_tried_however_few_examples_there_are(worlds):
+    """Chance alone would take one in a million."""
+    check = replace(
+        BY_NAME["forward"],
+        extra_cases=lambda target, world_sizes: st.integers(0, 1).map(
+            lambda more: Case(length=40 + more, segment_lengths=(4,), dilation_rates=(1,))
+        ),
+        extra_in=1_000_000,
+    )
+    lengths = []
+    check = replace(
+        check,
+        examine=lambda session, case, parameters: (
+            lengths.append(case.length) or BY_NAME["forward"].examine(session, case, parameters)
+        ),
+    )
+    search(check, session_of(worlds, "right"), examples=4, seed=0)
+    assert lengths.count(40) == 1
+    assert len(lengths) == 4
+
+
 def test_an_ignored_mask_shrinks_to_two_rows_of_one_rank(worlds):
     found = searched(worlds, "causal_ignored", "forward")
     assert found.finding.tensor == "out"
