@@ -3,11 +3,11 @@
     torchrun --nproc-per-node 4 benchmarks/profile_passes.py dense-8k-causal:zigzag dense-8k longnet-32k
 
 Each name is a workload of `compare`, by itself or with `:zigzag` for that layout, or `:collective` for Collective. For
-each pass, forward and forward with backward: milliseconds of a call on the slowest rank, how long the host needs to
-begin one, how long any attention kernel ran meanwhile; and of the rest, what else ran then, or that nothing did. The
-latter are of rank 0, per call. `--brief` prints milliseconds alone, `--host` also in which functions the host of rank 0
-spends its time, `--kernels` chooses kernels, `--least-elements` sets how large a part of the rows that travel is at
-least.
+each pass, forward and forward with backward: milliseconds of a call on the slowest rank, how long each rank's host
+needs to begin one, how long any attention kernel ran meanwhile; and of the rest, what else ran then, or that nothing
+did. The latter are of rank 0, per call. `--brief` prints milliseconds alone, `--host` also in which functions the host
+of rank 0 spends its time, `--kernels` chooses kernels, `--least-elements` sets how large a part of the rows that travel
+is at least.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import cProfile
 import io
 import os
 import pstats
+import statistics
 import sys
 import time
 from collections import Counter
@@ -84,16 +85,20 @@ def kernels_of(call: Callable[[], Any]) -> list[tuple[str, int, int]]:
     ]
 
 
-def host_time(call: Callable[[], Any]) -> float:
-    """Return the milliseconds that the host needs to begin a call, from where the GPU is idle."""
-    dist.barrier()
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(3):
-        call()
-    taken = (time.perf_counter() - start) / 3
-    torch.cuda.synchronize()
-    return 1000 * taken
+def host_times(call: Callable[[], Any]) -> list[float]:
+    """Return the milliseconds that each rank's host needs to begin a call, of several in a row on an idle GPU."""
+    taken = []
+    for _ in range(5):
+        dist.barrier()
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(10):
+            call()
+        taken.append(100 * (time.perf_counter() - start))
+        torch.cuda.synchronize()
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, statistics.median(taken))
+    return found
 
 
 def host_functions(call: Callable[[], Any]) -> str:
@@ -170,11 +175,12 @@ def main() -> None:
     with kernels(options.kernels):
         for name in options.workloads:
             for which, call in passes(name, device):
-                milliseconds, host = timed(call, device), host_time(call)
+                milliseconds, hosts = timed(call, device), host_times(call)
                 ran = [] if options.brief else kernels_of(call)
                 functions = host_functions(call) if options.host else ""
                 if rank == 0:
-                    print(f"--- {name} {which}: {milliseconds:.3f} ms a call, the host {host:.3f} ms", flush=True)
+                    by_rank = ", ".join(f"{host:.3f}" for host in hosts)
+                    print(f"--- {name} {which}: {milliseconds:.3f} ms a call, the hosts {by_rank} ms", flush=True)
                     if ran:
                         print(report(ran), flush=True)
                     if functions:
