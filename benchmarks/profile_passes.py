@@ -34,7 +34,7 @@ from attention_gate.impls.fused import plan as fused_plan
 from attention_gate.verify.compare.timing import timed
 from attention_gate.verify.compare.workloads import WORKLOADS
 
-CALLS, HOST_CALLS = 5, 50
+CALLS, HOST_CALLS, HOST_ROUNDS = 5, 10, 5
 ATTENTION = ("fmha", "flash", "sdpa", "cudnn_generated_fort_native")  # in names of kernels that attend
 
 Interval = tuple[int, int]
@@ -88,13 +88,13 @@ def kernels_of(call: Callable[[], Any]) -> list[tuple[str, int, int]]:
 def host_times(call: Callable[[], Any]) -> list[float]:
     """Return the milliseconds that each rank's host needs to begin a call, of several in a row on an idle GPU."""
     taken = []
-    for _ in range(5):
+    for _ in range(HOST_ROUNDS):
         dist.barrier()
         torch.cuda.synchronize()
         start = time.perf_counter()
-        for _ in range(10):
+        for _ in range(HOST_CALLS):
             call()
-        taken.append(100 * (time.perf_counter() - start))
+        taken.append(1000 * (time.perf_counter() - start) / HOST_CALLS)
         torch.cuda.synchronize()
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, statistics.median(taken))
@@ -102,13 +102,14 @@ def host_times(call: Callable[[], Any]) -> list[float]:
 
 
 def host_functions(call: Callable[[], Any]) -> str:
-    """Return the functions in which the host spends most of its own time, as it begins calls of an idle GPU."""
+    """Return the functions in which the host spends most of its own time, as it begins several calls in a row."""
     profiler = cProfile.Profile()
-    for _ in range(HOST_CALLS):
+    for _ in range(HOST_ROUNDS):
         dist.barrier()
         torch.cuda.synchronize()
         profiler.enable()
-        call()
+        for _ in range(HOST_CALLS):
+            call()
         profiler.disable()
     text = io.StringIO()
     # A profiled call takes longer; what a function takes of it is its share.
