@@ -6,8 +6,9 @@ Each name is a workload of `compare`, by itself or with `:zigzag` for that layou
 each pass, forward and forward with backward: milliseconds of a call on the slowest rank, how long each rank's host
 needs to begin one, how long any attention kernel ran meanwhile; and of the rest, what else ran then, or that nothing
 did. The latter are of rank 0, per call. `--brief` prints milliseconds alone, `--host` also in which functions the host
-of rank 0 spends its time, `--kernels` chooses kernels, `--least-elements` sets how large a part of the rows that travel
-is at least.
+of rank 0 spends its time, `--captured` also the milliseconds of the same pass as a CUDA graph, which needs no host,
+`--floor` those of the fastest kernels alone, as `compare` takes them. `--kernels` chooses kernels, `--least-elements`
+sets how large a part of the rows that travel is at least.
 """
 
 import argparse
@@ -31,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from attention_gate.impls import collective, kernels, robust
 from attention_gate.impls.fused import plan as fused_plan
-from attention_gate.verify.compare.timing import timed
+from attention_gate.verify.compare.timing import floor, timed
 from attention_gate.verify.compare.workloads import WORKLOADS
 
 CALLS, HOST_CALLS, HOST_ROUNDS = 5, 10, 5
@@ -83,6 +84,21 @@ def kernels_of(call: Callable[[], Any]) -> list[tuple[str, int, int]]:
         for event in events
         if event.device_type() == torch.autograd.DeviceType.CUDA and event.duration_ns() > 0
     ]
+
+
+def captured(call: Callable[[], Any]) -> Callable[[], None]:
+    """Return what replays a call that was captured in a CUDA graph, as torch's documentation says it is to be done."""
+    beside = torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(beside)
+    dist.barrier()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
 
 
 def host_times(call: Callable[[], Any]) -> list[float]:
@@ -165,6 +181,8 @@ def main() -> None:
     parser.add_argument("workloads", nargs="+")
     parser.add_argument("--brief", action="store_true")
     parser.add_argument("--host", action="store_true")
+    parser.add_argument("--captured", action="store_true")
+    parser.add_argument("--floor", action="store_true")
     parser.add_argument("--kernels", default="auto")
     parser.add_argument("--least-elements", type=int, default=fused_plan.least_elements)
     options = parser.parse_args()
@@ -175,13 +193,20 @@ def main() -> None:
     dist.init_process_group("nccl", device_id=device)
     with kernels(options.kernels):
         for name in options.workloads:
+            if options.floor:
+                alone = floor(name.partition(":")[0], device)
+                if rank == 0:
+                    print(f"--- {name} floor: {alone['forward_ms']:.3f} and {alone['both_ms']:.3f} ms", flush=True)
             for which, call in passes(name, device):
                 milliseconds, hosts = timed(call, device), host_times(call)
                 ran = [] if options.brief else kernels_of(call)
                 functions = host_functions(call) if options.host else ""
+                replayed = timed(captured(call), device) if options.captured else 0.0
                 if rank == 0:
                     by_rank = ", ".join(f"{host:.3f}" for host in hosts)
                     print(f"--- {name} {which}: {milliseconds:.3f} ms a call, the hosts {by_rank} ms", flush=True)
+                    if options.captured:
+                        print(f"    as a CUDA graph {replayed:.3f} ms", flush=True)
                     if ran:
                         print(report(ran), flush=True)
                     if functions:

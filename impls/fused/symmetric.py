@@ -3,6 +3,9 @@
 Rows are pulled from where their owner packed them; gradients are pushed to an inbox of the owner. A barrier on the
 device separates those who write from those who read; the host waits for nothing once a workspace is there. No
 multicast.
+
+A pass can be captured in a CUDA graph: all of it is joined to the stream that captures it, and it waits for nothing
+that was begun before.
 """
 
 import hashlib
@@ -171,9 +174,12 @@ class SharedMemory:
         self._homecomings: dict[int, torch.cuda.Event] = {}
         self._consumptions: dict[int, torch.cuda.Event] = {}
         self._leaving: dict[int, list[tuple[Transfer, Tensor, Tensor]]] = {}
-        for event in (place.fetched, place.read):
-            if event is not None:
-                event.wait()
+        self._used = [place.fetching]
+        # What comes before a capture has been waited for: torch.cuda.graph synchronizes.
+        if not torch.cuda.is_current_stream_capturing():
+            for event in (place.fetched, place.read):
+                if event is not None:
+                    event.wait()
 
     def publish(self) -> None:
         """Have all ranks wait on the device until each has packed."""
@@ -210,6 +216,7 @@ class SharedMemory:
         """Start to copy the gradients of one part to the inboxes of the ranks that own the rows."""
         place = self._place
         self._leaving[part] = outgoing
+        self._used = [place.fetching, place.homing]
         place.homing.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(place.homing):
             for want, *grads in outgoing:
@@ -238,8 +245,14 @@ class SharedMemory:
         self._consumptions[part] = _event()
 
     def ended(self) -> None:
-        """Note what the next pass must wait for before it packs."""
-        self._place.read = _event()
+        """Note what the next pass must wait for before it packs; a pass that is captured ends here as a whole."""
+        place = self._place
+        if torch.cuda.is_current_stream_capturing():
+            for stream in self._used:
+                torch.cuda.current_stream().wait_stream(stream)
+            place.fetched = place.read = None  # what follows the graph on its stream follows all of it
+        else:
+            place.read = _event()
 
     def _packed_by(self, want: Transfer, part: int) -> Tensor:
         """Return the rows of a part that another rank has packed and this one wants."""

@@ -208,6 +208,56 @@ def test_a_pass_in_inference_mode_leaves_nothing_that_hinders_another() -> None:
     results(2, run_inference_first, device="cuda")
 
 
+def run_captured(rank: int, case: Case, layout: str, in_parts: bool) -> None:
+    """Capture a forward and a backward pass of zeros, and replay them with other values, beside passes as usual."""
+    rows = rows_of(case, rank, layout)
+    shapes = [array[:, rows].shape for array in whole(case)]
+    *inputs, grad_out = (torch.zeros(shape, dtype=torch.bfloat16, device="cuda") for shape in shapes)
+    for tensor in inputs:
+        tensor.requires_grad_()
+
+    def both() -> list[torch.Tensor]:
+        out, lse = attend("robust")(
+            *inputs, sequence_length=case.length, layout=layout, return_lse=True, **case.options
+        )
+        return [out, lse, *torch.autograd.grad(out, inputs, grad_out)]
+
+    with ExitStack() as stack:
+        stack.enter_context(impls.kernels("fused"))
+        stack.enter_context(patch.object(symmetric, "_shared", type(symmetric._shared)()))
+        if in_parts:
+            stack.enter_context(patch("attention_gate.impls.fused.plan.least_elements", 0))
+        beside = torch.cuda.Stream()
+        with torch.cuda.stream(beside):
+            for _ in range(3):
+                both()
+        torch.cuda.current_stream().wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            tensors = both()
+        for seed in range(3):
+            one = Case(**vars(case) | {"seed": seed})
+            with torch.no_grad():
+                for tensor, array in zip((*inputs, grad_out), whole(one), strict=True):
+                    tensor.copy_(torch.from_numpy(array[:, rows].copy()))
+            for _ in range(2):  # one replay upon the other
+                graph.replay()
+            names = ("out", "lse", "grad_query", "grad_key", "grad_value")
+            found = {name: each.detach().double().cpu().numpy() for name, each in zip(names, tensors, strict=True)}
+            assert_right(rank, found, one, layout, "captured")
+            assert_right(rank, begin(rank, "robust", one, layout)(), one, layout, "after a replay")
+        assert symmetric.held_bytes() > 0
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [("nested branches", "contiguous"), ("dense causal, grouped", "contiguous"), ("several batches", "zigzag")],
+)
+def test_passes_can_be_captured_in_a_cuda_graph(name: str, layout: str, in_parts: bool) -> None:
+    results(2, run_captured, CASES[name], layout, in_parts, device="cuda")
+
+
 def run_in_groups(rank: int) -> None:
     """Two groups of the same ranks, each with memory of its own, and the same one for None as for the world."""
     other = dist.new_group([0, 1])
