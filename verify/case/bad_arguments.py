@@ -60,6 +60,10 @@ BAD_ARGUMENTS: dict[str, BadArgument] = {
     "value-batch": BadArgument(
         "a value of another batch size", _with(value=lambda a: torch.cat([a["value"], a["value"]], dim=0))
     ),
+    "value-heads": BadArgument(
+        "a value of another number of heads than the key",
+        _with(value=lambda a: torch.cat([a["value"], a["value"]], dim=2)),
+    ),
     "heads": BadArgument(
         "heads that are not a multiple of kv_heads",
         _with(key=lambda a: _heads(a["key"], a), value=lambda a: _heads(a["value"], a)),
@@ -126,6 +130,21 @@ BAD_ARGUMENTS: dict[str, BadArgument] = {
         _with(**{name: lambda a, name=name: torch.cat([a[name]] * 2, dim=0) for name in ("query", "key", "value")}),
         differs=True,
     ),
+    "differs-kv-heads": BadArgument(
+        "a number of kv_heads that differs from the other ranks'",
+        _with(key=lambda a: _other_kv_heads(a["key"], a), value=lambda a: _other_kv_heads(a["value"], a)),
+        differs=True,
+    ),
+    "differs-value-dim": BadArgument(
+        "a value_dim that differs from the other ranks'",
+        _with(value=lambda a: torch.cat([a["value"], a["value"]], dim=3)),
+        differs=True,
+    ),
+    "differs-heads": BadArgument(
+        "a number of query heads that differs from the other ranks'",
+        _with(query=lambda a: torch.cat([a["query"], a["query"]], dim=2)),
+        differs=True,
+    ),
 }
 
 
@@ -141,3 +160,8 @@ def _heads(tensor: torch.Tensor, arguments: dict[str, Any]) -> torch.Tensor:
     """The tensor with one head more than the query has, which divides nothing."""
     wanted = arguments["query"].shape[2] + 1
     return tensor[:, :, :1].expand(tensor.shape[0], tensor.shape[1], wanted, tensor.shape[3])
+
+
+def _other_kv_heads(tensor: torch.Tensor, arguments: dict[str, Any]) -> torch.Tensor:
+    """The tensor with another number of kv_heads that divides the query's heads, of which there are several."""
+    return tensor[:, :, :1] if tensor.shape[2] > 1 else tensor.repeat_interleave(arguments["query"].shape[2], dim=2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch.distributed as dist
 
@@ -73,3 +75,27 @@ def test_a_rank_that_refuses_alone_is_shown_how_all_can(session):
     assert judged.finding is not None
     assert judged.finding.outcome == "hang"
     assert "all_gather_object" in judged.finding.details[0]
+
+
+#: A program that others wrote, and what keeps it from noticing bad shapes.
+PROGRAM = Path(__file__).parents[1] / "correct/programs/functional_gather.py"
+BLIND = {
+    "value-heads": ('found.append((ValueError, "key and value differ in heads"))', "pass"),
+    "differs-heads": ("query.shape[2:], key.shape[2:]", "query.shape[3:], key.shape[2:]"),
+    "differs-kv-heads": ("key.shape[2:], value.shape[2:]", "key.shape[3:], value.shape[3:]"),
+    "differs-value-dim": ("value.shape[2:], tuple", "value.shape[2:3], tuple"),
+}
+
+
+@pytest.mark.parametrize("mistake", BLIND)
+def test_heads_and_dimensions_that_do_not_fit_must_be_refused(session, tmp_path: Path, mistake: str) -> None:
+    blind = tmp_path / f"blind_to_{mistake.replace('-', '_')}.py"
+    old, new = BLIND[mistake]
+    assert PROGRAM.read_text().count(old) == 1
+    blind.write_text(PROGRAM.read_text().replace(old, new))
+    case = CASE.replace(kv_heads=1)
+    parameters = {"mistake": mistake, "where": 1 if mistake.startswith("differs") else None}
+    assert REFUSALS.examine(session(f"{PROGRAM}:attend"), case, parameters).finding is None
+    finding = REFUSALS.examine(session(f"{blind}:attend"), case, parameters).finding
+    assert finding is not None
+    assert ("value_dim" if mistake.endswith("dim") else "heads") in finding.headline
