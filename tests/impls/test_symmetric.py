@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from unittest.mock import Mock, call, patch
+from unittest.mock import MagicMock, Mock, call, patch
 from weakref import ref
 
 import numpy as np
@@ -34,6 +34,26 @@ def test_the_end_of_reading_is_noted() -> None:
         assert place.read is None
         transport.ended()
         assert place.read == "ended"
+
+
+@pytest.mark.parametrize("sends", [False, True])
+def test_a_captured_pass_waits_for_nothing_before_it_and_leaves_nothing_behind(sends: bool) -> None:
+    before, stream = Mock(), Mock()
+    place = Mock(world_size=2, rank=0, fetched=before.fetched, read=before.read)
+    with (
+        patch.object(symmetric, "_is_captured", lambda: True),
+        patch.object(symmetric, "_event", Mock()),
+        patch("torch.cuda.current_stream", lambda: stream),
+        patch("torch.cuda.stream", MagicMock()),
+    ):
+        transport = symmetric.SharedMemory(place, Mock(rows=4, wants=(), gives=()), torch.bfloat16, 1, (8, 8))
+        if sends:
+            transport.send_home(0, [])
+        transport.ended()
+    assert before.mock_calls == []
+    assert (place.fetched, place.read) == (None, None)
+    joined = [place.fetching, place.homing] if sends else [place.fetching]
+    assert stream.wait_stream.mock_calls == [call(each) for each in joined]
 
 
 class Asked:
