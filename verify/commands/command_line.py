@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def entry() -> NoReturn:
     """What the console script calls: ``main``, then the end of the process, whatever the target left running in it."""
+    gc.disable()  # until the command is imported
     with contextlib.suppress(OSError):  # a current folder that no longer exists has no modules
         put_first(os.getcwd())
     try:
@@ -100,10 +101,10 @@ def _main(arguments: list[str]) -> int:
     except ImportError as error:
         return _refuse(f"{error}; attention-gate needs torch, numpy and hypothesis: pip install torch numpy hypothesis")
     try:
-        gc.disable()  # what is imported stays: to look through it at each collection would take a tenth of a run
         module = importlib.import_module(f"attention_gate.verify.commands.{options.command}")
-        gc.freeze()
-        gc.enable()
+        if not gc.isenabled():  # by entry(): what has been imported stays, and no collection need look through it
+            gc.freeze()
+            gc.enable()
         status: int = module.run(options)
         sys.stdout.flush()
         return status
