@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from attention_gate.impls import collective, kernels, robust
 from attention_gate.impls.fused import plan as fused_plan
+from attention_gate.verify.compare.cuda_graphs import captured
 from attention_gate.verify.compare.timing import floor, timed
 from attention_gate.verify.compare.workloads import WORKLOADS
 
@@ -84,21 +85,6 @@ def kernels_of(call: Callable[[], Any]) -> list[tuple[str, int, int]]:
         for event in events
         if event.device_type() == torch.autograd.DeviceType.CUDA and event.duration_ns() > 0
     ]
-
-
-def captured(call: Callable[[], Any]) -> Callable[[], None]:
-    """Return what replays a call that was captured in a CUDA graph, as torch's documentation says it is to be done."""
-    beside = torch.cuda.Stream()
-    beside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(beside):
-        for _ in range(3):
-            call()
-    torch.cuda.current_stream().wait_stream(beside)
-    dist.barrier()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph.replay
 
 
 def host_times(call: Callable[[], Any]) -> list[float]:

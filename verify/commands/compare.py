@@ -32,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unjudged", action="store_true", help="measure only: do not judge whether outputs and gradients are right"
     )
+    parser.add_argument(
+        "--cuda-graphs",
+        action="store_true",
+        help="time passes captured in CUDA graphs, which do not wait for the host, the floor's too (--device cuda)",
+    )
     parser.add_argument("--json", metavar="FILE", help="write what was measured as JSON")
     parser.add_argument(
         "--plot", metavar="FILE", help="write fractions of the floor as SVG (needs attention-gate[report])"
@@ -54,6 +59,8 @@ def run(options: argparse.Namespace) -> int:
     is printed and written.
     """
     size = _world_size(options)
+    if options.cuda_graphs and options.device != "cuda":
+        raise ValueError(f"--cuda-graphs needs --device cuda, and --device is {options.device}")
     for path in (options.json, options.plot, options.html, options.timelines):
         if path is not None:
             check_writable(path)
@@ -65,9 +72,8 @@ def run(options: argparse.Namespace) -> int:
     for target in targets:
         as_target(target)
     where = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
-    print(
-        f"{size} ranks, {where}, torch {torch.__version__}; medians of the slowest rank, calls in a row\n", flush=True
-    )
+    calls = "CUDA graphs replayed in a row" if options.cuda_graphs else "calls in a row"
+    print(f"{size} ranks, {where}, torch {torch.__version__}; medians of the slowest rank, {calls}\n", flush=True)
     rows: tables.Rows = {name: {} for name in options.workload}
     ended = False
     try:
@@ -77,7 +83,8 @@ def run(options: argparse.Namespace) -> int:
         so_far = {name: measured for name, measured in rows.items() if measured}
         print(f"stopped early; measured so far:\n\n{tables.text(so_far)}" if so_far else "stopped early")
     if options.json is not None:
-        report = {"schema": 1, "world_size": size, "device": where, "torch": torch.__version__, "rows": rows}
+        facts = {"world_size": size, "device": where, "torch": torch.__version__, "cuda_graphs": options.cuda_graphs}
+        report = {"schema": 1, **facts, "rows": rows}
         write_whole(options.json, json.dumps(report, indent=2) + "\n")
     if options.plot is not None:
         write_whole(options.plot, plots.fractions(tables.fractions(rows)))
@@ -89,8 +96,8 @@ def run(options: argparse.Namespace) -> int:
     if drawn and options.timelines is not None:
         write_whole(options.timelines, drawn_runs.picture(drawn))
     if options.html is not None:
-        facts = {"ranks": str(size), "device": where, "torch": torch.__version__}
-        write_whole(options.html, html(rows, drawn, facts))
+        shown = {"ranks": str(size), "device": where, "torch": torch.__version__, "timed": calls}
+        write_whole(options.html, html(rows, drawn, shown))
     if ended:
         return NOT_FINISHED
     failed = any("error" in entry or "wrong" in entry for measured in rows.values() for entry in measured.values())
@@ -112,7 +119,9 @@ def _measure_all(options: argparse.Namespace, targets: tuple[str, ...], size: in
     for row in (timing.FLOOR, *targets):
         print(f"{row}: starting {size} ranks, then {', '.join(options.workload)}", file=sys.stderr, flush=True)
         # Closed at once where Ctrl-C ends it between two workloads: its ranks must not wait for the garbage collector.
-        with closing(measure(row, options.workload, options.device, size, options.limit)) as measuring:
+        with closing(
+            measure(row, options.workload, options.device, size, options.limit, options.cuda_graphs)
+        ) as measuring:
             for name, measured in measuring:
                 rows[name][row] = measured
                 if options.device == "cpu" and row != timing.FLOOR and "both_ms" in measured:

@@ -16,15 +16,16 @@ _MEASURED = Source(timing.__name__, None, timing.measured.__name__)
 
 
 def measure(
-    row: str, workloads: Sequence[str], device: str, world_size: int, seconds: float
+    row: str, workloads: Sequence[str], device: str, world_size: int, seconds: float, as_graphs: bool = False
 ) -> Generator[tuple[str, dict[str, Any]], None, None]:
     """What the floor or a target measures on each workload, as soon as it is known.
 
     >>> for workload, entry in measure("impls.robust:attend", ["tiny"], "cpu", 2, seconds=120.0):
     ...     entry.get("both_ms"), entry.get("error")
 
-    All workloads together may take ``seconds``. What could not be measured has the reason as "error", and what the
-    target does not support as "refused". WorldError if the ranks cannot be started.
+    Passes are timed call by call, or ``as_graphs``, captured in CUDA graphs. All workloads together may take
+    ``seconds``. What could not be measured has the reason as "error", and what the target does not support as
+    "refused". WorldError if the ranks cannot be started.
     """
     deadline = time.monotonic() + seconds
     with LocalWorld(world_size, device=device) as world:
@@ -32,12 +33,15 @@ def measure(
             left = deadline - time.monotonic()
             yield (
                 name,
-                _entry(world, row, name, left) if left > 0 else {"error": f"did not finish within {seconds:.0f} s"},
+                _entry(world, row, name, left, as_graphs)
+                if left > 0
+                else {"error": f"did not finish within {seconds:.0f} s"},
             )
 
 
-def _entry(world: LocalWorld, row: str, workload: str, seconds: float) -> dict[str, Any]:
-    run = world.run(Job("function", _MEASURED, (), (), {"workload": workload, "row": row}, seconds=seconds))
+def _entry(world: LocalWorld, row: str, workload: str, seconds: float, as_graphs: bool) -> dict[str, Any]:
+    options = {"workload": workload, "row": row, "as_graphs": as_graphs}
+    run = world.run(Job("function", _MEASURED, (), (), options, seconds=seconds))
     if finding := finding_of(run):
         return {"error": f"{finding.headline}"[:300]}
     entry: dict[str, Any] = run.value(0)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from attention_gate.verify.compare.cuda_graphs import captured
 from attention_gate.verify.compare.floor_kernels import Kernel, differ, kernels, objection, sequence_kernels
 from attention_gate.verify.compare.nvlink import Links
 from attention_gate.verify.compare.workloads import WORKLOADS, Workload
@@ -31,15 +32,18 @@ FLOOR = "floor"
 Passes = dict[str, tuple[Callable[[], Any], Callable[[], Any]]]
 
 
-def measured(*, workload: str, row: str, device: torch.device) -> dict[str, Any]:
-    """One row of a workload's table: a target, given as the command line takes it, or the floor."""
-    found = floor(workload, device) if row == FLOOR else target(workload, row, device)
+def measured(*, workload: str, row: str, device: torch.device, as_graphs: bool = False) -> dict[str, Any]:
+    """One row of a workload's table: a target, given as the command line takes it, or the floor.
+
+    Call by call, or ``as_graphs``, each pass captured in a CUDA graph.
+    """
+    found = floor(workload, device, as_graphs) if row == FLOOR else target(workload, row, device, as_graphs)
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return found
 
 
-def floor(name: str, device: torch.device) -> dict[str, Any]:
+def floor(name: str, device: torch.device, as_graphs: bool = False) -> dict[str, Any]:
     """The time of the fastest attention kernels that can be imported, for a rank's share of the work, evenly balanced.
 
     "kernels" names those that were the fastest, "by_kernel" has the times of each that took part in all problems, and
@@ -49,7 +53,7 @@ def floor(name: str, device: torch.device) -> dict[str, Any]:
     total, by_kernel, fastest = [0.0, 0.0], dict[str, list[float]](), [list[str](), list[str]()]
     for share, calls in _shares(workload, world_size, device):
         for kind in (0, 1):
-            taken = _taken({kernel: passes[kind] for kernel, passes in calls.items()}, device)
+            taken = _taken({kernel: passes[kind] for kernel, passes in calls.items()}, device, as_graphs)
             best = min(taken, key=taken.__getitem__)
             total[kind] += share * taken[best]
             fastest[kind].append(best)
@@ -68,8 +72,11 @@ def floor(name: str, device: torch.device) -> dict[str, Any]:
     }
 
 
-def target(name: str, path: str, device: torch.device) -> dict[str, Any]:
-    """Time forward, and forward and backward; peak bytes beyond the inputs; or why the target does not take it."""
+def target(name: str, path: str, device: torch.device, as_graphs: bool = False) -> dict[str, Any]:
+    """Time forward, and forward and backward; peak bytes beyond the inputs; or why the target does not take it.
+
+    Bytes are those of calls that are not captured.
+    """
     workload = WORKLOADS[name]
     judged, _ = as_target(path)
     if reason := refusal(judged, workload):
@@ -98,7 +105,9 @@ def target(name: str, path: str, device: torch.device) -> dict[str, Any]:
         return torch.autograd.grad(judged.attend(*inputs, **options), inputs, upstream)
 
     outside = _outside(device)
-    measured = {"forward_ms": timed(forward, device), "both_ms": timed(both, device)}
+    measured = dict[str, Any]()
+    if not as_graphs:
+        measured |= {"forward_ms": timed(forward, device), "both_ms": timed(both, device)}
     if device.type == "cuda":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
@@ -110,6 +119,14 @@ def target(name: str, path: str, device: torch.device) -> dict[str, Any]:
         del kept
         if (sent := _sent(both, device)) is not None:
             measured["sent_bytes"] = sent
+    if as_graphs:
+        for kind, call in (("forward_ms", forward), ("both_ms", both)):
+            try:
+                replay = captured(call)
+            except Exception as error:  # whatever a target does that no graph can hold
+                reason = str(error).partition("\n")[0]
+                return {"refused": f"it cannot be captured in a CUDA graph: {type(error).__name__}: {reason}"}
+            measured[kind] = timed(replay, device)
     return measured
 
 
@@ -213,12 +230,14 @@ def _passes(
     return {name: of(kernel) for name, kernel in by_name.items()}
 
 
-def _taken(calls: dict[str, Callable[[], Any]], device: torch.device) -> dict[str, float]:
+def _taken(calls: dict[str, Callable[[], Any]], device: torch.device, as_graphs: bool) -> dict[str, float]:
     """The times of the call by those kernels that are right and near the fastest, which one call of each shows."""
     once, said, right = dict[str, float](), list[str](), None
+    steady = dict[str, Callable[[], Any]]()
     for name, call in calls.items():
         try:
-            result = call()
+            steady[name] = captured(call) if as_graphs else call
+            result = steady[name]()
         except Exception as error:  # it does not take such tensors, which each library says in its own way
             result = ()
             said.append(f"{name}: {type(error).__name__}: {error}")
@@ -226,12 +245,12 @@ def _taken(calls: dict[str, Callable[[], Any]], device: torch.device) -> dict[st
         if _slowest(float(wrong), device):  # on any rank
             continue
         right = result if right is None else right
-        once[name] = _slowest(_round(call, 1, device), device)
+        once[name] = _slowest(_round(steady[name], 1, device), device)
     del right
     if not once:
         raise RuntimeError(f"no attention kernel takes this workload: {'; '.join(said)}")
     near = [name for name in once if once[name] <= _NEAR * min(once.values())]
-    return {name: timed(calls[name], device) for name in near}
+    return {name: timed(steady[name], device) for name in near}
 
 
 def _sent(call: Callable[[], Any], device: torch.device) -> int | None:

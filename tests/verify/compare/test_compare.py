@@ -63,6 +63,7 @@ def test_rows_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["no.such.module:attend", "--workload", "tiny"], "no.such.module"),
         (["impls.robust:attend", "--workload", "tiny", "--world-size", "0"], "--world-size is 0"),
         (["impls.robust:attend", "--workload", "tiny", "--json", "/no/such/folder/file"], "the folder of"),
+        (["impls.robust:attend", "--workload", "tiny", "--cuda-graphs"], "--cuda-graphs needs --device cuda"),
     ],
 )
 def test_bad_use_is_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,17 +171,22 @@ class Kernels:
 
     def taken(self, **calls: tuple[float, float]) -> dict[str, float]:
         """What is found of calls, each as seconds and the value that it returns."""
-        return measure._taken({name: _Call(name, *call) for name, call in calls.items()}, torch.device("cpu"))
+        return self.taken_as(False, **calls)
+
+    def taken_as(self, as_graphs: bool, **calls: tuple[float, float]) -> dict[str, float]:
+        """The same, call by call or as graphs."""
+        given = {name: _Call(name, *call) for name, call in calls.items()}
+        return measure._taken(given, torch.device("cpu"), as_graphs)
 
 
 class _Call:
     def __init__(self, name: str, seconds: float, value: float) -> None:
-        self.name, self.seconds, self._value = name, seconds, value
+        self.name, self.seconds, self.value = name, seconds, value
 
     def __call__(self) -> tuple[torch.Tensor]:
-        if self._value == float("inf"):
+        if self.value == float("inf"):
             raise AssertionError("no kernel for these")  # as flash-attn-4 objects
-        return (torch.full((4,), self._value),)
+        return (torch.full((4,), self.value),)
 
 
 def test_the_floor_is_the_fastest_of_all_kernels_that_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,6 +196,41 @@ def test_the_floor_is_the_fastest_of_all_kernels_that_are_right(monkeypatch: pyt
     )
     assert found == {"first": 2000.0, "fast": 1500.0}
     assert kernels.timed == ["first", "fast"]
+
+
+def test_of_graphs_the_floor_is_the_fastest_replay_of_the_kernels_that_can_be_captured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def captured(call: _Call) -> _Call:
+        if call.name == "waits":
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return _Call(call.name, call.seconds / 2, call.value)
+
+    monkeypatch.setattr(measure, "captured", captured)
+    kernels = Kernels(monkeypatch)
+    found = kernels.taken_as(True, waits=(0.1, 1.0), first=(2.0, 1.0), fast=(1.5, 1.0))
+    assert found == {"first": 1000.0, "fast": 750.0}
+
+
+ON_GPUS = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@ON_GPUS
+def test_passes_are_timed_as_cuda_graphs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A target that reads a number back cannot be captured, and its row says so; the other's is there."""
+    waiting = tmp_path / "waiting.py"
+    waiting.write_text(
+        "from attention_gate.impls import robust\n\n\n"
+        "def attend(query, key, value, **options):\n"
+        "    assert query.sum().item() == query.sum().item()\n"
+        "    return robust.attend(query, key, value, **options)\n"
+    )
+    options = ["--workload", "tiny", "--device", "cuda", "--world-size", "1", "--cuda-graphs", "--unjudged"]
+    assert main(["compare", "impls.robust:attend", f"{waiting}:attend", *options]) == 0
+    table = capsys.readouterr().out
+    assert "CUDA graphs replayed in a row" in table
+    assert re.search(r"impls\.robust:attend +\d+\.\d\d +\d", table)
+    assert re.search(r"waiting\.py:attend +not supported: it cannot be captured in a CUDA graph", table)
 
 
 def test_a_workload_that_no_kernel_takes_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
