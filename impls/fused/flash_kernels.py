@@ -15,21 +15,24 @@ import logging
 import time
 import warnings
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from attention_gate.impls.fused import plain_products
+from attention_gate.impls.fused.capturing import is_captured
 
 PACKAGE = "flash-attn-4"
 _HALF_TYPES = (torch.bfloat16, torch.float16)
 _NARROWEST, WIDEST = 32, 128  # 4.0.0b36 errs at 8 and 16, and has no backward pass of grouped heads for unequal ones
 
 # Floating-point operations of a forward pass from which on a kernel runs longer than the host needs to begin it: twice
-# as long as for cuDNN's. On the GPU these kernels are faster at nearly any size (benchmarks/kernel_speed.py).
+# as long as for cuDNN's. On the GPU these kernels are faster at nearly any size (benchmarks/kernel_speed.py), and a
+# captured pass does not wait for the host.
 least_operations_forward = 2e11
 least_operations_backward = 5e10
+least_operations_captured = 0.0
 
 _log = logging.getLogger(__name__)
 
@@ -69,14 +72,19 @@ def refusal(query: Tensor, key: Tensor, value: Tensor, is_causal: bool) -> str |
     head_dim, value_dim = query.shape[-1], value.shape[-1]
     if reason := objection(query.device, query.dtype, head_dim, value_dim):
         return reason
-    return _fault(query.device, query.dtype, head_dim, value_dim, is_causal, query.shape[1] // key.shape[1])
+    like = _Like(query.device, query.dtype, head_dim, value_dim, is_causal, query.shape[1] // key.shape[1])
+    if like not in _tried and is_captured():
+        return f"{PACKAGE} has not been tried before this capture"
+    return _fault(*like)
 
 
 def is_worthwhile(query: Tensor, key: Tensor, value: Tensor, is_causal: bool, is_backward: bool) -> bool:
     """Return whether these kernels are faster than cuDNN's for a problem of this size."""
     batch, heads, rows, head_dim = query.shape
     operations = 2.0 * batch * heads * rows * key.shape[2] * (head_dim + value.shape[-1]) / (1 + is_causal)
-    return operations >= (least_operations_backward if is_backward else least_operations_forward)
+    if operations >= (least_operations_backward if is_backward else least_operations_forward):
+        return True
+    return operations >= least_operations_captured and is_captured()
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, is_causal: bool, scale: float) -> tuple[Tensor, Tensor]:
@@ -119,11 +127,26 @@ def package() -> Any:
     return importlib.import_module("flash_attn.cute.interface")
 
 
+class _Like(NamedTuple):
+    """What decides which kernels are compiled, of `times` query heads for each head of keys."""
+
+    device: torch.device
+    dtype: torch.dtype
+    head_dim: int
+    value_dim: int
+    is_causal: bool
+    times: int
+
+
+_tried: set[_Like] = set()
+
+
 @lru_cache(maxsize=256)
 def _fault(
     device: torch.device, dtype: torch.dtype, head_dim: int, value_dim: int, is_causal: bool, times: int
 ) -> str | None:
     """Return what is wrong with the kernels for such tensors on this device, or None if they are right."""
+    _tried.add(_Like(device, dtype, head_dim, value_dim, is_causal, times))
     start = time.perf_counter()
     try:
         error = _largest_error(device, dtype, head_dim, value_dim, is_causal, times)

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from attention_gate.impls.exchange import gather_bytes, members_of
+from attention_gate.impls.fused.capturing import is_captured
 from attention_gate.impls.fused.plan import Span, Transfer
 from attention_gate.impls.fused.rendezvous import new_name, rendezvous
 from attention_gate.impls.fused.row_transport import Gradients, copy_own
@@ -176,7 +177,7 @@ class SharedMemory:
         self._leaving: dict[int, list[tuple[Transfer, Tensor, Tensor]]] = {}
         self._used = [place.fetching]
         # What comes before a capture has been waited for: torch.cuda.graph synchronizes.
-        if not _is_captured():
+        if not is_captured():
             for event in (place.fetched, place.read):
                 if event is not None:
                     event.wait()
@@ -247,7 +248,7 @@ class SharedMemory:
     def ended(self) -> None:
         """Note what the next pass must wait for before it packs; a pass that is captured ends here as a whole."""
         place = self._place
-        if _is_captured():
+        if is_captured():
             for stream in self._used:
                 torch.cuda.current_stream().wait_stream(stream)
             place.fetched = place.read = None  # what follows the graph on its stream follows all of it
@@ -275,11 +276,6 @@ class SharedMemory:
             place.of(owner, start + first * keys * item, (last - first, keys), self._dtype),
             place.of(owner, middle + first * values * item, (last - first, values), self._dtype),
         )
-
-
-def _is_captured() -> bool:
-    """Return whether the current stream is being captured in a CUDA graph."""
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 def _event() -> torch.cuda.Event:

@@ -2,10 +2,12 @@
 """Merging and adding pieces in Triton: each element of each piece is read once, each result written once.
 
 Where the pieces lie is known when a kernel is compiled: divisions by lengths and rates become shifts, and loads are as
-wide as strides allow. A program serves some rows of one head, and passes over pieces that have none of them. Where a
-result is there already, rows that are in no piece are neither read nor written.
+wide as strides allow. A program serves some rows of one head, and passes over pieces that have none of them. Its rows
+are so far apart that a piece of a higher rate has all of them or none. Where a result is there already, rows that are
+in no piece are neither read nor written.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,12 +19,14 @@ from torch import Tensor
 from attention_gate.impls.fused.grid import Piece
 
 _ROWS = 32  # of each program
+_WIDEST_STEP = 16  # between them: 32 rows that are further apart are more than some shards have
 
 
 @triton.jit
 def _place(batch, row, head, METAS: tl.constexpr, K: tl.constexpr):
     """Return where in a piece the rows of a head lie, whether they do, and the place of their lse."""
-    # META: start, length, rate, modulus, origin (4), shape (5), strides of rows (5), strides of lse (5).
+    # META: start, length, rate, modulus, origin (4), shape (5), strides of rows (5), strides of lse (5), and the
+    # greatest common divisor of rate and step.
     META: tl.constexpr = METAS[K]
     x = row - META[0]
     segment, within = x // META[1], x % META[1]
@@ -43,17 +47,18 @@ def _may_hold(batch, head, first, last, METAS: tl.constexpr, K: tl.constexpr):
     from_start = META[0] + META[5] * META[1]
     b, o, j = batch - META[4], head % META[3] - META[6], head // META[3] - META[7]
     is_there = (b >= 0) & (b < META[8]) & (o >= 0) & (o < META[10]) & (j >= 0) & (j < META[11])
+    is_there = is_there & ((first - META[0] - head % META[3]) % META[23] == 0)
     return is_there & (last >= from_start) & (first < from_start + META[9] * META[1])
 
 
 @triton.jit
-def _own(heads: tl.constexpr, rows: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr):
-    """Return batch, head, first row, and the rows of this program."""
+def _own(heads: tl.constexpr, rows: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr, WIDE: tl.constexpr):
+    """Return batch, head, first row, and the rows of this program, which are a step apart."""
     program = tl.program_id(0)
-    blocks: tl.constexpr = (rows + ROWS - 1) // ROWS
-    head, batch = program % heads, program // (heads * blocks)
-    first = program // heads % blocks * ROWS
-    row = first + tl.arange(0, ROWS)
+    blocks: tl.constexpr = (rows + ROWS * STEP - 1) // (ROWS * STEP)
+    head, batch = program % heads, program // (heads * STEP * blocks)
+    first = program // heads % STEP + program // (heads * STEP) % blocks * (ROWS * STEP)
+    row = first + STEP * tl.arange(0, ROWS)
     if WIDE:
         row, head, batch = row.to(tl.int64), head.to(tl.int64), batch.to(tl.int64)
     return batch, head, first, row
@@ -62,11 +67,11 @@ def _own(heads: tl.constexpr, rows: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.c
 @triton.jit
 def _merge(
     PIECES, LSES, out, lse, heads: tl.constexpr, rows: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
-    ROWS: tl.constexpr, METAS: tl.constexpr, OUT: tl.constexpr, COUNT: tl.constexpr, ONTO: tl.constexpr,
-    WIDE: tl.constexpr,
+    ROWS: tl.constexpr, STEP: tl.constexpr, METAS: tl.constexpr, OUT: tl.constexpr, COUNT: tl.constexpr,
+    ONTO: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    batch, head, first, row = _own(heads, rows, ROWS, WIDE)
-    last = first + ROWS - 1
+    batch, head, first, row = _own(heads, rows, ROWS, STEP, WIDE)
+    last = first + (ROWS - 1) * STEP
     lane = tl.arange(0, BLOCK)
     is_row = row < rows
     place = batch * OUT[0] + row * OUT[1] + head * OUT[2]
@@ -111,11 +116,11 @@ def _merge(
 @triton.jit
 def _add(
     PIECES, out, heads: tl.constexpr, rows: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
-    ROWS: tl.constexpr, METAS: tl.constexpr, OUT: tl.constexpr, COUNT: tl.constexpr, ONTO: tl.constexpr,
-    WIDE: tl.constexpr,
+    ROWS: tl.constexpr, STEP: tl.constexpr, METAS: tl.constexpr, OUT: tl.constexpr, COUNT: tl.constexpr,
+    ONTO: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    batch, head, first, row = _own(heads, rows, ROWS, WIDE)
-    last = first + ROWS - 1
+    batch, head, first, row = _own(heads, rows, ROWS, STEP, WIDE)
+    last = first + (ROWS - 1) * STEP
     lane = tl.arange(0, BLOCK)
     is_row = row < rows
     place = batch * OUT[0] + row * OUT[1] + head * OUT[2]
@@ -155,16 +160,18 @@ def _launch(kernel, out: Tensor, pieces: Sequence[Piece], strides: tuple[int, ..
     assert out.stride(-1) == 1
     assert all(piece.rows.stride(-1) == 1 for piece in pieces)
     # Triton works out at every launch what it must compile for; all that matters of it is here.
-    metas = tuple(map(_meta, pieces))
+    step = _step(pieces, rows)
+    metas = tuple((*_meta(piece), math.gcd(piece.rate, step)) for piece in pieces)
     key = (kernel, out.device, out.dtype, rows, heads, dim, strides, metas, onto, _alignments(arguments))
-    programs = (batch * heads * -(-rows // _ROWS), 1, 1)
+    programs = (batch * heads * step * -(-rows // (_ROWS * step)), 1, 1)
     with torch.cuda.device_of(out):
         if found := _compiled.get(key):
             compiled, constants = found
             compiled[programs](*arguments, *constants)
             return
         is_wide = max(map(_extent, [out, *(piece.rows for piece in pieces)])) >= 1 << 31
-        constants = (heads, rows, dim, triton.next_power_of_2(dim), _ROWS, metas, strides, len(pieces), onto, is_wide)
+        block = triton.next_power_of_2(dim)
+        constants = (heads, rows, dim, block, _ROWS, step, metas, strides, len(pieces), onto, is_wide)
         compiled = kernel[programs](*arguments, *constants)
         if compiled is not None:  # None under the interpreter
             if len(_compiled) >= _KEPT_KERNELS:
@@ -179,6 +186,16 @@ _compiled: dict[tuple, tuple[Any, tuple]] = {}
 def _alignments(arguments: tuple) -> tuple[bool, ...]:
     tensors = [entry for given in arguments for entry in (given if isinstance(given, tuple) else (given,))]
     return tuple(tensor.data_ptr() % 16 == 0 for tensor in tensors)
+
+
+def _step(pieces: Sequence[Piece], rows: int) -> int:
+    """Return how far apart the rows of a program are: a multiple of as many rates as fits."""
+    step = 1
+    for rate in sorted({piece.rate for piece in pieces}):
+        both = math.lcm(step, rate)
+        if both <= _WIDEST_STEP and both * _ROWS <= rows:
+            step = both
+    return step
 
 
 def _extent(tensor: Tensor) -> int:

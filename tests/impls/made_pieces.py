@@ -28,6 +28,7 @@ SHAPES = {
     "one head": Shape(2, 33, 1, 5),
     "a program for each of many batches": Shape(10, 4, 8, 2),
     "programs of eight rows each": Shape(1, 48, 4, 2),
+    "rows of a program apart": Shape(1, 270, 3, 2),
 }
 
 

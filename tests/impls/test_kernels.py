@@ -55,6 +55,28 @@ def test_whatever_stands_for_an_arrangement_fits_64_bits_and_is_nobodys_length(n
         assert -(1 << 63) <= cudnn_kernels._arrangement(torch.zeros(1)) < 0
 
 
+def test_a_captured_pass_takes_kernels_that_were_tried_before_it_at_any_size() -> None:
+    """It does not wait for the host, which begins cuDNN's sooner; and to try a kernel would end the capture."""
+    with (
+        flash_attention(package := Package()),
+        patch.object(flash_kernels, "objection", lambda *_: None),
+        patch.object(flash_kernels, "_largest_error", lambda *_: 0.0),
+        patch.object(flash_kernels, "is_captured") as is_captured,
+    ):
+        is_captured.return_value = True
+        assert taken(SMALL) is cudnn_kernels
+        assert taken(LARGE) is cudnn_kernels
+        with pytest.raises(RuntimeError, match="has not been tried before this capture"):
+            taken(SMALL, "flash-attn-4")
+        is_captured.return_value = False
+        assert taken(LARGE) is flash_kernels
+        assert taken(SMALL) is cudnn_kernels
+        is_captured.return_value = True
+        assert taken(SMALL) is flash_kernels
+        assert taken(SMALL, "cudnn") is cudnn_kernels
+    assert package.calls == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -257,6 +279,7 @@ def flash_attention(package: Package | None, capability: tuple[int, int] = (9, 0
     """Let flash-attn-4 be installed, or not; nothing is kept of what was found out before."""
     for kept in (flash_kernels.objection, flash_kernels._fault):
         kept.cache_clear()
+    flash_kernels._tried.clear()
     with (
         patch.object(flash_kernels, "is_installed", lambda: package is not None),
         patch.object(flash_kernels, "package", lambda: package),

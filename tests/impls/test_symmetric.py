@@ -41,7 +41,7 @@ def test_a_captured_pass_waits_for_nothing_before_it_and_leaves_nothing_behind(s
     before, stream = Mock(), Mock()
     place = Mock(world_size=2, rank=0, fetched=before.fetched, read=before.read)
     with (
-        patch.object(symmetric, "_is_captured", lambda: True),
+        patch.object(symmetric, "is_captured", lambda: True),
         patch.object(symmetric, "_event", Mock()),
         patch("torch.cuda.current_stream", lambda: stream),
         patch("torch.cuda.stream", MagicMock()),

@@ -192,6 +192,22 @@ def test_a_row_is_found_by_the_program_that_serves_it(name: str) -> None:
         np.testing.assert_allclose(total.cpu().numpy(), expected_sum([piece], shape), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("rates", [(1, 3, 16), (1, 4, 24), (2, 64), (5, 16)])
+def test_rates_that_no_step_serves_are_served(rates: tuple[int, ...]) -> None:
+    """Of 3 and 16, of 24 and of 64 a program has some rows; of 5 and 16 the step is a multiple of one alone."""
+    source, length = np.random.default_rng(0), 960
+    shape = Shape(1, length, 2, 2)
+    pieces = []
+    for rate in rates:
+        drawn = torch.from_numpy(source.normal(size=(1, length, 2, 2))).float().to(DEVICE)
+        lse = torch.from_numpy(source.normal(size=(1, 1, min(rate, 2), max(1, 2 // rate), length // rate)))
+        pieces.append(Piece(grid(drawn, length, rate), lse.float().to(DEVICE), length, rate, rate))
+    total, _ = targets(shape, torch.float32)
+    kernels().add(total, pieces, False)
+    np.testing.assert_allclose(total.cpu().numpy(), expected_sum(pieces, shape), rtol=0, atol=2e-6)
+    check_merge(pieces, shape, torch.float32)
+
+
 class Kernel:
     """Stands in for a kernel: notes what it is launched on, and what is launched of what was compiled for that."""
 
