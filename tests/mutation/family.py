@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from attention_gate.verify.checks import BY_NAME
-from attention_gate.verify.checks.profiles import PROFILES, examples
+from attention_gate.verify.checks.profiles import PROFILES
 from attention_gate.verify.judge.session import Session
 from attention_gate.verify.network.simulated_worlds import SimulatedWorlds
 from attention_gate.verify.run.judging import load_everywhere
@@ -55,7 +55,7 @@ def noticed_by(mutant: Mutant, path: Path, worlds: Worlds, network: SimulatedWor
         if check.missing(session.target, session.world_sizes):
             continue
         for _ in range(2):  # a hang, which a busy machine may feign, must be found twice
-            planned = examples(profile, check.weight)
+            planned = check.examples(profile)
             found = search(check, session, examples=planned, seed=0, shrink_seconds=0.0)
             if found.finding is None or found.finding.outcome != "hang":
                 break

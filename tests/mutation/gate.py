@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from attention_gate.verify.checks import BY_NAME, Check
-from attention_gate.verify.checks.profiles import examples
 from attention_gate.verify.judge.session import Session
 from attention_gate.verify.network.simulated_worlds import SimulatedWorlds
 from attention_gate.verify.run.judging import load_everywhere
@@ -87,7 +86,7 @@ class Gate:
 
     def _finding(self, check: Check, session: Session) -> Finding | None:
         """What the check finds; a hang, which a busy machine may feign, must be found twice."""
-        planned = examples(self._profile, check.weight)
+        planned = check.examples(self._profile)
         for _ in range(2):
             found = search(check, session, examples=planned, seed=0, shrink_seconds=0.0).finding
             if found is None or found.outcome != "hang":

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.options import SMALL, Space, space
 from attention_gate.verify.case.term_axes import WITHOUT_TERMS
-from attention_gate.verify.checks.profiles import PROFILES
+from attention_gate.verify.checks.profiles import PROFILES, examples
 from attention_gate.verify.judge.comparison import Verdict
 from attention_gate.verify.judge.session import Session
 from attention_gate.verify.target.target import Target
@@ -30,7 +30,9 @@ class Check:
     ``promise`` completes "the target …". ``builds_on``: checks that must pass first. A failure by an
     outcome in ``explains`` on several ranks does not block.
     ``axes`` narrows the space of options, by name. ``needs`` says in words what the target lacks for it, or "".
-    ``weight``: number of examples relative to other checks. ``parameters`` draws those of an example beyond its case.
+    ``weight``: number of examples relative to other checks, but not fewer than ``least``. ``parameters`` draws those of
+    an example beyond its case. ``once`` gives those that come before chance, one example each: of the numbers of ranks
+    that the check's cases have, those that this example's case may have, and its parameters.
     ``extra_cases`` gives cases of another kind, one example in ``extra_in``; None if there are none for the target.
     ``max_rows`` bounds a rank's rows. ``shaped`` makes of a drawn case the one that is run, printed and saved; doing
     so twice changes nothing more. ``pairwise``: tried until every pair of options has occurred. ``profiles`` are
@@ -44,8 +46,10 @@ class Check:
     axes: Callable[[Target, Sequence[int]], Axes]
     examine: Callable[[Session, Case, Parameters], Verdict]
     weight: float = 1.0
+    least: int = 1
     needs: Callable[[Target, Sequence[int]], str] = lambda target, world_sizes: ""
     parameters: Callable[[Session], st.SearchStrategy[Parameters]] = lambda session: st.just({})
+    once: Callable[[Sequence[int]], Sequence[tuple[Sequence[int], Parameters]]] = lambda ranks: ()
     extra_cases: Callable[[Target, Sequence[int]], st.SearchStrategy[Case] | None] = lambda target, world_sizes: None
     extra_in: int = 6
     max_rows: int = 6
@@ -57,6 +61,10 @@ class Check:
     def space(self, target: Target, world_sizes: Sequence[int]) -> Space:
         """The options that this check's cases may have."""
         return space(target, world_sizes, **self.axes(target, world_sizes))
+
+    def examples(self, profile: str) -> int:
+        """How many it gets in that profile."""
+        return max(self.least, examples(profile, self.weight))
 
     def runs_on(self, device: str) -> bool:
         """Whether it can be tried there."""

@@ -28,6 +28,9 @@ _TOGETHER = (
     "message, or None), then raise on all or on none"
 )
 
+#: Mistakes that every profile gives to one rank alone: in a tensor, in the branches and in a number.
+_TELLING = ("key-rows", "segment-zero", "scale-text")
+
 
 def _refusal(session: Session, case: Case, parameters: Parameters) -> Verdict:
     mistake = BAD_ARGUMENTS[parameters["mistake"]]
@@ -77,6 +80,25 @@ def _mistakes(session: Session) -> st.SearchStrategy[Parameters]:
     return drawn.map(lambda one: one | {"where": None} if BAD_ARGUMENTS[str(one["mistake"])].unbound else one)
 
 
+def _once(ranks: Sequence[int]) -> list[tuple[Sequence[int], Parameters]]:
+    """Each kind of mistake on every rank, or on one if it is a difference; then those on every rank on one alone.
+
+    An omission shows where every rank has the mistake: one rank alone also differs from the others, which is refused
+    as well. It shows on few ranks, and these are quick. One rank alone shows what the ranks do not tell each other. A
+    few kinds stand for all there, and come first.
+    """
+    several = tuple(number for number in ranks if number > 1)
+    everywhere, differing = (
+        [name for name, bad in BAD_ARGUMENTS.items() if bad.differs is differs] for differs in (False, True)
+    )
+    others = [name for name in everywhere if name not in _TELLING and not BAD_ARGUMENTS[name].unbound]
+    alone = (*differing, *_TELLING, *others) if several else ()
+    return [
+        *((ranks[:2], {"mistake": name, "where": None}) for name in everywhere),
+        *((several, {"mistake": name, "where": where % 4}) for where, name in enumerate(alone)),
+    ]
+
+
 def _axes(target: Target, world_sizes: Sequence[int]) -> Axes:
     shards = ("even", "uneven") if target.uneven else ("even",)
     heads = ("several",)
@@ -90,6 +112,8 @@ REFUSALS = Check(
     axes=_axes,
     examine=_refusal,
     parameters=_mistakes,
+    once=_once,
     weight=1.9,
+    least=1 + len(BAD_ARGUMENTS) + len(_TELLING),
     needs=lambda target, sizes: "" if target.refusals else "the target declares that it refuses no bad arguments",
 )

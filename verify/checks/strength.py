@@ -15,7 +15,6 @@ from attention_gate.verify.case.coverage import options_of
 from attention_gate.verify.case.options import Row, Space, space
 from attention_gate.verify.case.term_axes import OFF
 from attention_gate.verify.checks import BY_NAME
-from attention_gate.verify.checks.profiles import examples
 from attention_gate.verify.target.target import Target
 
 #: The matrix that was measured last; ``python -m attention_gate mutants --record`` writes it.
@@ -81,9 +80,7 @@ def kill_rows(
         catches = tuple(
             check
             for check, number in row["caught_at"].items()
-            if check in checks
-            and profile in BY_NAME[check].profiles
-            and number <= examples(profile, BY_NAME[check].weight)
+            if check in checks and profile in BY_NAME[check].profiles and number <= BY_NAME[check].examples(profile)
         )
         found[name] = KillRow(row["mistake"], row["caught_at"], catches)
     return found

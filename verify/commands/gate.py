@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=profile,
         default="standard",
         metavar="P",
-        help=f"{', '.join(PROFILES)}: how much is tried: about 250, 1,850 or 18,400 examples (default: standard)",
+        help=f"{', '.join(PROFILES)}: how much is tried: about 265, 1,850 or 18,400 examples (default: standard)",
     )
     parser.add_argument(
         "--world-sizes",

@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from attention_gate.verify.checks import Check
-from attention_gate.verify.checks.profiles import examples as planned_examples
 from attention_gate.verify.checks.results import CheckResult
 from attention_gate.verify.report.marks import MARKS, STYLES
 
@@ -115,7 +114,7 @@ class LiveTable:
         seconds = sum(result.seconds for result in self._results.values())
         each = seconds / judged if judged else _USUAL_SECONDS
         waiting = [check for check in self._checks if check.name not in self._results and check.name != self._now]
-        examples = sum(planned_examples(self._profile, check.weight) for check in waiting)
+        examples = sum(check.examples(self._profile) for check in waiting)
         if self._now is None:
             return each * examples
         present = (time.monotonic() - self._start) / self._judged if self._judged else each

@@ -11,7 +11,6 @@ from typing import Any
 from attention_gate.verify.case.options import feasible_pairs
 from attention_gate.verify.case.precision_cases import RANKS, half_types, why_not_measured
 from attention_gate.verify.checks import BY_NAME, CHECKS, Check
-from attention_gate.verify.checks.profiles import examples
 from attention_gate.verify.checks.results import CheckResult, Example, Failure
 from attention_gate.verify.explain.explain import explain
 from attention_gate.verify.judge.session import Session
@@ -177,7 +176,7 @@ def _run_check(
     for name in check.builds_on:
         if name in earlier and _blocks(earlier[name], check):
             return _untried(check, "blocked", f"builds on {name}, which did not pass")
-    planned = examples(options.profile, check.weight)
+    planned = check.examples(options.profile)
     progress.started(check, planned)
     start = time.monotonic()
     searched = search(check, session, examples=planned, seed=options.seed, progress=progress.advanced)

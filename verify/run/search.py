@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
@@ -68,9 +68,12 @@ def search(
     shrink_seconds: float = SHRINK_SECONDS,
     progress: Callable[[int], None] = lambda examples: None,
 ) -> Searched:
-    """Try that many examples of a check; the same seed tries the same ones. Ends at the first failure, made minimal."""
+    """Try that many examples of a check, or the least that it asks for; the same seed tries the same ones.
+
+    Ends at the first failure, made minimal.
+    """
     with storage_elsewhere():
-        return _searched(check, session, examples, seed, shrink_seconds, progress)
+        return _searched(check, session, max(examples, check.least), seed, shrink_seconds, progress)
 
 
 def _searched(
@@ -89,6 +92,11 @@ def _searched(
         fitted = drawn.map(lambda case: check.fitted(session, case))
         return _Attempts(found, st.tuples(fitted, check.parameters(session)), seed)
 
+    @cache
+    def attempts_on(ranks: tuple[int, ...]) -> _Attempts:
+        narrowed = {**axes, "ranks": ranks}
+        return attempts_of(cases(narrowed, covering_rows(narrowed, largest), session.world_sizes, check.max_rows))
+
     def attempts(rows: list[Row], roam: bool) -> _Attempts:
         usual = cases(axes, rows, session.world_sizes, check.max_rows, roam)
         if not roam or extra_cases is None:
@@ -100,6 +108,9 @@ def _searched(
     some.make_one(simplest=True)
     if extra_cases is not None and not found.failed:
         attempts_of(extra_cases).make_one(simplest=True)  # one is tried however few examples there are
+    for ranks, parameters in check.once(axes["ranks"]):
+        if found.result.examples < examples and not found.failed:
+            attempts_on(tuple(ranks)).make_one(parameters=parameters)
     while found.result.examples < examples and some.made < _ATTEMPTS * examples and not found.failed:
         some.make_one()
     if not found.result.examples:
@@ -152,8 +163,8 @@ class _Attempts:
 
         self._from_bytes = attempt.hypothesis.fuzz_one_input  # type: ignore[attr-defined]
 
-    def make_one(self, simplest: bool = False) -> None:
-        """Judge one more example; while the ranks work on it, the next one is drawn."""
+    def make_one(self, simplest: bool = False, parameters: Parameters | None = None) -> None:
+        """Judge one more example, with these parameters if any are given; while the ranks work, the next is drawn."""
         if simplest:
             self._next = bytes(_BYTES)
             self._drawn = None
@@ -167,7 +178,7 @@ class _Attempts:
         session = self._found.session
         session.meanwhile = self._draw_ahead
         try:
-            self._found.attempt(*example)
+            self._found.attempt(example[0], example[1] if parameters is None else parameters)
         finally:
             session.meanwhile = None
 

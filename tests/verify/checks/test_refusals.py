@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch.distributed as dist
 
+import attention_gate
 from attention_gate.verify.case.bad_arguments import BAD_ARGUMENTS
 from attention_gate.verify.case.case import Case
+from attention_gate.verify.checks.check import Parameters
 from attention_gate.verify.checks.refusals import REFUSALS
+from attention_gate.verify.judge.comparison import Verdict
 from attention_gate.verify.judge.session import Session
+from attention_gate.verify.run.search import search
 from attention_gate.verify.target.loading import as_target
 
 CASE = Case(world_size=2, length=4, heads=2, kv_heads=2, segment_lengths=(4,), requires_grad="")
@@ -77,6 +82,46 @@ def test_a_rank_that_refuses_alone_is_shown_how_all_can(session):
     assert "all_gather_object" in judged.finding.details[0]
 
 
+def examined(session: Session, examples: int, seed: int) -> list[tuple[Case, Parameters]]:
+    """The examples that the check would try, none of which runs."""
+    tried: list[tuple[Case, Parameters]] = []
+
+    def note(session: Session, case: Case, parameters: Parameters) -> Verdict:
+        tried.append((case, parameters))
+        return Verdict(0.0)
+
+    search(replace(REFUSALS, examine=note), session, examples=examples, seed=seed)
+    return tried
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_profile_gives_each_bad_argument_to_all_ranks_or_to_one_of_several(session, seed: int) -> None:
+    opened = session("tests.verify.correct.written:ulysses")
+    tried = examined(opened, REFUSALS.examples("quick"), seed)
+    shown = {
+        one["mistake"]
+        for case, one in tried
+        if (case.shards > 1 if BAD_ARGUMENTS[one["mistake"]].differs else one["where"] is None)
+    }
+    assert shown == set(BAD_ARGUMENTS)
+    alone = [one["where"] % 2 for case, one in tried if case.shards == 2 and one["where"] is not None]
+    assert set(alone) == {0, 1}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_standard_profile_also_gives_each_to_one_rank_alone(session, seed: int) -> None:
+    opened = session("tests.verify.correct.written:ulysses")
+    tried = examined(opened, REFUSALS.examples("standard"), seed)
+    alone = {one["mistake"] for case, one in tried if case.shards > 1 and one["where"] is not None}
+    assert alone == {name for name, bad in BAD_ARGUMENTS.items() if not bad.unbound}
+
+
+def test_one_rank_is_given_all_that_can_be_bad_there(worlds) -> None:
+    opened = Session(*as_target("tests.verify.correct.written:ulysses"), worlds, (1,))
+    tried = {one["mistake"] for _, one in examined(opened, REFUSALS.examples("quick"), 0)}
+    assert tried >= {name for name, bad in BAD_ARGUMENTS.items() if not bad.differs}
+
+
 #: A program that others wrote, and what keeps it from noticing bad shapes.
 PROGRAM = Path(__file__).parents[1] / "correct/programs/functional_gather.py"
 BLIND = {
@@ -99,3 +144,20 @@ def test_heads_and_dimensions_that_do_not_fit_must_be_refused(session, tmp_path:
     finding = REFUSALS.examine(session(f"{blind}:attend"), case, parameters).finding
     assert finding is not None
     assert ("value_dim" if mistake.endswith("dim") else "heads") in finding.headline
+
+
+def test_one_bad_argument_that_is_accepted_is_found_by_the_quick_profile_and_replays(tmp_path: Path) -> None:
+    lenient = tmp_path / "takes_any_mask.py"
+    source = PROGRAM.read_text()
+    old = "if not isinstance(is_causal, bool):"
+    assert source.count(old) == 1
+    lenient.write_text(source.replace(old, "if is_causal is None:"))
+    report = attention_gate.check(f"{lenient}:attend", profile="quick", checks=["refusals"], save=str(tmp_path))
+    failure = report.checks[0].failure
+    assert failure is not None
+    assert failure.example.parameters == {"mistake": "causal-text", "where": None}
+    assert (failure.example.case.world_size, failure.example.case.length) == (1, 1)
+    (saved,) = tmp_path.glob("*.json")
+    finding = attention_gate.replay(str(saved))
+    assert finding is not None
+    assert "a string as is_causal" in finding.headline

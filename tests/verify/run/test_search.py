@@ -56,6 +56,47 @@ def test_cases_of_another_kind_are_tried_however_few_examples_there_are(worlds):
     assert len(lengths) == 4
 
 
+def with_once(judged, **changes):
+    """The check forward on some examples once each: their ranks and parameters, in order, end up in ``judged``."""
+    asked = [((2,), {"number": 1}), *[((1, 2), {"number": 2})] * 8, ((1,), {"number": 3})]
+    changes = {"once": lambda ranks: asked, "parameters": lambda session: st.just({"number": 0}), **changes}
+
+    def examine(session, case, parameters):
+        judged.append((case.shards, parameters["number"]))
+        return BY_NAME["forward"].examine(session, case, {})
+
+    return replace(BY_NAME["forward"], examine=examine, **changes)
+
+
+def test_what_is_asked_once_comes_after_the_simplest_and_before_chance(worlds):
+    judged = []
+    found = search(with_once(judged), session_of(worlds, "right"), examples=14, seed=0)
+    assert found.examples == 14
+    assert [number for _, number in judged] == [0, 1, *[2] * 8, 3, 0, 0, 0]
+    ranks = {number: {shards for shards, other in judged if other == number} for number in (1, 2, 3)}
+    assert ranks == {1: {2}, 2: {1, 2}, 3: {1}}
+
+
+def test_what_is_asked_once_ends_with_the_examples_and_at_a_failure(worlds):
+    judged = []
+    search(with_once(judged), session_of(worlds, "right"), examples=3, seed=0)
+    assert [number for _, number in judged] == [0, 1, 2]
+    judged.clear()
+    check = with_once(judged)
+    found = search(check, session_of(worlds, "raises_on_the_last_rank"), examples=9, seed=0, shrink_seconds=0.0)
+    assert found.finding is not None
+    assert [number for _, number in judged] == [0, 1]  # that target is right on one rank
+    assert found.example.parameters == {"number": 1}
+
+
+def test_a_check_has_no_fewer_examples_than_the_least(worlds):
+    judged = []
+    check = with_once(judged, least=6)
+    assert search(check, session_of(worlds, "right"), examples=2, seed=0).examples == len(judged) == 6
+    assert replace(check, weight=0.1).examples("quick") == 6
+    assert check.examples("standard") == BY_NAME["forward"].examples("standard") > 6
+
+
 def test_an_ignored_mask_shrinks_to_two_rows_of_one_rank(worlds):
     found = searched(worlds, "causal_ignored", "forward")
     assert found.finding.tensor == "out"
