@@ -85,7 +85,11 @@ BAD_ARGUMENTS: dict[str, BadArgument] = {
         "a sequence_length that the shards do not add up to",
         _with(sequence_length=lambda a: 1000 + (a["sequence_length"] or 0)),
     ),
-    "length-float": BadArgument("a float as the sequence_length", _with(sequence_length=lambda a: 2.5)),
+    "length-float": BadArgument(
+        "a float as the sequence_length",
+        # Rounded up it is the length, or that of one rank: what only counts rows finds nothing wrong.
+        _with(sequence_length=lambda a: (a["sequence_length"] or a["query"].shape[1]) - 0.5),
+    ),
     "length-negative": BadArgument("a negative sequence_length", _with(sequence_length=lambda a: -1)),
     "lengths-number": BadArgument(
         "a single number instead of a list as segment_lengths", _with(segment_lengths=lambda a: 4)

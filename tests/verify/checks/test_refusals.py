@@ -146,6 +146,20 @@ def test_heads_and_dimensions_that_do_not_fit_must_be_refused(session, tmp_path:
     assert ("value_dim" if mistake.endswith("dim") else "heads") in finding.headline
 
 
+def test_a_length_that_is_no_whole_number_is_refused_though_the_rows_add_up_to_it(session, tmp_path: Path) -> None:
+    program = PROGRAM.with_name("sigmoid_ring_manual.py")
+    old = 'raise TypeError("sequence_length must be an int")'
+    assert program.read_text().count(old) == 1
+    rounding = tmp_path / "rounds_up.py"
+    rounding.write_text(program.read_text().replace(old, "pass"))
+    case = CASE.replace(pass_length=True)
+    parameters = {"mistake": "length-float", "where": None}
+    assert REFUSALS.examine(session(f"{program}:attend"), case, parameters).finding is None
+    finding = REFUSALS.examine(session(f"{rounding}:attend"), case, parameters).finding
+    assert finding is not None
+    assert "a float as the sequence_length on every rank" in finding.headline
+
+
 def test_one_bad_argument_that_is_accepted_is_found_by_the_quick_profile_and_replays(tmp_path: Path) -> None:
     lenient = tmp_path / "takes_any_mask.py"
     source = PROGRAM.read_text()
