@@ -41,7 +41,11 @@ BAD_ARGUMENTS: dict[str, BadArgument] = {
         "True as a segment length", _with(segment_lengths=lambda a: [True, *a["segment_lengths"][1:]])
     ),
     "segment-float": BadArgument(
-        "a float as a segment length", _with(segment_lengths=lambda a: [2.5, *a["segment_lengths"][1:]])
+        "a float as a segment length after good ones",
+        _with(
+            segment_lengths=lambda a: [*a["segment_lengths"], 2.5],
+            dilation_rates=lambda a: [*a["dilation_rates"], 1],
+        ),
     ),
     "rate-negative": BadArgument(
         "a dilation rate of -1", _with(dilation_rates=lambda a: [-1, *a["dilation_rates"][1:]])

@@ -146,18 +146,27 @@ def test_heads_and_dimensions_that_do_not_fit_must_be_refused(session, tmp_path:
     assert ("value_dim" if mistake.endswith("dim") else "heads") in finding.headline
 
 
-def test_a_length_that_is_no_whole_number_is_refused_though_the_rows_add_up_to_it(session, tmp_path: Path) -> None:
+#: Another such program, and what lets floats pass: a length to which the rows add up once it is rounded up, and one
+#: segment length among whole numbers.
+FLOATS = {
+    "length-float": ('raise TypeError("sequence_length must be an int")', "pass"),
+    "segment-float": ("if any(type(x) is not int", "if all(type(x) is not int"),
+}
+
+
+@pytest.mark.parametrize("mistake", FLOATS)
+def test_a_float_must_be_refused_though_the_rows_add_up_and_others_are_whole(session, tmp_path, mistake) -> None:
     program = PROGRAM.with_name("sigmoid_ring_manual.py")
-    old = 'raise TypeError("sequence_length must be an int")'
+    old, new = FLOATS[mistake]
     assert program.read_text().count(old) == 1
-    rounding = tmp_path / "rounds_up.py"
-    rounding.write_text(program.read_text().replace(old, "pass"))
+    lenient = tmp_path / f"lenient_{mistake.replace('-', '_')}.py"
+    lenient.write_text(program.read_text().replace(old, new))
     case = CASE.replace(pass_length=True)
-    parameters = {"mistake": "length-float", "where": None}
+    parameters = {"mistake": mistake, "where": None}
     assert REFUSALS.examine(session(f"{program}:attend"), case, parameters).finding is None
-    finding = REFUSALS.examine(session(f"{rounding}:attend"), case, parameters).finding
+    finding = REFUSALS.examine(session(f"{lenient}:attend"), case, parameters).finding
     assert finding is not None
-    assert "a float as the sequence_length on every rank" in finding.headline
+    assert BAD_ARGUMENTS[mistake].words + " on every rank" in finding.headline
 
 
 def test_one_bad_argument_that_is_accepted_is_found_by_the_quick_profile_and_replays(tmp_path: Path) -> None:
