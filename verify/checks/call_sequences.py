@@ -95,7 +95,11 @@ def changed(case: Case, what: str) -> Case:
     return case.replace(seed=case.seed + 1)
 
 
-def _sequence_details(session: Session) -> st.SearchStrategy[Parameters]:
+_ORDERS = [list(order) for order in itertools.permutations(range(3))]
+
+
+def _changes(session: Session) -> list[str]:
+    """The things in which the second call can differ, of those that the target takes."""
     changes = ["seed"]
     if len(session.target.masks) == 2:
         changes.append("mask")
@@ -110,9 +114,37 @@ def _sequence_details(session: Session) -> st.SearchStrategy[Parameters]:
         if session.target.gradients:
             changes.append("order of the upstream gradient's axes")
     changes += [dtype for dtype in session.target.dtypes if dtype != session.target.logic_dtype]
-    changes += [AXIS_OF[term] for term in session.target.terms if AXIS_OF[term] in CHANGING]
-    orders = [list(order) for order in itertools.permutations(range(3))]
-    return together(change=st.sampled_from(changes), order=st.sampled_from(orders))
+    return changes + [AXIS_OF[term] for term in session.target.terms if AXIS_OF[term] in CHANGING]
+
+
+def _sequence_details(session: Session) -> st.SearchStrategy[Parameters]:
+    return together(change=st.sampled_from(_changes(session)), order=st.sampled_from(_ORDERS))
+
+
+def _once(session: Session, axes: Axes) -> list[tuple[Axes, Parameters]]:
+    """Each kind of change some times, in cases in which it matters.
+
+    What is kept from call to call under too narrow a key shows in one kind alone.
+    """
+    plain = {"data": ("normal",), "scale": ("default",), "branches": ("dense",), "shards": ("even", "uneven")}
+    found = []
+    # Those of optional terms first: few cases have the term, so that chance seldom comes to them.
+    kinds = sorted(_changes(session), key=lambda change: change not in CHANGING)
+    for number, change in enumerate(kinds * _ROUNDS):
+        where = dict(plain)
+        if change in CHANGING:
+            where[change] = tuple(option for option in axes[change] if option != OFF)
+        if change == "order of the inputs' axes":
+            where["heads"] = ("several", "grouped")
+        if change in ("segment length", "dilation rate"):
+            del where["branches"]
+        some = {axis: tuple(option for option in options if option in axes[axis]) for axis, options in where.items()}
+        those = {axis: options for axis, options in some.items() if options}
+        found.append((those, {"change": change, "order": _ORDERS[number % len(_ORDERS)]}))
+    return found
+
+
+_ROUNDS = 3
 
 
 def _state(target: Target, world_sizes: Sequence[int]) -> Axes:
@@ -128,5 +160,6 @@ STATE = Check(
     axes=_state,
     examine=_interleaved,
     parameters=_sequence_details,
+    once=_once,
     weight=2,
 )

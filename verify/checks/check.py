@@ -31,8 +31,8 @@ class Check:
     outcome in ``explains`` on several ranks does not block.
     ``axes`` narrows the space of options, by name. ``needs`` says in words what the target lacks for it, or "".
     ``weight``: number of examples relative to other checks, but not fewer than ``least``. ``parameters`` draws those of
-    an example beyond its case. ``once`` gives those that come before chance, one example each: of the numbers of ranks
-    that the check's cases have, those that this example's case may have, and its parameters.
+    an example beyond its case. ``once`` gives those that come before chance, one example each, from the check's axes:
+    to which options this example's case is narrowed, and its parameters.
     ``extra_cases`` gives cases of another kind, one example in ``extra_in``; None if there are none for the target.
     ``max_rows`` bounds a rank's rows. ``shaped`` makes of a drawn case the one that is run, printed and saved; doing
     so twice changes nothing more. ``pairwise``: tried until every pair of options has occurred. ``profiles`` are
@@ -49,7 +49,7 @@ class Check:
     least: int = 1
     needs: Callable[[Target, Sequence[int]], str] = lambda target, world_sizes: ""
     parameters: Callable[[Session], st.SearchStrategy[Parameters]] = lambda session: st.just({})
-    once: Callable[[Sequence[int]], Sequence[tuple[Sequence[int], Parameters]]] = lambda ranks: ()
+    once: Callable[[Session, Axes], Sequence[tuple[Axes, Parameters]]] = lambda session, axes: ()
     extra_cases: Callable[[Target, Sequence[int]], st.SearchStrategy[Case] | None] = lambda target, world_sizes: None
     extra_in: int = 6
     max_rows: int = 6

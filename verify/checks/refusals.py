@@ -80,22 +80,24 @@ def _mistakes(session: Session) -> st.SearchStrategy[Parameters]:
     return drawn.map(lambda one: one | {"where": None} if BAD_ARGUMENTS[str(one["mistake"])].unbound else one)
 
 
-def _once(ranks: Sequence[int]) -> list[tuple[Sequence[int], Parameters]]:
-    """Each kind of mistake on every rank, or on one if it is a difference; then those on every rank on one alone.
+def _once(session: Session, axes: Axes) -> list[tuple[Axes, Parameters]]:
+    """A few kinds of mistake on one rank alone; each on every rank, a difference on one; then the others on one alone.
 
-    An omission shows where every rank has the mistake: one rank alone also differs from the others, which is refused
-    as well. It shows on few ranks, and these are quick. One rank alone shows what the ranks do not tell each other. A
-    few kinds stand for all there, and come first.
+    One rank alone shows what the ranks do not tell each other; a few kinds stand for all there. An omission shows where
+    every rank has the mistake, as one rank alone also differs from the others, which is refused as well. It shows on
+    few ranks, and these are quick.
     """
+    ranks = tuple(axes["ranks"])
     several = tuple(number for number in ranks if number > 1)
     everywhere, differing = (
         [name for name, bad in BAD_ARGUMENTS.items() if bad.differs is differs] for differs in (False, True)
     )
     others = [name for name in everywhere if name not in _TELLING and not BAD_ARGUMENTS[name].unbound]
-    alone = (*differing, *_TELLING, *others) if several else ()
+    alone = (*differing, *others) if several else ()
     return [
-        *((ranks[:2], {"mistake": name, "where": None}) for name in everywhere),
-        *((several, {"mistake": name, "where": where % 4}) for where, name in enumerate(alone)),
+        *(({"ranks": several}, {"mistake": name, "where": where}) for where, name in enumerate(_TELLING) if several),
+        *(({"ranks": ranks[:2]}, {"mistake": name, "where": None}) for name in everywhere),
+        *(({"ranks": several}, {"mistake": name, "where": where % 4}) for where, name in enumerate(alone)),
     ]
 
 

@@ -6,9 +6,10 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from typing import Any
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
@@ -76,26 +77,63 @@ def search(
         return _searched(check, session, max(examples, check.least), seed, shrink_seconds, progress)
 
 
+def drawn(check: Check, session: Session, *, examples: int, seed: int) -> Iterator[tuple[Case, Parameters]]:
+    """The very examples that ``search`` tries as long as none fails, one by one; none of them is examined.
+
+    >>> next(drawn(BY_NAME["forward"], session, examples=80, seed=0))
+    """
+    passing = replace(check, examine=lambda session, case, parameters: Verdict(0.0))
+    found = _Search(passing, session, 0.0, lambda examples: None)
+    made = _drawn(found, max(examples, check.least), seed)
+    while True:
+        with storage_elsewhere():
+            example = next(made, None)
+            if example is None:
+                return
+            known = found.result.examples
+            found.attempt(*example)
+        if found.result.examples > known:
+            yield example
+
+
 def _searched(
     check: Check, session: Session, examples: int, seed: int, shrink_seconds: float, progress: Callable[[int], None]
 ) -> Searched:
+    found = _Search(check, session, shrink_seconds, progress)
+    with contextlib.closing(_drawn(found, examples, seed)) as made:
+        for example in made:
+            found.attempt(*example)
+    if found.failed and shrink_seconds > 0:
+        assert found.result.example is not None
+        of_this_case = st.tuples(st.just(found.result.example.case), check.parameters(session))
+        axes = check.space(session.target, session.world_sizes)
+        found.reduce(axes, _Attempts(found, of_this_case, seed).simplest())
+    return found.result
+
+
+def _drawn(found: _Search, examples: int, seed: int) -> Generator[tuple[Case, Parameters], None, None]:
+    """Examples until so many have been judged or one has failed; ``found`` attempts each before the next is asked for.
+
+    NoExamples if none could be judged.
+    """
+    check, session = found.check, found.session
     axes = check.space(session.target, session.world_sizes)
     largest = session.largest_world
     rows = covering_rows(axes, largest)
-    found = _Search(check, session, shrink_seconds, progress)
 
     extra_cases = check.extra_cases(session.target, session.world_sizes)
     if session.device != "cpu" and check.name in session.network.checks:
         extra_cases = None  # they are of more ranks, and ranks that share a GPU take turns
 
-    def attempts_of(drawn: st.SearchStrategy[Case]) -> _Attempts:
+    def attempts_of(drawn: st.SearchStrategy[Case], chance: object = seed) -> _Attempts:
         fitted = drawn.map(lambda case: check.fitted(session, case))
-        return _Attempts(found, st.tuples(fitted, check.parameters(session)), seed)
+        return _Attempts(found, st.tuples(fitted, check.parameters(session)), chance)
 
     @cache
-    def attempts_on(ranks: tuple[int, ...]) -> _Attempts:
-        narrowed = {**axes, "ranks": ranks}
-        return attempts_of(cases(narrowed, covering_rows(narrowed, largest), session.world_sizes, check.max_rows))
+    def attempts_in(options: tuple[tuple[str, tuple[Any, ...]], ...]) -> _Attempts:
+        narrowed = {**axes, **dict(options)}
+        narrow = cases(narrowed, covering_rows(narrowed, largest), session.world_sizes, check.max_rows)
+        return attempts_of(narrow, f"{seed} {options}")
 
     def attempts(rows: list[Row], roam: bool) -> _Attempts:
         usual = cases(axes, rows, session.world_sizes, check.max_rows, roam)
@@ -105,14 +143,17 @@ def _searched(
         return attempts_of(integers(0, last).flatmap(lambda number: extra_cases if number == last else usual))
 
     some = attempts(rows, roam=True)
-    some.make_one(simplest=True)
+    yield from some.one(simplest=True)
     if extra_cases is not None and not found.failed:
-        attempts_of(extra_cases).make_one(simplest=True)  # one is tried however few examples there are
-    for ranks, parameters in check.once(axes["ranks"]):
-        if found.result.examples < examples and not found.failed:
-            attempts_on(tuple(ranks)).make_one(parameters=parameters)
+        yield from attempts_of(extra_cases).one(simplest=True)  # one is tried however few examples there are
+    for options, parameters in check.once(session, axes):
+        narrow = attempts_in(tuple((name, tuple(those)) for name, those in options.items()))
+        wanted = min(found.result.examples + 1, examples)
+        for _ in range(_ATTEMPTS):  # some bytes make no example, or one that was tried before
+            if found.result.examples < wanted and not found.failed:
+                yield from narrow.one(parameters=parameters)
     while found.result.examples < examples and some.made < _ATTEMPTS * examples and not found.failed:
-        some.make_one()
+        yield from some.one()
     if not found.result.examples:
         raise NoExamples(
             f"check {check.name} has judged nothing: Hypothesis {hypothesis.__version__} made no example in "
@@ -126,13 +167,8 @@ def _searched(
             if not found.failed and missing & set(pairs(row)):
                 some = attempts([row], roam=False)
                 while missing & set(pairs(row)) and some.made < _ATTEMPTS and not found.failed:
-                    some.make_one()
+                    yield from some.one()
                     missing -= covered_pairs(found.cases[tried:])
-    if found.failed and shrink_seconds > 0:
-        assert found.result.example is not None
-        of_this_case = st.tuples(st.just(found.result.example.case), check.parameters(session))
-        found.reduce(axes, _Attempts(found, of_this_case, seed).simplest())
-    return found.result
 
 
 class _Attempts:
@@ -143,7 +179,7 @@ class _Attempts:
     the cost. Its own way to shrink knows bytes alone; attention_gate.verify.run.minimal knows what a simpler case is.
     """
 
-    def __init__(self, found: _Search, strategy: st.SearchStrategy[tuple[Case, Parameters]], seed: int) -> None:
+    def __init__(self, found: _Search, strategy: st.SearchStrategy[tuple[Case, Parameters]], seed: object) -> None:
         self.made = 0
         self._found = found
         self._next: bytes | None = None
@@ -163,8 +199,8 @@ class _Attempts:
 
         self._from_bytes = attempt.hypothesis.fuzz_one_input  # type: ignore[attr-defined]
 
-    def make_one(self, simplest: bool = False, parameters: Parameters | None = None) -> None:
-        """Judge one more example, with these parameters if any are given; while the ranks work, the next is drawn."""
+    def one(self, simplest: bool = False, parameters: Parameters | None = None) -> Iterator[tuple[Case, Parameters]]:
+        """One more example, with these parameters if any are given, or none; the next is drawn while it is judged."""
         if simplest:
             self._next = bytes(_BYTES)
             self._drawn = None
@@ -178,7 +214,7 @@ class _Attempts:
         session = self._found.session
         session.meanwhile = self._draw_ahead
         try:
-            self._found.attempt(example[0], example[1] if parameters is None else parameters)
+            yield example[0], example[1] if parameters is None else parameters
         finally:
             session.meanwhile = None
 

@@ -57,9 +57,9 @@ def test_cases_of_another_kind_are_tried_however_few_examples_there_are(worlds):
 
 
 def with_once(judged, **changes):
-    """The check forward on some examples once each: their ranks and parameters, in order, end up in ``judged``."""
-    asked = [((2,), {"number": 1}), *[((1, 2), {"number": 2})] * 8, ((1,), {"number": 3})]
-    changes = {"once": lambda ranks: asked, "parameters": lambda session: st.just({"number": 0}), **changes}
+    """The check forward on some examples once each: their ranks and parameters end up, in order, in ``judged``."""
+    asked = [({"ranks": (2,)}, {"number": 1}), *[({}, {"number": 2})] * 8, ({"ranks": (1,)}, {"number": 3})]
+    changes = {"once": lambda session, axes: asked, "parameters": lambda session: st.just({"number": 0}), **changes}
 
     def examine(session, case, parameters):
         judged.append((case.shards, parameters["number"]))
