@@ -65,7 +65,7 @@ def facts(world_sizes: Sequence[int] = WORLD_SIZES) -> Iterator[Fact]:
         ("numpy", np.__version__),
     ):
         yield version_fact(name, version)
-    yield Fact("cores", str(_cores()))
+    yield Fact("cores", str(cores()))
     yield _memory()
     yield from _backends()
     for size in world_sizes:
@@ -161,7 +161,8 @@ def _cuda_world() -> Fact:
     return world_fact(2, "cuda")
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

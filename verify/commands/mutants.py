@@ -10,11 +10,13 @@ import time
 from attention_gate.verify.checks.profiles import PROFILES
 from attention_gate.verify.commands.command_line import CONFORMS, DOES_NOT
 from attention_gate.verify.commands.gate import profile
+from attention_gate.verify.commands.machine import cores
 from attention_gate.verify.mutants import KNOWN, MUTANTS, OTHERS, STREAM_MISTAKES, Mutant
 from attention_gate.verify.mutants.kill_matrix import record, to_json
 from attention_gate.verify.mutants.matrix_page import html
 from attention_gate.verify.mutants.matrix_table import line, matrix, summary
-from attention_gate.verify.mutants.trial import Bench, Trial
+from attention_gate.verify.mutants.side_by_side import Task, tried
+from attention_gate.verify.mutants.trial import Trial
 from attention_gate.verify.report.whole_files import check_writable, write_whole
 from attention_gate.verify.world.transports import gpus
 
@@ -40,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="cpu",
         help="cuda: the mistakes in the order of streams, which show on a GPU alone, and those of --only",
     )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="how many processes try mutants (default: one more than cores; on a GPU one)",
+    )
     parser.add_argument("--only", metavar="M08,X12", help="only these mutants, or those whose names begin so")
     parser.add_argument("--brief", action="store_true", help="no matrix and no minimal cases: only what catches each")
     parser.add_argument("--json", metavar="FILE", help="write all numbers as JSON")
@@ -53,6 +61,8 @@ def run(options: argparse.Namespace) -> int:
     """Try the mutants, print the matrix; 0 if each was caught that should be, and none that should not."""
     if options.seeds is not None and options.seeds < 1:
         raise ValueError(f"--seeds is {options.seeds}; it must be at least 1")
+    if options.jobs is not None and options.jobs < 1:
+        raise ValueError(f"--jobs is {options.jobs}; it must be at least 1")
     for path in (options.json, options.html):
         if path is not None:
             check_writable(path)
@@ -60,23 +70,8 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError("--device is cuda, but this machine has no CUDA device; allowed here is cpu")
     if options.record and options.device != "cpu":
         raise ValueError("--record keeps the matrix of --device cpu, and --device is cuda")
-    wanted = _wanted(options.only, options.device)
     start = time.monotonic()
-    trials: list[Trial] = []
-    with Bench(profile=options.profile, device=options.device) as bench:
-        bench.start()
-        for mutant in wanted:
-            # Of a variant with optional terms its minimal case says which targets it concerns.
-            short = mutant in (*OTHERS, *STREAM_MISTAKES) and "terms" not in mutant.capabilities
-            whole = not short and not options.brief
-            trials.append(trial := bench.trial(mutant, seed=options.seed, matrix=whole, shrink=whole))
-            print(line(trial), flush=True)
-        for seed in range(options.seed + 1, options.seed + (options.seeds or KNOWN_SEEDS)):
-            for mutant in (mutant for mutant in wanted if mutant in KNOWN or (options.seeds and not mutant.keeps)):
-                trials.append(trial := bench.again(mutant, seed=seed))
-                if not trial.as_expected:
-                    print(f"seed {seed}: {line(trial)}", flush=True)
-            print(f"seed {seed} done after {time.monotonic() - start:.0f} s", file=sys.stderr)
+    trials = _tried(_wanted(options.only, options.device), options, start)
     seconds = time.monotonic() - start
     data = to_json(trials, profile=options.profile, seconds=seconds)
     if options.json is not None:
@@ -88,6 +83,31 @@ def run(options: argparse.Namespace) -> int:
     if options.html is not None:
         write_whole(options.html, html(trials, conclusions))
     return CONFORMS if all(trial.as_expected for trial in trials) else DOES_NOT
+
+
+def _tried(wanted: list[Mutant], options: argparse.Namespace, start: float) -> list[Trial]:
+    """The trials of all mutants at all seeds; a line for each mutant in their order, and what is not as expected."""
+    tasks = []
+    for mutant in wanted:
+        # Of a variant with optional terms its minimal case says which targets it concerns.
+        short = mutant in (*OTHERS, *STREAM_MISTAKES) and "terms" not in mutant.capabilities
+        tasks.append(Task(mutant.name, options.seed, whole=not short and not options.brief))
+    for seed in range(options.seed + 1, options.seed + (options.seeds or KNOWN_SEEDS)):
+        again = [mutant for mutant in wanted if mutant in KNOWN or (options.seeds and not mutant.keeps)]
+        tasks += [Task(mutant.name, seed, again=True) for mutant in again]
+    found: dict[Task, Trial] = {}
+    ahead = [task for task in tasks if not task.again]
+    # One more than cores: one of them often waits for ranks that hang.
+    jobs = options.jobs or (1 + cores() if options.device == "cpu" else 1)
+    for done, trial in tried(tasks, profile=options.profile, device=options.device, jobs=jobs):
+        found[done] = trial
+        while ahead and ahead[0] in found:
+            print(line(found[ahead.pop(0)]), flush=True)
+        if done.again and not trial.as_expected:
+            print(f"seed {done.seed}: {line(trial)}", flush=True)
+        if not any(task.seed == done.seed and task not in found for task in tasks):
+            print(f"seed {done.seed} done after {time.monotonic() - start:.0f} s", file=sys.stderr)
+    return [found[task] for task in tasks]
 
 
 def _wanted(only: str | None, device: str) -> list[Mutant]:

@@ -216,8 +216,8 @@ KNOWN_PASSING = (
         base="ring",
         changes=(
             (
-                "problems: list[Any] = [problem]",
-                "problems: list[Any] = [problem]\n    if together:\n        dist.barrier()",
+                "statements = [(problem, asked)]",
+                "statements = [(problem, asked)]\n    if together:\n        dist.barrier()",
             ),
         ),
         world=2,

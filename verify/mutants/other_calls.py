@@ -9,7 +9,7 @@ _CLASS = "class _Ring("
 _CACHE = "_CACHE: dict[Any, Any] = {}\n\n\n"
 _RESULT = "return heads_first(out).to(query.dtype), lse"
 _SHARD = "return torch.arange(self.length).tensor_split(self.world_size)[rank % self.world_size]"
-_EXCHANGE = "dist.all_gather_object(problems, problem, group=group)"
+_EXCHANGE = "statements = gathered((problem, asked), world_size, group)"
 _TELL = "for other, said in enumerate(problems):"
 _REDUCE = "dist.all_reduce(grad, group=call.group)"
 
@@ -102,7 +102,7 @@ OTHER_CALLS = (
             (_CLASS, _CACHE + _CLASS),
             ("grad_q = torch.zeros_like(q)", "grad_q = _CACHE.setdefault((q.shape, q.dtype), torch.zeros_like(q))"),
         ),
-        caught_by=("gradients", "state"),
+        caught_by=("state", "gradients"),
     ),
     Mutant(
         name="X48",
@@ -264,7 +264,10 @@ OTHER_CALLS = (
         name="X62",
         mistake="only what rank 0 objects to counts",
         base="ring",
-        changes=((_TELL, "for other, said in enumerate(problems[:1]):"),),
+        changes=(
+            (_TELL, "for other, said in enumerate(problems[:1]):"),
+            ("if any(other != everywhere[0] for other", "if any(other not in (None, everywhere[0]) for other"),
+        ),
         world=2,
         caught_by=("refusals",),
     ),
@@ -274,8 +277,8 @@ OTHER_CALLS = (
         base="ring",
         changes=(
             (
-                "problems: list[Any] = [problem]",
-                "if problem is not None:\n        raise ValueError(problem)\n    problems: list[Any] = [problem]",
+                "asked = None",
+                "if problem is not None:\n        raise ValueError(problem)\n    asked = None",
             ),
         ),
         world=2,

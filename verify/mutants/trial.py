@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.checks import BY_NAME, CHECKS, Check
 from attention_gate.verify.checks.check import Parameters
-from attention_gate.verify.checks.profiles import examples
 from attention_gate.verify.checks.results import Example
 from attention_gate.verify.judge import oracle
-from attention_gate.verify.judge.comparison import Verdict
 from attention_gate.verify.judge.session import Session
 from attention_gate.verify.mutants.build import write
 from attention_gate.verify.mutants.mutant import Mutant
 from attention_gate.verify.network.simulated_worlds import SimulatedWorlds
-from attention_gate.verify.run.search import search
+from attention_gate.verify.run.search import drawn, search
 from attention_gate.verify.target.loading import load
 from attention_gate.verify.target.source import parse_source
 from attention_gate.verify.target.target import Target
@@ -41,9 +38,6 @@ _SHORT_GLANCES = {
     "callers": 5,
     "compiled": 0,
 }
-
-#: Examples are drawn in steps, as most mutants are caught by the first ones; None: all that the profile has.
-_STEPS = (20, 100, None)
 
 #: Answers of the oracle that are kept, as mutants are tried by the same examples: some hundred megabytes.
 _ANSWERS = 1000
@@ -102,8 +96,21 @@ class Trial:
         return next((self.cells[name] for name in order if name in self.cells and self.cells[name].caught), None)
 
 
-class _Enough(BaseException):
-    """Ends the drawing of examples; no Exception, so that Hypothesis lets it pass."""
+class _Examples:
+    """Examples that are drawn when the first mutant asks for them, and kept for the others."""
+
+    def __init__(self, drawn: Iterator[tuple[Case, Parameters]]) -> None:
+        self._drawn = drawn
+        self._there: list[tuple[Case, Parameters]] = []
+
+    def __iter__(self) -> Iterator[tuple[Case, Parameters]]:
+        for number in count():
+            if number == len(self._there):
+                example = next(self._drawn, None)
+                if example is None:
+                    return
+                self._there.append(example)
+            yield self._there[number]
 
 
 class Bench:
@@ -123,7 +130,7 @@ class Bench:
         oracle.keep(_ANSWERS)
         self._worlds, self._network = Worlds(device=device), SimulatedWorlds(device=device)
         self._folder = tempfile.TemporaryDirectory(prefix="attention-gate-mutants-")
-        self._examples: dict[Any, tuple[list[tuple[Case, Parameters]], bool]] = {}
+        self._examples: dict[Any, _Examples] = {}
 
     def __enter__(self) -> Bench:
         return self
@@ -184,49 +191,33 @@ class Bench:
         with self._worlds.hurried():
             return self.trial(mutant, seed=seed, matrix=False, shrink=False)
 
-    def examples(
-        self, check: Check, target: Target, seed: int, limit: int | None = None
-    ) -> list[tuple[Case, Parameters]]:
-        """The very examples that the profile tries with this seed, or the first of them.
+    def examples(self, check: Check, target: Target, seed: int) -> Iterator[tuple[Case, Parameters]]:
+        """The very examples that the profile tries with this seed; drawn once, and as many as are asked for.
 
-        They depend on what the target supports and on nothing else, so that they are drawn once.
+        They depend on what the target supports and on nothing else.
         """
         supports = repr([value for name, value in sorted(vars(target).items()) if name != "attend"])
         key = (check.name, seed, supports, target.returns_lse)
-        planned = examples(self.profile, check.weight)
-        wanted = planned if limit is None else limit
-        found, whole = self._examples.get(key, ([], False))
-        if not whole and (limit is None or len(found) < wanted):
-            found = []
-
-            def note(session: Session, case: Case, parameters: Parameters) -> Verdict:
-                found.append((case, parameters))
-                if limit is not None and len(found) >= limit:
-                    raise _Enough
-                return Verdict(0.0)
-
+        if key not in self._examples:
             session = Session(target, parse_source("none:none"), self._worlds, self.world_sizes, network=self._network)
-            with contextlib.suppress(_Enough):
-                search(dataclasses.replace(check, examine=note), session, examples=planned, seed=seed)
-            self._examples[key] = found, limit is None
-        return found if limit is None else found[:limit]
+            planned = check.examples(self.profile)
+            self._examples[key] = _Examples(drawn(check, session, examples=planned, seed=seed))
+        return iter(self._examples[key])
 
     def _try(self, check: Check, session: Session, seed: int, limit: int | None) -> Cell:
-        start, count = time.monotonic(), 0
-        for wanted in (limit,) if limit is not None else _STEPS:
-            todo = self.examples(check, session.target, seed, wanted)
-            for case, parameters in todo[count:]:
-                count += 1
-                finding = check.examine(session, case, parameters).finding
-                if finding is not None:
-                    seconds = time.monotonic() - start
-                    return Cell(check.name, True, count, seconds, finding, Example(check.name, case, parameters))
-        return Cell(check.name, False, count, time.monotonic() - start)
+        start, tried = time.monotonic(), 0
+        for case, parameters in islice(self.examples(check, session.target, seed), limit):
+            tried += 1
+            finding = check.examine(session, case, parameters).finding
+            if finding is not None:
+                seconds = time.monotonic() - start
+                return Cell(check.name, True, tried, seconds, finding, Example(check.name, case, parameters))
+        return Cell(check.name, False, tried, time.monotonic() - start)
 
     def _shrink(self, trial: Trial, session: Session) -> None:
         assert trial.first is not None
         check = BY_NAME[trial.first.check]
-        planned = examples(self.profile, check.weight)
+        planned = check.examples(self.profile)
         with self._worlds.hurried():
             found = search(check, session, examples=planned, seed=trial.seed, shrink_seconds=self.shrink_seconds)
         trial.minimal = found.example or trial.first.example

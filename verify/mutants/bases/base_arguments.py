@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, NamedTuple
 
 import torch
@@ -51,28 +52,40 @@ def admit(
     problem = problem or objection
     if unknown:
         problem = f"unknown options {sorted(unknown)}; the contract has no others"
-    problems: list[Any] = [problem]
+    asked = None
+    if problem is None:
+        asked = (
+            *(segment_lengths, dilation_rates, is_causal, scale, query.dtype, sequence_length or query.shape[1]),
+            *(query.shape[0], *query.shape[2:], *value.shape[2:]),
+            *stated,
+        )
+    statements = [(problem, asked)]
     if world_size > 1:
-        problems = [None] * world_size
-        dist.all_gather_object(problems, problem, group=group)
+        statements = gathered((problem, asked), world_size, group)
+    problems, everywhere = zip(*statements, strict=True)
     for other, said in enumerate(problems):
         if said is not None:
             raise ValueError(f"rank {other} of the group: {said}")
-    asked = (
-        *(segment_lengths, dilation_rates, is_causal, scale, query.dtype, sequence_length or query.shape[1]),
-        *(query.shape[0], *query.shape[2:], *value.shape[2:]),
-        *stated,
-    )
-    everywhere: list[Any] = [asked]
-    if world_size > 1:
-        everywhere = [None] * world_size
-        dist.all_gather_object(everywhere, asked, group=group)
     if any(other != everywhere[0] for other in everywhere):
         raise ValueError(f"the ranks of the group differ in their arguments: {everywhere}")
     length = query.shape[1] * world_size if sequence_length is None else sequence_length
     branches = tuple(zip(segment_lengths, dilation_rates, strict=True))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     return Call(rank, world_size, group, length, branches, is_causal, scale)
+
+
+def gathered(stated: Any, world_size: int, group: Any) -> list[Any]:
+    """What each rank of the group states; only digests travel as long as all state the same."""
+    device = torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
+    digest = hashlib.blake2b(repr(stated).encode(), digest_size=16).digest()
+    mine = torch.tensor(list(digest), dtype=torch.uint8, device=device)
+    digests = [torch.empty_like(mine) for _ in range(world_size)]
+    dist.all_gather(digests, mine, group=group)
+    if all(torch.equal(other, mine) for other in digests):
+        return [stated] * world_size
+    statements = [None] * world_size
+    dist.all_gather_object(statements, stated, group=group)
+    return statements
 
 
 def _problem(
