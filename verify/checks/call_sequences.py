@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.from_bytes import together
 from attention_gate.verify.case.lengths import with_length
+from attention_gate.verify.case.options import Space
 from attention_gate.verify.case.other_terms import CHANGING, with_other_term
 from attention_gate.verify.case.term_axes import AXIS_OF, OFF
 from attention_gate.verify.checks.check import Axes, Check, Parameters, all_gradients, plain
@@ -121,13 +122,13 @@ def _sequence_details(session: Session) -> st.SearchStrategy[Parameters]:
     return together(change=st.sampled_from(_changes(session)), order=st.sampled_from(_ORDERS))
 
 
-def _once(session: Session, axes: Axes) -> list[tuple[Axes, Parameters]]:
+def _once(session: Session, axes: Space) -> list[tuple[Axes, Parameters]]:
     """Each kind of change some times, in cases in which it matters.
 
     What is kept from call to call under too narrow a key shows in one kind alone.
     """
     plain = {"data": ("normal",), "scale": ("default",), "branches": ("dense",), "shards": ("even", "uneven")}
-    found = []
+    found: list[tuple[Axes, Parameters]] = []
     # Those of optional terms first: few cases have the term, so that chance seldom comes to them.
     kinds = sorted(_changes(session), key=lambda change: change not in CHANGING)
     for number, change in enumerate(kinds * _ROUNDS):
@@ -138,8 +139,8 @@ def _once(session: Session, axes: Axes) -> list[tuple[Axes, Parameters]]:
             where["heads"] = ("several", "grouped")
         if change in ("segment length", "dilation rate"):
             del where["branches"]
-        some = {axis: tuple(option for option in options if option in axes[axis]) for axis, options in where.items()}
-        those = {axis: options for axis, options in some.items() if options}
+        some = {axis: [option for option in options if option in axes[axis]] for axis, options in where.items()}
+        those: Axes = {axis: options for axis, options in some.items() if options}
         found.append((those, {"change": change, "order": _ORDERS[number % len(_ORDERS)]}))
     return found
 

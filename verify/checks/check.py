@@ -49,7 +49,7 @@ class Check:
     least: int = 1
     needs: Callable[[Target, Sequence[int]], str] = lambda target, world_sizes: ""
     parameters: Callable[[Session], st.SearchStrategy[Parameters]] = lambda session: st.just({})
-    once: Callable[[Session, Axes], Sequence[tuple[Axes, Parameters]]] = lambda session, axes: ()
+    once: Callable[[Session, Space], Sequence[tuple[Axes, Parameters]]] = lambda session, axes: ()
     extra_cases: Callable[[Target, Sequence[int]], st.SearchStrategy[Case] | None] = lambda target, world_sizes: None
     extra_in: int = 6
     max_rows: int = 6

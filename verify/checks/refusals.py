@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from attention_gate.verify.case.bad_arguments import BAD_ARGUMENTS
 from attention_gate.verify.case.case import Case
 from attention_gate.verify.case.from_bytes import integers, together
+from attention_gate.verify.case.options import Space
 from attention_gate.verify.checks.check import Axes, Check, Parameters, plain
 from attention_gate.verify.judge.comparison import Verdict
 from attention_gate.verify.judge.session import Session
@@ -80,7 +81,7 @@ def _mistakes(session: Session) -> st.SearchStrategy[Parameters]:
     return drawn.map(lambda one: one | {"where": None} if BAD_ARGUMENTS[str(one["mistake"])].unbound else one)
 
 
-def _once(session: Session, axes: Axes) -> list[tuple[Axes, Parameters]]:
+def _once(session: Session, axes: Space) -> list[tuple[Axes, Parameters]]:
     """A few kinds of mistake on one rank alone; each on every rank, a difference on one; then the others on one alone.
 
     One rank alone shows what the ranks do not tell each other; a few kinds stand for all there. An omission shows where
@@ -94,11 +95,12 @@ def _once(session: Session, axes: Axes) -> list[tuple[Axes, Parameters]]:
     )
     others = [name for name in everywhere if name not in _TELLING and not BAD_ARGUMENTS[name].unbound]
     alone = (*differing, *others) if several else ()
-    return [
-        *(({"ranks": several}, {"mistake": name, "where": where}) for where, name in enumerate(_TELLING) if several),
-        *(({"ranks": ranks[:2]}, {"mistake": name, "where": None}) for name in everywhere),
-        *(({"ranks": several}, {"mistake": name, "where": where % 4}) for where, name in enumerate(alone)),
-    ]
+    found: list[tuple[Axes, Parameters]] = []
+    if several:
+        found += [({"ranks": several}, {"mistake": name, "where": where}) for where, name in enumerate(_TELLING)]
+    found += [({"ranks": ranks[:2]}, {"mistake": name, "where": None}) for name in everywhere]
+    found += [({"ranks": several}, {"mistake": name, "where": where % 4}) for where, name in enumerate(alone)]
+    return found
 
 
 def _axes(target: Target, world_sizes: Sequence[int]) -> Axes:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
@@ -131,7 +131,7 @@ def _drawn(found: _Search, examples: int, seed: int) -> Generator[tuple[Case, Pa
 
     @cache
     def attempts_in(options: tuple[tuple[str, tuple[Any, ...]], ...]) -> _Attempts:
-        narrowed = {**axes, **dict(options)}
+        narrowed: dict[str, Sequence[Any]] = {**axes, **dict(options)}
         narrow = cases(narrowed, covering_rows(narrowed, largest), session.world_sizes, check.max_rows)
         return attempts_of(narrow, f"{seed} {options}")
 
