@@ -27,7 +27,7 @@ COMMANDS = {
 }
 
 #: Commands that always start ranks on this machine, unless a launcher has.
-WITH_RANKS = ("gate", "mutants", "replay")
+WITH_RANKS = ("gate", "replay")
 
 #: Options that print something and end, without any rank.
 _QUICK = {"-h", "--help", "--version", "--list-checks"}

@@ -22,6 +22,7 @@ from attention_gate.verify.world import fork_client
 from attention_gate.verify.world.local import WorldError
 from attention_gate.verify.world.signals import shielded
 
+#: Seconds that a process has to end its ranks.
 _END_SECONDS = 30.0
 
 
@@ -63,6 +64,7 @@ def tried(tasks: Sequence[Task], *, profile: str, device: str, jobs: int) -> Ite
                 worker.end()
 
 
+#: Seconds after which the wait for an answer is begun again.
 _LONG = 3600.0
 
 
