@@ -32,7 +32,6 @@ _NARROWEST, WIDEST = 32, 128  # 4.0.0b36 errs at 8 and 16, and has no backward p
 # captured pass does not wait for the host.
 least_operations_forward = 2e11
 least_operations_backward = 5e10
-least_operations_captured = 0.0
 
 _log = logging.getLogger(__name__)
 
@@ -73,18 +72,18 @@ def refusal(query: Tensor, key: Tensor, value: Tensor, is_causal: bool) -> str |
     if reason := objection(query.device, query.dtype, head_dim, value_dim):
         return reason
     like = _Like(query.device, query.dtype, head_dim, value_dim, is_causal, query.shape[1] // key.shape[1])
-    if like not in _tried and is_captured():
-        return f"{PACKAGE} has not been tried before this capture"
-    return _fault(*like)
+    if like not in _faults:
+        if is_captured():
+            return f"{PACKAGE} has not been tried before this capture"
+        _faults[like] = _fault(like)
+    return _faults[like]
 
 
 def is_worthwhile(query: Tensor, key: Tensor, value: Tensor, is_causal: bool, is_backward: bool) -> bool:
     """Return whether these kernels are faster than cuDNN's for a problem of this size."""
     batch, heads, rows, head_dim = query.shape
     operations = 2.0 * batch * heads * rows * key.shape[2] * (head_dim + value.shape[-1]) / (1 + is_causal)
-    if operations >= (least_operations_backward if is_backward else least_operations_forward):
-        return True
-    return operations >= least_operations_captured and is_captured()
+    return operations >= (least_operations_backward if is_backward else least_operations_forward) or is_captured()
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, is_causal: bool, scale: float) -> tuple[Tensor, Tensor]:
@@ -138,18 +137,16 @@ class _Like(NamedTuple):
     times: int
 
 
-_tried: set[_Like] = set()
+# What is wrong with the kernels for tensors like these, of all that have been tried.
+_faults: dict[_Like, str | None] = {}
 
 
-@lru_cache(maxsize=256)
-def _fault(
-    device: torch.device, dtype: torch.dtype, head_dim: int, value_dim: int, is_causal: bool, times: int
-) -> str | None:
+def _fault(like: _Like) -> str | None:
     """Return what is wrong with the kernels for such tensors on this device, or None if they are right."""
-    _tried.add(_Like(device, dtype, head_dim, value_dim, is_causal, times))
+    _, dtype, head_dim, value_dim, is_causal, _ = like
     start = time.perf_counter()
     try:
-        error = _largest_error(device, dtype, head_dim, value_dim, is_causal, times)
+        error = _largest_error(*like)
         fault = None if error < _TOLERANCE else f"{PACKAGE} {_version()} is wrong here: relative error {error:.2g}"
     except torch.OutOfMemoryError:  # says nothing of the kernels
         raise

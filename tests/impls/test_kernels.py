@@ -277,9 +277,8 @@ class Package:
 @contextmanager
 def flash_attention(package: Package | None, capability: tuple[int, int] = (9, 0)) -> Iterator[None]:
     """Let flash-attn-4 be installed, or not; nothing is kept of what was found out before."""
-    for kept in (flash_kernels.objection, flash_kernels._fault):
-        kept.cache_clear()
-    flash_kernels._tried.clear()
+    flash_kernels.objection.cache_clear()
+    flash_kernels._faults.clear()
     with (
         patch.object(flash_kernels, "is_installed", lambda: package is not None),
         patch.object(flash_kernels, "package", lambda: package),
@@ -287,8 +286,8 @@ def flash_attention(package: Package | None, capability: tuple[int, int] = (9, 0
         patch("torch.cuda.get_device_capability", lambda _: capability),
     ):
         yield
-    for kept in (flash_kernels.objection, flash_kernels._fault):
-        kept.cache_clear()
+    flash_kernels.objection.cache_clear()
+    flash_kernels._faults.clear()
 
 
 FAULTS = ("raises", "zeros", "not a number", "a gradient not a number", "lse of base 2", "own lse", "own out")
@@ -300,8 +299,13 @@ FAULTS = ("raises", "zeros", "not a number", "a gradient not a number", "lse of 
 def test_a_kernel_is_used_only_if_it_computes_as_plain_products_do(
     fault: str, is_causal: bool, times: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with flash_attention(package := Package(fault)), caplog.at_level("INFO"):
-        found = [flash_kernels._fault(torch.device("cpu"), BF16, 16, 8, is_causal, times) for _ in range(2)]
+    query, key, value = (torch.empty(1, heads, 1, dim, dtype=BF16) for heads, dim in ((times, 16), (1, 16), (1, 8)))
+    with (
+        flash_attention(package := Package(fault)),
+        patch.object(flash_kernels, "objection", lambda *_: None),
+        caplog.at_level("INFO"),
+    ):
+        found = [flash_kernels.refusal(query, key, value, is_causal) for _ in range(2)]
     assert found[0] == found[1]
     assert package.calls <= 2, "it is tried once"
     is_wrong = fault in FAULTS or (fault.startswith("mask") and is_causal) or (fault.startswith("grad") and times > 1)

@@ -98,6 +98,9 @@ def changed(case: Case, what: str) -> Case:
 
 _ORDERS = [list(order) for order in itertools.permutations(range(3))]
 
+#: How often each kind of change comes before chance: in some cases it has no effect all the same.
+_ROUNDS = 3
+
 
 def _changes(session: Session) -> list[str]:
     """The things in which the second call can differ, of those that the target takes."""
@@ -127,12 +130,12 @@ def _once(session: Session, axes: Space) -> list[tuple[Axes, Parameters]]:
 
     What is kept from call to call under too narrow a key shows in one kind alone.
     """
-    plain = {"data": ("normal",), "scale": ("default",), "branches": ("dense",), "shards": ("even", "uneven")}
+    usual = {"data": ("normal",), "scale": ("default",), "branches": ("dense",), "shards": ("even", "uneven")}
     found: list[tuple[Axes, Parameters]] = []
     # Those of optional terms first: few cases have the term, so that chance seldom comes to them.
     kinds = sorted(_changes(session), key=lambda change: change not in CHANGING)
     for number, change in enumerate(kinds * _ROUNDS):
-        where = dict(plain)
+        where = dict(usual)
         if change in CHANGING:
             where[change] = tuple(option for option in axes[change] if option != OFF)
         if change == "order of the inputs' axes":
@@ -143,9 +146,6 @@ def _once(session: Session, axes: Space) -> list[tuple[Axes, Parameters]]:
         those: Axes = {axis: options for axis, options in some.items() if options}
         found.append((those, {"change": change, "order": _ORDERS[number % len(_ORDERS)]}))
     return found
-
-
-_ROUNDS = 3
 
 
 def _state(target: Target, world_sizes: Sequence[int]) -> Axes:

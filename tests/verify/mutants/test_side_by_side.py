@@ -32,11 +32,11 @@ def descendants(pid: int) -> set[int]:
 def gone(pids: set[int], seconds: float) -> bool:
     """Whether all of these processes end within that time."""
     until = time.monotonic() + seconds
-    while left := pids & {process.pid for process in table() if process.state != "Z"}:
+    while pids & {process.pid for process in table() if process.state != "Z"}:
         if time.monotonic() > until:
             return False
         time.sleep(0.05)
-    return not left
+    return True
 
 
 def test_trials_do_not_depend_on_which_process_made_them() -> None:
